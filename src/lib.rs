@@ -1,0 +1,13 @@
+//! Runs quantized vision-language models on llama.cpp with three-stage pruning of vision tokens.
+//!
+//! Knowledge runs one way: `cli -> engine -> {policy, ffi}`. [`policy`] is where the paper is and knows neither
+//! engine nor FFI; `ffi` is the only place with `unsafe`; what goes between them is plain data.
+#![warn(missing_docs)]
+
+pub mod engine;
+pub mod gguf;
+pub mod policy;
+pub mod report;
+
+#[cfg(feature = "native")]
+mod ffi;
