@@ -1,0 +1,2 @@
+//! Builds the native part: see the `build/` folder.
+fn main() {}
