@@ -1,0 +1,1 @@
+//! FLOPs and KV bytes.

@@ -1,0 +1,191 @@
+//! A schedule that is known beforehand, for benchmarks and tests: at layer F the K vision tokens with the largest
+//! contribution go on, and from layer E on vision is gone. Written F/K/E.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::error::check_count;
+use super::{
+    Decision, LayerPlan, Outcome, PolicyError, ProbeReading, Skipped, Stage, StagePolicy,
+    VisionIndex,
+};
+
+/// F/K/E.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// F: the layer whose contributions decide, the last one with all rows. From 0 to the last layer.
+    pub fusion_layer: usize,
+    /// K: how many vision tokens go on, those with the largest `||c_j||` at layer F; among equals the earlier ones. More
+    /// than there are keeps all.
+    pub keep: usize,
+    /// E: the first layer without vision. From F + 1 to the number of layers, which means never.
+    pub exit_from: usize,
+}
+
+impl Schedule {
+    pub(super) fn validate(&self) -> Result<(), PolicyError> {
+        check_count(
+            "exit_from",
+            self.exit_from,
+            self.fusion_layer.saturating_add(1),
+            None,
+        )
+    }
+
+    pub(super) fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
+        check_count(
+            "fusion_layer",
+            self.fusion_layer,
+            0,
+            Some(n_layer.saturating_sub(1)),
+        )?;
+        check_count(
+            "exit_from",
+            self.exit_from,
+            self.fusion_layer + 1,
+            Some(n_layer),
+        )
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.fusion_layer, self.keep, self.exit_from)
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let numbers: Option<Vec<usize>> = text
+            .split('/')
+            .map(|number| number.trim().parse().ok())
+            .collect();
+        let Some(&[fusion_layer, keep, exit_from]) = numbers.as_deref() else {
+            return Err(PolicyError::Schedule {
+                value: text.to_owned(),
+            });
+        };
+        let schedule = Self {
+            fusion_layer,
+            keep,
+            exit_from,
+        };
+        schedule.validate()?;
+        Ok(schedule)
+    }
+}
+
+/// A [`Schedule`] at work on one prompt.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    schedule: Schedule,
+    n_layer: usize,
+    n_vision: usize,
+}
+
+impl Fixed {
+    /// For a prompt of `n_vision` vision tokens. The schedule must be valid for `n_layer` layers.
+    pub fn new(schedule: Schedule, n_layer: usize, n_vision: usize) -> Self {
+        Self {
+            schedule,
+            n_layer,
+            n_vision,
+        }
+    }
+
+    /// The first layer without vision: E, or the layer after F if nothing is kept.
+    fn exit_from(&self) -> usize {
+        if self.schedule.keep == 0 {
+            self.schedule.fusion_layer + 1
+        } else {
+            self.schedule.exit_from
+        }
+    }
+
+    /// The last layer with vision; `None` if vision stays to the end.
+    fn exit_layer(&self) -> Option<usize> {
+        (self.exit_from() < self.n_layer).then(|| self.exit_from() - 1)
+    }
+
+    fn skipped(&self) -> Option<Skipped> {
+        let all_kept = self.schedule.keep >= self.n_vision;
+        let il_first_drop = if all_kept {
+            self.exit_from()
+        } else {
+            self.schedule.fusion_layer + 1
+        };
+        if il_first_drop < self.n_layer {
+            None
+        } else if all_kept {
+            Some(Skipped::AllKept {
+                il: self.schedule.fusion_layer,
+            })
+        } else {
+            Some(Skipped::TooLate {
+                il: self.schedule.fusion_layer,
+            })
+        }
+    }
+}
+
+/// The `n` tokens with the largest norm, ascending; among equals the earlier ones.
+fn largest(reading: &ProbeReading, n: usize) -> Vec<VisionIndex> {
+    let mut order: Vec<usize> = (0..reading.tokens.len()).collect();
+    order.sort_by(|&a, &b| reading.norm2[b].total_cmp(&reading.norm2[a]));
+    let mut kept: Vec<VisionIndex> = order
+        .into_iter()
+        .take(n)
+        .map(|i| reading.tokens[i])
+        .collect();
+    kept.sort_unstable();
+    kept
+}
+
+impl StagePolicy for Fixed {
+    fn plan(&self, il: usize) -> LayerPlan {
+        let is_fusion = il == self.schedule.fusion_layer;
+        let stage = if is_fusion {
+            Stage::Middle
+        } else if il < self.schedule.fusion_layer {
+            Stage::Dense
+        } else if il < self.exit_from() {
+            Stage::Deep
+        } else {
+            Stage::Text
+        };
+        LayerPlan {
+            stage,
+            probe: is_fusion,
+            decides: is_fusion || self.exit_layer() == Some(il),
+            ..LayerPlan::default()
+        }
+    }
+
+    fn decide(&mut self, il: usize, reading: Option<&ProbeReading>) -> Decision {
+        match reading {
+            _ if self.exit_layer() == Some(il) => Decision::Keep(Vec::new()),
+            Some(reading) => Decision::Keep(largest(reading, self.schedule.keep)),
+            None => Decision::KeepAll,
+        }
+    }
+
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        let mut boundaries = vec![self.schedule.fusion_layer + 1, self.exit_from()];
+        boundaries.retain(|&il| il < n_layer);
+        boundaries.dedup();
+        boundaries
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            fusion_layer: Some(self.schedule.fusion_layer),
+            exit_layer: self.exit_layer(),
+            skipped: self.skipped(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a prefill did, layer by layer: the record that reports are made from.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{Row, Skipped, Stage, VisionAttention, VisionIndex};
+
+/// One layer of a prefill.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerTrace {
+    /// Rows that the layer computed, text and vision.
+    pub n_rows: usize,
+    /// Vision rows among them.
+    pub n_vision: usize,
+    /// Which part of the policy the layer belonged to.
+    pub stage: Stage,
+    /// How vision keys were treated.
+    pub attention: VisionAttention,
+    /// What the probe of this layer read, if it was probed.
+    pub probe: Option<ProbeTrace>,
+}
+
+/// What a probed layer read. The vectors are parallel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeTrace {
+    /// The vision tokens present, ascending.
+    pub tokens: Vec<VisionIndex>,
+    /// `cos(o - c_j, o)` of each.
+    pub cos: Vec<f64>,
+    /// `||c_j||` of each.
+    pub norm: Vec<f64>,
+    /// `||o||`
+    pub output_norm: f64,
+}
+
+/// A whole prefill.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrefillTrace {
+    /// One entry per layer.
+    pub layers: Vec<LayerTrace>,
+    /// The layer that the kept set was taken from.
+    pub fusion_layer: Option<usize>,
+    /// The vision tokens that went on after the fusion layer.
+    pub kept: Option<Vec<VisionIndex>>,
+    /// Their prompt rows.
+    pub kept_rows: Option<Vec<Row>>,
+    /// The last layer with vision rows.
+    pub exit_layer: Option<usize>,
+    /// Layers whose vision cells were forgotten after the prefill.
+    pub evicted: Option<Range<usize>>,
+    /// Why no row was dropped, if none was.
+    pub skipped: Option<Skipped>,
+    /// Calls that the engine was given.
+    pub n_calls: usize,
+    /// Time spent on reading probes and deciding.
+    pub policy_time: Duration,
+}
+
+impl PrefillTrace {
+    /// The first layer that runs on the kept set: the one after the fusion layer. Equals the number of layers if
+    /// fusion was found in the last one.
+    pub fn prune_from(&self) -> Option<usize> {
+        self.fusion_layer.map(|il| il + 1)
+    }
+
+    /// The first layer without vision rows: the one after the exit layer. Equals the number of layers if the exit was
+    /// found in the last one.
+    pub fn exit_from(&self) -> Option<usize> {
+        self.exit_layer.map(|il| il + 1)
+    }
+}
