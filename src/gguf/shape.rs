@@ -1,0 +1,449 @@
+//! What the rest of the crate needs to know of a language model and of an image projector.
+
+use std::path::{Path, PathBuf};
+
+use super::{Array, Gguf, GgufError, Problem, Value};
+
+/// `llama-hparams.h: LLAMA_MAX_LAYERS`
+const MAX_LAYERS: u32 = 512;
+
+/// The shape of a language model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LlmShape {
+    /// `general.architecture`, such as `llama`.
+    pub arch: String,
+    /// `general.name`, if it has one.
+    pub name: Option<String>,
+    /// `general.file_type`: the quantization of most tensors, see [`file_type_name`](super::file_type_name).
+    pub file_type: Option<u32>,
+    /// Layers.
+    pub n_layer: u32,
+    /// Width of the hidden rows.
+    pub n_embd: u32,
+    /// Query heads of each layer, `[n_layer]`.
+    pub n_head: Vec<u32>,
+    /// Key and value heads of each layer, `[n_layer]`.
+    pub n_head_kv: Vec<u32>,
+    /// Width of a key vector of one head.
+    pub head_dim_k: u32,
+    /// Width of a value vector of one head.
+    pub head_dim_v: u32,
+    /// Width of the feed-forward network of each layer, `[n_layer]`.
+    pub n_ff: Vec<u32>,
+    /// The longest context that the model was trained with, in tokens.
+    pub n_ctx_train: u32,
+    /// Tokens in the vocabulary.
+    pub n_vocab: u32,
+    /// Experts per layer, 0 for a dense model.
+    pub n_expert: u32,
+    /// The model's chat template, if it has one.
+    pub chat_template: Option<String>,
+    /// Weights. Of a split model only those of the first part.
+    pub n_params: u64,
+    /// The length of the file in bytes. Of a split model only that of the first part.
+    pub file_bytes: u64,
+}
+
+impl LlmShape {
+    /// Reads the shape from the metadata.
+    ///
+    /// # Errors
+    /// [`Problem::IsProjector`], [`Problem::NotModel`] and [`Problem::LaterPart`] where the file is something else;
+    /// [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata is not that of a
+    /// transformer.
+    pub fn from_gguf(gguf: &Gguf) -> Result<LlmShape, GgufError> {
+        let arch = arch_of_model(gguf)?;
+        if arch == "clip" {
+            return Err(gguf.error(Problem::IsProjector));
+        }
+        refuse_later_part(gguf)?;
+        let key = |suffix: &str| format!("{arch}.{suffix}");
+        let n_layer = positive(gguf, &key("block_count"), MAX_LAYERS)?;
+        let n_embd = positive(gguf, &key("embedding_length"), u32::MAX)?;
+        let n_head = per_layer(gguf, &key("attention.head_count"), n_layer)?;
+        let n_head = n_head.ok_or_else(|| missing(gguf, key("attention.head_count")))?;
+        let n_head_kv = per_layer(gguf, &key("attention.head_count_kv"), n_layer)?;
+        let head_dim = n_head
+            .iter()
+            .max()
+            .map_or(0, |&n| n_embd.checked_div(n).unwrap_or(0));
+        Ok(LlmShape {
+            name: gguf.opt_str("general.name")?.map(str::to_owned),
+            file_type: gguf.opt_u32("general.file_type")?,
+            n_layer,
+            n_embd,
+            n_head_kv: n_head_kv.unwrap_or_else(|| n_head.clone()),
+            n_head,
+            head_dim_k: gguf
+                .opt_u32(&key("attention.key_length"))?
+                .unwrap_or(head_dim),
+            head_dim_v: gguf
+                .opt_u32(&key("attention.value_length"))?
+                .unwrap_or(head_dim),
+            n_ff: per_layer(gguf, &key("feed_forward_length"), n_layer)?
+                .unwrap_or_else(|| vec![0; n_layer as usize]),
+            n_ctx_train: gguf.u32(&key("context_length"))?,
+            n_vocab: n_vocab(gguf, &key("vocab_size"))?,
+            n_expert: gguf.opt_u32(&key("expert_count"))?.unwrap_or(0),
+            chat_template: gguf.opt_str("tokenizer.chat_template")?.map(str::to_owned),
+            n_params: n_params(gguf),
+            file_bytes: gguf.file_bytes(),
+            arch: arch.to_owned(),
+        })
+    }
+
+    /// Whether some layer has fewer key-value heads than query heads (grouped-query attention).
+    pub fn is_gqa(&self) -> bool {
+        self.n_head != self.n_head_kv
+    }
+}
+
+/// The shape of an image projector (mmproj): a vision encoder and what maps its output to the language model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProjectorShape {
+    /// `general.name`, if it has one.
+    pub name: Option<String>,
+    /// `general.file_type`: the quantization of most tensors, see [`file_type_name`](super::file_type_name).
+    pub file_type: Option<u32>,
+    /// `clip.projector_type`, such as `mlp` (LLaVA).
+    pub projector_type: String,
+    /// Side of the square that images are fitted to, in pixels.
+    pub image_size: u32,
+    /// Side of one patch, in pixels.
+    pub patch_size: u32,
+    /// Layers of the vision encoder, as stored.
+    pub n_layer: u32,
+    /// Width of the vision encoder.
+    pub n_embd: u32,
+    /// Heads of the vision encoder.
+    pub n_head: u32,
+    /// Width of its feed-forward networks.
+    pub n_ff: u32,
+    /// `clip.vision.projection_dim`. It is not always the width of what comes out, see [`n_embd_out`](Self::n_embd_out).
+    pub projection_dim: u32,
+    /// Whether a class embedding precedes the patches.
+    pub has_class_embedding: bool,
+    /// `clip.vision.feature_layer`: the layers whose output is projected, 0 = the encoder's input. Empty: the projector's
+    /// default.
+    pub feature_layers: Vec<i32>,
+    /// Width of the vectors that the language model gets, where the projector's kind is known here.
+    pub n_embd_out: Option<u64>,
+    /// Vision tokens of one image, where every image costs the same: `None` for projectors of variable resolution
+    /// (LLaVA-1.6's tiles, Qwen2-VL) and for kinds that are not known here.
+    pub n_tokens_per_image: Option<u32>,
+    /// Weights.
+    pub n_params: u64,
+    /// The length of the file in bytes.
+    pub file_bytes: u64,
+}
+
+impl ProjectorShape {
+    /// Reads the shape from the metadata.
+    ///
+    /// # Errors
+    /// [`Problem::NotProjector`], [`Problem::NoVision`] and [`Problem::NotModel`] where the file is something else;
+    /// [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata is incomplete.
+    pub fn from_gguf(gguf: &Gguf) -> Result<ProjectorShape, GgufError> {
+        let arch = arch_of_model(gguf)?;
+        if arch != "clip" {
+            return Err(gguf.error(Problem::NotProjector {
+                arch: arch.to_owned(),
+            }));
+        }
+        if gguf.opt_bool("clip.has_vision_encoder")? != Some(true) {
+            return Err(gguf.error(Problem::NoVision));
+        }
+        let image_size = positive(gguf, "clip.vision.image_size", MAX_IMAGE_SIZE)?;
+        let patch_size = positive(gguf, "clip.vision.patch_size", image_size)?;
+        let projector_type = projector_type(gguf)?;
+        Ok(ProjectorShape {
+            name: gguf.opt_str("general.name")?.map(str::to_owned),
+            file_type: gguf.opt_u32("general.file_type")?,
+            image_size,
+            patch_size,
+            n_layer: positive(gguf, "clip.vision.block_count", MAX_LAYERS)?,
+            n_embd: positive(gguf, "clip.vision.embedding_length", u32::MAX)?,
+            n_head: positive(gguf, "clip.vision.attention.head_count", u32::MAX)?,
+            n_ff: gguf.u32("clip.vision.feed_forward_length")?,
+            projection_dim: gguf.u32("clip.vision.projection_dim")?,
+            has_class_embedding: gguf.tensor("v.class_embd").is_some(),
+            feature_layers: feature_layers(gguf)?,
+            n_embd_out: n_embd_out(gguf, &projector_type),
+            n_tokens_per_image: n_tokens_per_image(gguf, &projector_type, image_size / patch_size)?,
+            projector_type,
+            n_params: n_params(gguf),
+            file_bytes: gguf.file_bytes(),
+        })
+    }
+
+    /// Patches along one side of the image.
+    pub fn patches_per_side(&self) -> u32 {
+        self.image_size / self.patch_size
+    }
+}
+
+/// Where a file stands in a model that is split into several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// The part, counted from 0.
+    pub no: u32,
+    /// The number of parts, at least 2.
+    pub count: u32,
+}
+
+impl Split {
+    /// Reads `split.no` and `split.count`; `None` for a model in one file.
+    ///
+    /// # Errors
+    /// [`Problem::WrongType`] or [`Problem::OutOfRange`].
+    pub fn from_gguf(gguf: &Gguf) -> Result<Option<Split>, GgufError> {
+        let count = gguf.opt_u32("split.count")?.unwrap_or(0);
+        if count < 2 {
+            return Ok(None);
+        }
+        // part numbers have 5 digits in file names
+        within(gguf, "split.count", count, 2, 99_999)?;
+        let no = gguf.opt_u32("split.no")?.unwrap_or(0);
+        within(gguf, "split.no", no, 0, count - 1)?;
+        Ok(Some(Split { no, count }))
+    }
+}
+
+/// Opens a language model: reads its header, checks it, and where it is split into several files, checks that the
+/// others are there and complete.
+///
+/// # Errors
+/// As [`Gguf::open`] and [`LlmShape::from_gguf`]; [`Problem::PartName`] and [`Problem::Part`] for split models.
+pub fn open_llm(path: impl AsRef<Path>) -> Result<(Gguf, LlmShape), GgufError> {
+    let gguf = Gguf::open(path)?;
+    let shape = LlmShape::from_gguf(&gguf)?;
+    if let Some(split) = Split::from_gguf(&gguf)? {
+        check_parts(&gguf, split)?;
+    }
+    Ok((gguf, shape))
+}
+
+/// Opens an image projector: reads its header and checks it.
+///
+/// # Errors
+/// As [`Gguf::open`] and [`ProjectorShape::from_gguf`].
+pub fn open_projector(path: impl AsRef<Path>) -> Result<(Gguf, ProjectorShape), GgufError> {
+    let gguf = Gguf::open(path)?;
+    let shape = ProjectorShape::from_gguf(&gguf)?;
+    Ok((gguf, shape))
+}
+
+/// Checks that a projector makes vectors of the width that a language model takes. Projectors of a kind that is not
+/// known here pass: llama.cpp compares them itself.
+///
+/// # Errors
+/// [`Problem::OtherModel`].
+pub fn check_pair(
+    model: (&Gguf, &LlmShape),
+    projector: (&Gguf, &ProjectorShape),
+) -> Result<(), GgufError> {
+    let model_width = u64::from(model.1.n_embd);
+    match projector.1.n_embd_out {
+        Some(projector_width) if projector_width != model_width => {
+            Err(projector.0.error(Problem::OtherModel {
+                projector_width,
+                model: model.0.path().to_owned(),
+                model_width,
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Larger than any encoder's input, small enough that squares of it fit 32 bits.
+const MAX_IMAGE_SIZE: u32 = 65_535;
+
+/// The architecture, if the file is a model at all.
+fn arch_of_model(gguf: &Gguf) -> Result<&str, GgufError> {
+    match gguf.opt_str("general.type")? {
+        None | Some("model" | "mmproj" | "clip-vision") => gguf.str("general.architecture"),
+        Some(kind) => Err(gguf.error(Problem::NotModel {
+            kind: kind.to_owned(),
+        })),
+    }
+}
+
+fn refuse_later_part(gguf: &Gguf) -> Result<(), GgufError> {
+    match Split::from_gguf(gguf)? {
+        Some(Split { no, count }) if no > 0 => Err(gguf.error(Problem::LaterPart {
+            part: no + 1,
+            n_parts: count,
+        })),
+        _ => Ok(()),
+    }
+}
+
+/// Opens every further part, as `llama.cpp: llama_split_path` names them.
+fn check_parts(first: &Gguf, split: Split) -> Result<(), GgufError> {
+    let part_name = |no: u32| format!("-{:05}-of-{:05}.gguf", no + 1, split.count);
+    let path = first.path().to_string_lossy();
+    let Some(prefix) = path.strip_suffix(&part_name(0)) else {
+        let problem = Problem::PartName {
+            n_parts: split.count,
+            expected: part_name(0),
+        };
+        return Err(first.error(problem));
+    };
+    for no in 1..split.count {
+        let part = PathBuf::from(format!("{prefix}{}", part_name(no)));
+        Gguf::open(part).map_err(|source| {
+            let source = Box::new(source);
+            first.error(Problem::Part {
+                part: no + 1,
+                n_parts: split.count,
+                source,
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// An integer of at least 1 and at most `max`.
+fn positive(gguf: &Gguf, key: &str, max: u32) -> Result<u32, GgufError> {
+    let value = gguf.u32(key)?;
+    within(gguf, key, value, 1, max)?;
+    Ok(value)
+}
+
+fn within(gguf: &Gguf, key: &str, value: u32, min: u32, max: u32) -> Result<(), GgufError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(gguf.error(Problem::OutOfRange {
+        key: key.to_owned(),
+        found: value.to_string(),
+        expected: format!("{min} to {max}"),
+    }))
+}
+
+fn missing(gguf: &Gguf, key: String) -> GgufError {
+    gguf.error(Problem::MissingKey { key })
+}
+
+/// One integer for all layers, or an array of one for each; `None` where there is no such key.
+fn per_layer(gguf: &Gguf, key: &str, n_layer: u32) -> Result<Option<Vec<u32>>, GgufError> {
+    let Some(Value::Array(array)) = gguf.get(key) else {
+        return Ok(gguf.opt_u32(key)?.map(|n| vec![n; n_layer as usize]));
+    };
+    let wrong = |found: String| {
+        let expected = "an integer, or an array of one for each layer";
+        gguf.error(Problem::WrongType {
+            key: key.to_owned(),
+            found,
+            expected,
+        })
+    };
+    let Some(integers) = array.as_integers() else {
+        return Err(wrong(format!("an array of {}", array.type_name())));
+    };
+    if integers.len() < n_layer as usize {
+        return Err(wrong(format!(
+            "an array of {} for {n_layer} layers",
+            integers.len()
+        )));
+    }
+    let fitting = integers
+        .iter()
+        .take(n_layer as usize)
+        .map(|&n| u32::try_from(n));
+    fitting
+        .collect::<Result<_, _>>()
+        .map(Some)
+        .map_err(|_| wrong("an array with numbers beyond 32 bits".to_owned()))
+}
+
+/// The vocabulary's size as the model states it, else as its tokenizer has it.
+fn n_vocab(gguf: &Gguf, key: &str) -> Result<u32, GgufError> {
+    if let Some(n) = gguf.opt_u32(key)? {
+        return Ok(n);
+    }
+    match gguf.opt_array("tokenizer.ggml.tokens")? {
+        // arrays that were read are far shorter than 2^32
+        Some(tokens) => Ok(tokens.len() as u32),
+        None => Err(missing(gguf, "tokenizer.ggml.tokens".to_owned())),
+    }
+}
+
+fn n_params(gguf: &Gguf) -> u64 {
+    gguf.tensors()
+        .iter()
+        .fold(0, |n, tensor| n.saturating_add(tensor.n_elements()))
+}
+
+fn projector_type(gguf: &Gguf) -> Result<String, GgufError> {
+    let common = gguf
+        .opt_str("clip.projector_type")?
+        .filter(|ty| !ty.is_empty());
+    let ty = match common {
+        Some(ty) => Some(ty),
+        None => gguf.opt_str("clip.vision.projector_type")?,
+    };
+    ty.map(str::to_owned)
+        .ok_or_else(|| missing(gguf, "clip.projector_type".to_owned()))
+}
+
+fn feature_layers(gguf: &Gguf) -> Result<Vec<i32>, GgufError> {
+    let key = "clip.vision.feature_layer";
+    let Some(array) = gguf.opt_array(key)? else {
+        return Ok(Vec::new());
+    };
+    let layers: Option<Vec<i32>> = array
+        .as_integers()
+        .and_then(|layers| layers.iter().map(|&il| il.try_into().ok()).collect());
+    layers.ok_or_else(|| {
+        gguf.error(Problem::WrongType {
+            key: key.to_owned(),
+            found: format!("an array of {}", array.type_name()),
+            expected: "an array of layer numbers",
+        })
+    })
+}
+
+/// As `clip.cpp: clip_n_mmproj_embd` of llama-cpp-sys-2 0.1.161.
+fn n_embd_out(gguf: &Gguf, projector_type: &str) -> Option<u64> {
+    let dim = |tensor: &str, i: usize| gguf.tensor(tensor)?.dims.get(i).copied();
+    match projector_type {
+        // the Yi variant of LLaVA's projector has a norm behind each of its layers
+        "mlp" => dim("mm.3.bias", 0)
+            .or_else(|| dim("mm.2.weight", 1))
+            .or_else(|| dim("mm.0.weight", 1)),
+        "ldp" => dim("mm.model.mb_block.1.block.2.1.bias", 0),
+        "ldpv2" => dim("mm.model.peg.0.bias", 0),
+        "adapter" => dim("adapter.linear.dense_4h_to_h.weight", 1),
+        "qwen2vl_merger" | "qwen2.5vl_merger" => dim("mm.2.bias", 0),
+        "gemma3" => dim("mm.input_projection.weight", 0),
+        _ => None,
+    }
+}
+
+/// As `clip.cpp: clip_n_output_tokens` of llama-cpp-sys-2 0.1.161, for the kinds that take square images of one size.
+fn n_tokens_per_image(
+    gguf: &Gguf,
+    projector_type: &str,
+    side: u32,
+) -> Result<Option<u32>, GgufError> {
+    let is_tiled = !gguf
+        .opt_array("clip.vision.image_grid_pinpoints")?
+        .is_none_or(Array::is_empty);
+    if is_tiled {
+        return Ok(None);
+    }
+    Ok(match projector_type {
+        "mlp" => Some(side * side),
+        "ldp" | "ldpv2" => Some(side * side / 4),
+        // two more tokens mark the image's begin and end
+        "adapter" => Some(side * side / 4 + 2),
+        "gemma3" => {
+            let key = "clip.vision.projector.scale_factor";
+            let merge = gguf.opt_u32(key)?.unwrap_or(4);
+            within(gguf, key, merge, 1, side)?;
+            Some((side / merge) * (side / merge))
+        }
+        _ => None,
+    })
+}
