@@ -68,7 +68,7 @@ pub enum PolicyError {
         message: String,
     },
     /// A policy file cannot be read.
-    #[error("cannot read the policy file {}: {source}", .path.display())]
+    #[error("cannot read the policy file {}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
