@@ -1,0 +1,235 @@
+// Layer ranges: build the graph of the whole model as upstream does, then keep the nodes between two layer inputs.
+//
+// Works for any architecture whose layers pass on one tensor and nothing else; that is checked here, so no
+// architecture needs a line of its own.
+
+#include "vp-hooks.h"
+#include "vp-kv-groups.h"
+
+#include "llama-batch.h"
+#include "llama-graph.h"
+#include "llama-impl.h"
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+#include <vector>
+
+namespace {
+
+// which prompt rows the batch rows are, as rows of the hidden buffer
+class input_hidden_rows : public llm_graph_input_i {
+public:
+    input_hidden_rows(const vp_prompt_state * prompt) : prompt(prompt), hidden(prompt->hidden) {}
+
+    void set_input(const llama_ubatch * ubatch) override {
+        const auto & idxs = ubatch->data->batch_idxs;
+        if (idx_in) {
+            std::vector<int32_t> rows(idxs.size());
+            for (size_t i = 0; i < idxs.size(); ++i) {
+                rows[i] = prompt->rows[idxs[i]];
+            }
+            ggml_backend_tensor_set(idx_in, rows.data(), 0, ggml_nbytes(idx_in));
+        }
+        if (idx_out) {
+            std::vector<int64_t> rows(idxs.size());
+            for (size_t i = 0; i < idxs.size(); ++i) {
+                rows[i] = prompt->rows[idxs[i]];
+            }
+            ggml_backend_tensor_set(idx_out, rows.data(), 0, ggml_nbytes(idx_out));
+        }
+    }
+
+    bool can_reuse(const llm_graph_params & params) override {
+        // the buffer grows with the prompt
+        return params.cparams.vp.prompt == prompt && prompt->hidden == hidden;
+    }
+
+    ggml_tensor * idx_in  = nullptr; // I32 [n_tokens]
+    ggml_tensor * idx_out = nullptr; // I64 [n_tokens]
+
+private:
+    const vp_prompt_state * prompt;
+    const ggml_tensor     * hidden;
+};
+
+struct cut {
+    llm_graph_result & res;
+
+    int32_t il_begin;
+    int32_t il_end;
+
+    ggml_tensor * h_in;  // input of layer il_begin, NULL: the model's own input
+    ggml_tensor * h_out; // input of layer il_end, NULL: the model's own output
+
+    std::vector<ggml_tensor *> nodes;
+    std::vector<bool>          compute; // upstream keeps nodes in the graph that it does not compute
+
+    int i_in  = -1;
+    int i_out = -1;
+
+    cut(llm_graph_result & res, int32_t il_begin, int32_t il_end, int32_t n_layer) :
+            res(res), il_begin(il_begin), il_end(il_end),
+            h_in (il_begin > 0       ? res.t_layer_inp[il_begin] : nullptr),
+            h_out(il_end   < n_layer ? res.t_layer_inp[il_end]   : nullptr) {
+        auto * gf = res.get_gf();
+        for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
+            nodes.push_back(ggml_graph_node(gf, i));
+            compute.push_back(nodes[i]->flags & GGML_TENSOR_FLAG_COMPUTE);
+            if (nodes[i] == h_in) {
+                i_in = i;
+            }
+            if (nodes[i] == h_out) {
+                i_out = i;
+            }
+        }
+        if (!h_out) {
+            i_out = (int) nodes.size() - 1;
+        }
+    }
+
+    bool refuse(const char * why) const {
+        LLAMA_LOG_ERROR("%s: layers [%d, %d): %s\n", __func__, il_begin, il_end, why);
+        return false;
+    }
+
+    bool is_possible(const llm_graph_params & params, int32_t n_layer) const {
+        const auto is_hidden = [&](const ggml_tensor * t) {
+            return t && t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && t->op != GGML_OP_NONE &&
+                t->ne[0] == params.hparams.n_embd && t->ne[1] == params.ubatch.n_tokens && ggml_nelements(t) == t->ne[0]*t->ne[1];
+        };
+        if ((il_begin > 0 && !is_hidden(h_in)) || (il_end < n_layer && !is_hidden(h_out))) {
+            return refuse("the model passes no plain hidden state at the cut");
+        }
+        if ((h_in && i_in < 0) || i_out <= i_in) {
+            return refuse("the cut was not found in the graph");
+        }
+        return true;
+    }
+
+    // nodes up to the cut that depend on the model's input
+    std::unordered_set<const ggml_tensor *> earlier_nodes() const {
+        std::unordered_set<const ggml_tensor *> earlier;
+        if (!h_in) {
+            return earlier;
+        }
+        for (const auto * t : { res.t_inp_tokens, res.t_inp_embd }) {
+            if (t) {
+                earlier.insert(t);
+            }
+        }
+        for (int i = 0; i <= i_in; ++i) {
+            for (const auto * src : nodes[i]->src) {
+                if (src && earlier.count(src)) {
+                    earlier.insert(nodes[i]);
+                    break;
+                }
+            }
+        }
+        return earlier;
+    }
+
+    // the output of layer il_begin - 1 becomes a read of the stored rows, in place: its readers stay as they are
+    void read_hidden(ggml_tensor * hidden, ggml_tensor * idx) const {
+        const auto * get_rows = ggml_get_rows(res.get_ctx(), hidden, idx);
+        h_in->op = get_rows->op;
+        memcpy(h_in->op_params, get_rows->op_params, sizeof(h_in->op_params));
+        memcpy(h_in->src, get_rows->src, sizeof(h_in->src));
+        h_in->view_src  = nullptr;
+        h_in->view_offs = 0;
+    }
+
+    // only the nodes between the cuts, in the order that upstream gave them: KV writes have no readers in the graph
+    void keep_nodes() const {
+        auto * gf = res.get_gf();
+        ggml_graph_clear(gf);
+        for (int i = i_in + 1; i <= i_out; ++i) {
+            if (compute[i]) {
+                ggml_build_forward_expand(gf, nodes[i]);
+            } else {
+                ggml_build_forward_order(gf, nodes[i]);
+            }
+        }
+    }
+
+    bool is_closed(const std::unordered_set<const ggml_tensor *> & earlier) const {
+        auto * gf = res.get_gf();
+        for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
+            const auto * t = ggml_graph_node(gf, i);
+            for (const auto * src : t->src) {
+                if (src && t != h_in && src != h_in && earlier.count(src)) {
+                    return refuse("a layer reads more of earlier layers than their output");
+                }
+            }
+        }
+        return true;
+    }
+
+    // inputs that are only read outside of the range stay without memory and must not be set
+    void drop_inputs() const {
+        auto & inputs = res.inputs;
+        inputs.erase(std::remove_if(inputs.begin(), inputs.end(), [&](const llm_graph_input_ptr & inp) {
+            return (h_in  && dynamic_cast<llm_graph_input_embd    *>(inp.get())) ||
+                   (h_out && dynamic_cast<llm_graph_input_out_ids *>(inp.get()));
+        }), inputs.end());
+    }
+
+    void drop_outputs() const {
+        res.t_logits = res.t_embd = res.t_embd_pooled = res.t_h_nextn = nullptr;
+        res.t_sampled.clear();
+        res.t_sampled_probs.clear();
+        res.t_sampled_logits.clear();
+        res.t_candidates.clear();
+    }
+};
+
+} // namespace
+
+void vp_mark_layer_inp(const llm_graph_context & graph, ggml_tensor * cur, int il) {
+    auto & t_layer_inp = graph.res->t_layer_inp;
+    if (graph.cparams.vp.prompt && il >= 0 && il < (int) t_layer_inp.size() && !t_layer_inp[il]) {
+        t_layer_inp[il] = cur;
+    }
+}
+
+bool vp_cut_graph(llm_graph_result & res, const llm_graph_params & params) {
+    const auto & vp = params.cparams.vp;
+    if (vp.is_whole()) {
+        return true;
+    }
+
+    const int32_t n_layer  = params.hparams.n_layer();
+    const int64_t n_tokens = params.ubatch.n_tokens;
+
+    const cut c(res, vp.il_begin, vp.il_end < 0 ? n_layer : vp.il_end, n_layer);
+    if (!c.is_possible(params, n_layer)) {
+        return false;
+    }
+
+    const auto earlier = c.earlier_nodes();
+
+    auto inp = std::make_unique<input_hidden_rows>(vp.prompt);
+    if (c.h_in) {
+        inp->idx_in = ggml_new_tensor_1d(res.get_ctx(), GGML_TYPE_I32, n_tokens);
+        ggml_set_input(inp->idx_in);
+        ggml_set_name(inp->idx_in, "vp_hidden_idx_in");
+        c.read_hidden(vp.prompt->hidden, inp->idx_in);
+    }
+
+    c.keep_nodes();
+    if (!c.is_closed(earlier)) {
+        return false;
+    }
+    c.drop_inputs();
+
+    if (c.h_out) {
+        c.drop_outputs();
+        inp->idx_out = ggml_new_tensor_1d(res.get_ctx(), GGML_TYPE_I64, n_tokens);
+        ggml_set_input(inp->idx_out);
+        ggml_set_name(inp->idx_out, "vp_hidden_idx_out");
+        ggml_build_forward_expand(res.get_gf(), ggml_set_rows(res.get_ctx(), vp.prompt->hidden, c.h_out, inp->idx_out));
+    }
+
+    res.add_input(std::move(inp));
+    return true;
+}

@@ -1,0 +1,26 @@
+// Which part of the layers a graph runs, and how. Carried by llama_cparams, so that it reaches the graph, its inputs
+// and the check for graph reuse without a parameter of its own in any of them.
+#pragma once
+
+#include <cstdint>
+
+struct ggml_tensor;
+struct vp_prompt_state;
+
+struct vp_graph_params {
+    int32_t il_begin = 0;
+    int32_t il_end   = -1; // one past the last layer, -1 = all
+    int32_t probe_il = -1; // layer whose last row is probed, -1 = none
+    int32_t mode     = 0;  // enum vp_attention_mode
+
+    // NULL: not a staged prefill, and every hook is a no-op
+    const vp_prompt_state * prompt = nullptr;
+
+    bool is_whole() const { return il_begin == 0 && il_end < 0; }
+
+    // equal parameters give graphs of equal topology
+    bool operator==(const vp_graph_params & other) const {
+        return il_begin == other.il_begin && il_end == other.il_end && probe_il == other.probe_il &&
+            mode == other.mode && prompt == other.prompt;
+    }
+};
