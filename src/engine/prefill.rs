@@ -257,7 +257,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
             let plan = self.policy.plan(il);
             self.layers.push(LayerTrace {
                 n_rows: self.alive.n_rows(),
-                n_vision: self.alive.vision().len(),
+                vision: self.alive.vision().to_vec(),
                 stage: plan.stage,
                 attention: plan.attention,
                 probe: None,

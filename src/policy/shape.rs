@@ -40,6 +40,10 @@ pub struct VisionShape {
     pub n_ff_matrices: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
+    /// Patches that become one vision token: 1 for LLaVA, 4 where 2 x 2 patches are merged.
+    pub n_patches_per_token: usize,
+    /// Rows beside the patches: 1 with a class token.
+    pub n_extra_rows: usize,
     /// Weights of the projector's matrices, each used once per vision token.
     pub n_projector_weights: usize,
 }

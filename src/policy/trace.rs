@@ -3,21 +3,34 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Row, Skipped, Stage, VisionAttention, VisionIndex};
+use super::{PromptLayout, Row, Skipped, Stage, VisionAttention, VisionIndex};
 
 /// One layer of a prefill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerTrace {
     /// Rows that the layer computed, text and vision.
     pub n_rows: usize,
-    /// Vision rows among them.
-    pub n_vision: usize,
+    /// The vision tokens among them, ascending.
+    pub vision: Vec<VisionIndex>,
     /// Which part of the policy the layer belonged to.
     pub stage: Stage,
     /// How vision keys were treated.
     pub attention: VisionAttention,
     /// What the probe of this layer read, if it was probed.
     pub probe: Option<ProbeTrace>,
+}
+
+impl LayerTrace {
+    /// A layer that computed every row and left attention as it is.
+    pub fn dense(layout: &PromptLayout) -> Self {
+        Self {
+            n_rows: layout.n_rows,
+            vision: (0..layout.n_vision() as u32).map(VisionIndex).collect(),
+            stage: Stage::Dense,
+            attention: VisionAttention::default(),
+            probe: None,
+        }
+    }
 }
 
 /// What a probed layer read. The vectors are parallel.
@@ -57,6 +70,38 @@ pub struct PrefillTrace {
 }
 
 impl PrefillTrace {
+    /// A prefill that left the model as it is, whatever ran it.
+    pub fn dense(layout: &PromptLayout, n_layer: usize, reason: Skipped) -> Self {
+        Self {
+            layers: vec![LayerTrace::dense(layout); n_layer],
+            fusion_layer: None,
+            kept: None,
+            kept_rows: None,
+            exit_layer: None,
+            evicted: None,
+            skipped: Some(reason),
+            n_calls: 0,
+            policy_time: Duration::ZERO,
+        }
+    }
+
+    /// The KV cells that each layer holds after the prefill.
+    pub fn n_cells(&self) -> Vec<usize> {
+        let evicted = self.evicted.clone().unwrap_or_default();
+        self.layers
+            .iter()
+            .enumerate()
+            .map(|(il, layer)| {
+                layer.n_rows
+                    - if evicted.contains(&il) {
+                        layer.vision.len()
+                    } else {
+                        0
+                    }
+            })
+            .collect()
+    }
+
     /// The first layer that runs on the kept set: the one after the fusion layer. Equals the number of layers if
     /// fusion was found in the last one.
     pub fn prune_from(&self) -> Option<usize> {

@@ -1,1 +1,238 @@
+//! The report of one run: what went in, what each layer did, what came out, what was saved. Its JSON is documented in
+//! `docs/report.md`, with a schema in `docs/report.schema.json`.
+#![forbid(unsafe_code)]
 
+pub mod summary;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::cost::{DenseActual, Flops, KvBytes};
+use crate::policy::trace::{LayerTrace, PrefillTrace};
+use crate::policy::{PolicyConfig, PromptLayout, Stage, VisionAttention};
+
+/// One run, from prompt to answer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunReport {
+    /// The language model's file.
+    pub model: String,
+    /// The projector's file, if one was loaded.
+    pub mmproj: Option<String>,
+    /// The prompt's tokens; -1 where a vision token stands.
+    pub token_ids: Vec<i32>,
+    /// First prompt row and number of rows of each image.
+    pub image_spans: Vec<[usize; 2]>,
+    /// Tokens in the prompt, text and vision.
+    pub n_tokens: usize,
+    /// Layers of the model.
+    pub n_layer: usize,
+    /// The layer that the kept set was taken from; it ran on all rows.
+    pub fusion_layer: Option<usize>,
+    /// The first layer that ran on the kept set: `fusion_layer + 1`.
+    pub prune_from: Option<usize>,
+    /// The vision tokens that went on after the fusion layer, counted over all vision tokens of the prompt.
+    pub kept: Option<Vec<u32>>,
+    /// Their rows in the prompt.
+    pub kept_pos: Option<Vec<u32>>,
+    /// The last layer with vision: the one whose count completed the exit.
+    pub exit_layer: Option<usize>,
+    /// The first layer without vision: `exit_layer + 1`.
+    pub exit_from: Option<usize>,
+    /// One entry per layer.
+    pub layers: Vec<LayerReport>,
+    /// KV cells that each layer held at the end of the run.
+    pub kv_final: Vec<usize>,
+    /// Logits of the last prompt token, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logits: Option<Vec<f32>>,
+    /// The generated tokens.
+    pub generated: Vec<i32>,
+    /// The generated text.
+    pub text: String,
+    /// The policy, with every field in force.
+    pub policy: PolicyConfig,
+    /// The preset that the policy started from.
+    pub preset: Option<String>,
+    /// Why no row was dropped, in words; `None` if some were.
+    pub skipped: Option<String>,
+    /// Work of the prefill.
+    pub flops: FlopsReport,
+    /// Keys and values of the prompt.
+    pub kv_bytes: KvBytes,
+    /// Where the time went.
+    pub times_ms: TimesMs,
+    /// Generated tokens per second of `times_ms.decode`; `None` if nothing was generated.
+    pub tokens_per_second: Option<f64>,
+    /// What the user was warned of.
+    pub warnings: Vec<String>,
+}
+
+/// One layer of the prefill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerReport {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Rows computed.
+    pub rows: usize,
+    /// KV cells held after the prefill.
+    pub kv: usize,
+    /// Which part of the policy this was.
+    pub stage: Stage,
+    /// How vision keys were treated; `None` for ordinary attention.
+    pub shallow: Option<VisionAttention>,
+    /// Whether and for what the layer was probed.
+    pub probe: Option<ProbeKind>,
+    /// With probes: `cos(o - c_j, o)` of each vision token present, in the order of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cos: Option<Vec<f64>>,
+    /// With probes: `||c_j||` of each vision token present, in the order of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<Vec<f64>>,
+}
+
+/// What a probed layer was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeKind {
+    /// Is this the fusion layer?
+    Middle,
+    /// Does vision still matter?
+    Deep,
+}
+
+/// The work of the prefill; see [`crate::policy::cost`] for what each count includes.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlopsReport {
+    /// The paper's formula: vision tokens only, multiply-adds.
+    pub paper: Count,
+    /// What ran: all rows of all layers, output head and vision encoder, FLOPs.
+    pub model: Count,
+    /// Attention from and to vision tokens, FLOPs.
+    pub vision_attention: Count,
+}
+
+/// A count without pruning and as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Count {
+    /// Without pruning.
+    pub dense: u64,
+    /// As it was.
+    pub actual: u64,
+    /// `actual / dense`; `None` if `dense` is 0.
+    pub ratio: Option<f64>,
+}
+
+impl From<DenseActual> for Count {
+    fn from(count: DenseActual) -> Self {
+        Self {
+            dense: count.dense,
+            actual: count.actual,
+            ratio: count.ratio(),
+        }
+    }
+}
+
+impl From<Flops> for FlopsReport {
+    fn from(flops: Flops) -> Self {
+        Self {
+            paper: flops.paper.into(),
+            model: flops.model.into(),
+            vision_attention: flops.vision_attention.into(),
+        }
+    }
+}
+
+/// Milliseconds on the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimesMs {
+    /// Loading model and projector.
+    pub load: f64,
+    /// Images through the vision encoder.
+    pub encode: f64,
+    /// The prompt through the model, the policy's part included.
+    pub prefill: f64,
+    /// Of `prefill`: reading probes and deciding.
+    pub policy: f64,
+    /// Generating tokens.
+    pub decode: f64,
+    /// The whole run.
+    pub total: f64,
+}
+
+impl RunReport {
+    /// The part of a report that the prompt and its prefill determine; the rest is left at its defaults.
+    ///
+    /// `token_ids` has one entry per prompt row, whatever stands in the rows of images. `kv` are the cells that each
+    /// layer holds after the prefill. `with_probes` adds what the probes read.
+    pub fn of_prefill(
+        layout: &PromptLayout,
+        token_ids: &[i32],
+        trace: &PrefillTrace,
+        kv: &[usize],
+        with_probes: bool,
+    ) -> Self {
+        let mut token_ids = token_ids.to_vec();
+        for span in &layout.vision {
+            token_ids[span.clone()].fill(-1);
+        }
+        let layer = |(layer, (trace, &kv))| LayerReport::of(layer, trace, kv, with_probes);
+        Self {
+            token_ids,
+            image_spans: layout
+                .vision
+                .iter()
+                .map(|span| [span.start, span.len()])
+                .collect(),
+            n_tokens: layout.n_rows,
+            n_layer: trace.layers.len(),
+            fusion_layer: trace.fusion_layer,
+            prune_from: trace.prune_from(),
+            kept: trace
+                .kept
+                .as_ref()
+                .map(|kept| kept.iter().map(|token| token.0).collect()),
+            kept_pos: trace
+                .kept_rows
+                .as_ref()
+                .map(|rows| rows.iter().map(|row| row.0).collect()),
+            exit_layer: trace.exit_layer,
+            exit_from: trace.exit_from(),
+            layers: trace.layers.iter().zip(kv).enumerate().map(layer).collect(),
+            skipped: trace.skipped.as_ref().map(ToString::to_string),
+            ..Self::default()
+        }
+    }
+
+    /// The report as one JSON object, without a line break at the end.
+    ///
+    /// # Errors
+    /// None for reports whose numbers are finite; JSON has no others, and they are written as `null`.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+}
+
+impl LayerReport {
+    fn of(layer: usize, trace: &LayerTrace, kv: usize, with_probes: bool) -> Self {
+        let values = trace.probe.as_ref().filter(|_| with_probes);
+        let kind = if trace.stage == Stage::Deep {
+            ProbeKind::Deep
+        } else {
+            ProbeKind::Middle
+        };
+        Self {
+            layer,
+            rows: trace.n_rows,
+            kv,
+            stage: trace.stage,
+            shallow: (!trace.attention.is_plain()).then_some(trace.attention),
+            probe: trace.probe.as_ref().map(|_| kind),
+            cos: values.map(|probe| probe.cos.clone()),
+            norm: values.map(|probe| probe.norm.clone()),
+        }
+    }
+}

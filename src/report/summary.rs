@@ -1,0 +1,1 @@
+//! The report in two lines, for people.
