@@ -1,1 +1,58 @@
+//! Runs vision-language models: load, encode, prefill in stages, generate.
+//!
+//! ```text
+//!  Image ──► Projector ──► embeddings ┐
+//!                                     ├──► the prompt's rows ──► prefill ──► KV cache ──► tokens ──► text
+//!  Prompt ─► chat template ─► tokens ─┘          ▲                 │
+//!                                            Decision ◄── policy ◄─┘ probe
+//! ```
+//!
+//! - [`Model`]: weights and vocabulary; clones share them.
+//! - [`Projector`]: turns pictures into embeddings; belongs to a model.
+//! - [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
+//!   ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`]).
+//!
+//! With the policy off a session is stock llama.cpp: its own memory, its own batches, its logits bit for bit. With any
+//! other policy the whole prompt is taken first, images encoded, and then run layer range by layer range; between two
+//! ranges the policy decides which vision rows go on.
+//!
+//! Bad input is refused in words before llama.cpp, which would end the process, sees it: files are read by
+//! [`gguf`](crate::gguf) first, sizes and counts are checked, and logits are looked at before a token is drawn.
+#![forbid(unsafe_code)]
+
+mod cancel;
+mod error;
+mod image;
+mod options;
 pub mod prefill;
+mod prompt;
+#[cfg_attr(not(feature = "native"), allow(dead_code))]
+mod text;
+
+#[cfg(feature = "native")]
+mod log;
+#[cfg(feature = "native")]
+mod model;
+#[cfg(feature = "native")]
+mod projector;
+#[cfg(feature = "native")]
+mod session;
+#[cfg(feature = "native")]
+mod template;
+
+pub use cancel::CancelHandle;
+pub use error::{Error, Unsupported};
+pub use image::Image;
+pub use options::{
+    FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
+};
+pub use prompt::{IMAGE_MARKERS, Part, Prompt};
+
+#[cfg(feature = "native")]
+pub use log::{LogLevel, set_log, set_log_handler};
+#[cfg(feature = "native")]
+pub use model::{Model, supported_archs};
+#[cfg(feature = "native")]
+pub use projector::Projector;
+#[cfg(feature = "native")]
+pub use session::{Answer, Event, Outcome, Request, Session, StopReason};

@@ -1,1 +1,42 @@
+//! The door to llama.cpp: the only place with `unsafe`.
+//!
+//! - Every C call that can fail goes through [`status::call`], which turns what it returned into a `Result` that
+//!   carries the library's own words.
+//! - Ownership is in the types: [`Model`] is shared (`Arc`) and immutable, [`Context`] and [`Projector`] keep their
+//!   model alive, and whatever changes in C++ takes `&mut self`.
+//! - No panic crosses C: the callbacks catch it, tell C to stop, and it goes on once C has returned.
+//!
+//! Versions: the comments below cite llama.cpp as packaged in `llama-cpp-sys-2` 0.1.161.
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod callback;
+mod context;
+mod log;
+mod model;
+mod projector;
+mod sampler;
+mod status;
+
+/// The generated declarations of `llama.h`, `mtmd.h` and `visipruner.h`.
+#[allow(
+    dead_code,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    unsafe_op_in_unsafe_fn
+)]
+mod sys {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+pub(crate) use context::{
+    AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Prompt, Range,
+};
+pub(crate) use log::{Level, set_log};
+pub(crate) use model::{Model, ModelParams, c_path, supported_archs};
+pub(crate) use projector::{Bitmap, Chunk, Chunks, ImageChunk, Part, Projector, ProjectorParams};
+pub(crate) use sampler::{Sampler, SamplerParams};
+pub(crate) use status::{Error, Status};

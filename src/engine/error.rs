@@ -1,0 +1,217 @@
+//! What can go wrong, in words.
+
+use std::path::PathBuf;
+
+use super::options::KvType;
+use crate::gguf::GgufError;
+use crate::policy::PolicyError;
+
+/// What was attempted, with which value, and what to do. Every message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file that is missing, damaged, or not what it was given as.
+    #[error(transparent)]
+    File(#[from] GgufError),
+
+    /// A policy that cannot run on this model.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+
+    /// llama.cpp refused a file that looked right.
+    #[error("cannot load {}: {reason}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's words.
+        reason: String,
+    },
+
+    /// The caller stopped the loading.
+    #[error("loading {} was stopped", path.display())]
+    LoadStopped {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A model that does not generate text token by token.
+    #[error("{} cannot answer: {reason}", path.display())]
+    NoDecoder {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        reason: &'static str,
+    },
+
+    /// A projector made for another language model.
+    #[error(
+        "{} makes vectors of width {projector_width}, but {} takes {model_width}: give the mmproj file of this model",
+        projector.display(), model.display()
+    )]
+    ProjectorWidth {
+        /// The projector's file.
+        projector: PathBuf,
+        /// Width of its output.
+        projector_width: u64,
+        /// The language model's file.
+        model: PathBuf,
+        /// Width of its input.
+        model_width: u64,
+    },
+
+    /// A projector that was loaded for another model than the session's.
+    #[error("the projector {} was loaded for another model than the session's: load it for this one", projector.display())]
+    ForeignProjector {
+        /// The projector's file.
+        projector: PathBuf,
+    },
+
+    /// Pruning was asked for on a model that cannot be run in layer ranges.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+
+    /// A picture with an impossible size.
+    #[error(
+        "the image is {width}x{height} pixels: each side must be 1 to {max}, scale it down first"
+    )]
+    ImageSize {
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Longest side.
+        max: u32,
+    },
+
+    /// Pixels that are not `width * height * 3` bytes.
+    #[error("an image of {width}x{height} RGB pixels has {expected} bytes, not {n_bytes}")]
+    ImageData {
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Bytes given.
+        n_bytes: usize,
+        /// Bytes expected.
+        expected: usize,
+    },
+
+    /// Other numbers of image places and images.
+    #[error(
+        "the prompt has {n_markers} image marker(s) (<image> or <__media__>) but {n_images} image(s) were given: \
+         the numbers must agree"
+    )]
+    Markers {
+        /// Places in the prompt.
+        n_markers: usize,
+        /// Images given.
+        n_images: usize,
+    },
+
+    /// Images without a projector.
+    #[error("{n_images} image(s) were given but no projector: load the model's mmproj file")]
+    NoProjector {
+        /// Images given.
+        n_images: usize,
+    },
+
+    /// A prompt without anything in it.
+    #[error("the prompt is empty: give some text")]
+    EmptyPrompt,
+
+    /// An option out of its range.
+    #[error("{name} is {value}: expected {expected}")]
+    OptionRange {
+        /// The option.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// What it may be.
+        expected: String,
+    },
+
+    /// Quantized values in the KV cache without flash attention.
+    #[error(
+        "a KV cache with {type_v} values needs flash attention: turn it on (or auto), or use f16 values"
+    )]
+    QuantizedValues {
+        /// The type asked for.
+        type_v: KvType,
+    },
+
+    /// A chat template that was given explicitly and does not work.
+    #[error("the chat template failed: {reason}")]
+    Template {
+        /// The template engine's words.
+        reason: String,
+    },
+
+    /// A text that cannot be split into tokens.
+    #[error("cannot tokenize the prompt: {reason}")]
+    Tokenize {
+        /// llama.cpp's words.
+        reason: String,
+    },
+
+    /// A picture that cannot be encoded.
+    #[error("cannot encode image {index} ({width}x{height} pixels): {reason}")]
+    Encode {
+        /// Which image of the request, from 0.
+        index: usize,
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// llama.cpp's words.
+        reason: String,
+    },
+
+    /// A session that cannot be set up.
+    #[error("cannot set up a context of {n_ctx} tokens: {reason}")]
+    Context {
+        /// Tokens asked for.
+        n_ctx: u32,
+        /// llama.cpp's words.
+        reason: String,
+    },
+
+    /// A prompt longer than the context.
+    #[error(
+        "the prompt needs {n_tokens} tokens ({n_vision} of them for images) and the context holds {n_ctx}: \
+         set the context size (-c) to at least {suggested}"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt, text and vision.
+        n_tokens: usize,
+        /// Vision tokens among them.
+        n_vision: usize,
+        /// Tokens the context holds.
+        n_ctx: u32,
+        /// A context size that fits the prompt and the answer.
+        suggested: usize,
+    },
+
+    /// A computation that failed.
+    #[error("cannot compute {what}: {reason}")]
+    Compute {
+        /// What was being computed.
+        what: &'static str,
+        /// llama.cpp's words.
+        reason: String,
+    },
+}
+
+/// Why a model cannot be pruned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "pruning is not possible with architecture '{arch}' ({reason}): run it with --policy off. Supported: {}",
+    supported.join(", ")
+)]
+pub struct Unsupported {
+    /// The model's architecture.
+    pub arch: String,
+    /// What stands in the way.
+    pub reason: String,
+    /// The architectures that can be pruned.
+    pub supported: Vec<String>,
+}

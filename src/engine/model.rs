@@ -1,0 +1,276 @@
+//! Language models.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::options::ModelOptions;
+use super::prompt::{Part, Prompt};
+use super::template::{self, Specials};
+use super::text::Utf8Stream;
+use super::{Error, Unsupported};
+use crate::ffi;
+use crate::gguf::{Gguf, LlmShape, open_llm};
+
+/// A language model: weights and vocabulary. Clones share them.
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+/// use visipruner::engine::{Model, ModelOptions};
+///
+/// let model = Model::load("llava-v1.5-7b-Q4_K_M.gguf", &ModelOptions::default(), |progress| {
+///     eprint!("\r{:.0} %", progress * 100.0);
+///     ControlFlow::Continue(())
+/// })?;
+/// println!("{}: {} layers", model.description(), model.shape().n_layer);
+/// # Ok::<(), visipruner::engine::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    native: Arc<ffi::Model>,
+    gguf: Gguf,
+    shape: LlmShape,
+    specials: Specials,
+}
+
+impl Model {
+    /// Loads a model. `progress` hears how much is done, from 0 to 1, and may stop the loading.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is missing, damaged, or no language model, found before llama.cpp sees it;
+    /// [`Error::Load`] where llama.cpp refuses it; [`Error::LoadStopped`]; [`Error::NoDecoder`] for a model that does
+    /// not generate text token by token.
+    pub fn load(
+        path: impl AsRef<Path>,
+        options: &ModelOptions,
+        progress: impl FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let (gguf, shape) = open_llm(path)?;
+        let params = ffi::ModelParams {
+            n_gpu_layers: options.n_gpu_layers,
+            main_gpu: options
+                .main_gpu
+                .map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
+            use_mmap: options.use_mmap,
+            use_mlock: options.use_mlock,
+        };
+        let native = load_native(path, progress, |c_path, progress| {
+            ffi::Model::load(c_path, &params, progress)
+        })?;
+        let no_decoder = |reason| Error::NoDecoder {
+            path: path.to_owned(),
+            reason,
+        };
+        if !native.is_decoder_only() {
+            return Err(no_decoder(
+                "it is not a decoder that generates token by token",
+            ));
+        }
+        if !native.has_vocab() || native.n_vocab() == 0 {
+            return Err(no_decoder("it has no tokenizer"));
+        }
+        let specials = Specials {
+            bos: native.bos_text(),
+            eos: native.eos_text(),
+            adds_bos: native.adds_bos(),
+        };
+        Ok(Self(Arc::new(Inner {
+            native: Arc::new(native),
+            gguf,
+            shape,
+            specials,
+        })))
+    }
+
+    /// The file it was loaded from.
+    pub fn path(&self) -> &Path {
+        self.0.gguf.path()
+    }
+
+    /// The file's metadata.
+    pub fn gguf(&self) -> &Gguf {
+        &self.0.gguf
+    }
+
+    /// Layers, widths, heads.
+    pub fn shape(&self) -> &LlmShape {
+        &self.0.shape
+    }
+
+    /// Architecture, size and quantization in words, such as "llama 7B Q4_K - Medium".
+    pub fn description(&self) -> String {
+        self.0.native.description()
+    }
+
+    /// Number of weights.
+    pub fn n_params(&self) -> u64 {
+        self.0.native.n_params()
+    }
+
+    /// Size of all weights.
+    pub fn size_bytes(&self) -> u64 {
+        self.0.native.size_bytes()
+    }
+
+    /// Transformer layers.
+    pub fn n_layer(&self) -> usize {
+        self.0.native.n_layer()
+    }
+
+    /// Tokens in the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        self.0.native.n_vocab()
+    }
+
+    /// Whether vision tokens can be pruned inside this model.
+    ///
+    /// # Errors
+    /// [`Unsupported`] with the reason and the architectures that can be pruned.
+    pub fn supports_pruning(&self) -> Result<(), Unsupported> {
+        self.0
+            .native
+            .supports_ranges()
+            .map_err(|error| Unsupported {
+                arch: self.0.shape.arch.clone(),
+                reason: error.message,
+                supported: supported_archs(),
+            })
+    }
+
+    /// The tokens of a text, without BOS and EOS. Special tokens in it are recognised if `parse_special`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`]
+    pub fn tokenize(&self, text: &str, parse_special: bool) -> Result<Vec<i32>, Error> {
+        let tokens = self.0.native.tokenize(text, false, parse_special);
+        tokens.map_err(|error| Error::Tokenize {
+            reason: error.to_string(),
+        })
+    }
+
+    /// The text of tokens. Special tokens are rendered if `special`; bytes that are no characters become U+FFFD.
+    pub fn detokenize(&self, tokens: &[i32], special: bool) -> String {
+        let mut stream = Utf8Stream::default();
+        let mut text: String = tokens
+            .iter()
+            .map(|&token| stream.push(&self.0.native.piece(token, special)))
+            .collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    /// Whether a token ends generation.
+    pub fn is_end_of_generation(&self, token: i32) -> bool {
+        self.0.native.is_end_of_generation(token)
+    }
+
+    /// The model's own chat template, in Jinja.
+    pub fn chat_template(&self) -> Option<String> {
+        self.0.native.chat_template()
+    }
+
+    /// Whether two handles share their weights.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn native(&self) -> &Arc<ffi::Model> {
+        &self.0.native
+    }
+
+    /// The parts that are tokenized for a prompt: put into a chat template if it is a question, with a place for each
+    /// of `n_images`. `chat_template` is used instead of the model's own.
+    ///
+    /// # Errors
+    /// [`Error::Markers`], [`Error::EmptyPrompt`], and [`Error::Template`] if a template that was given fails.
+    pub(crate) fn rendered(
+        &self,
+        prompt: &Prompt,
+        n_images: usize,
+        chat_template: Option<&str>,
+    ) -> Result<template::Rendered, Error> {
+        let parts = prompt.with_places(n_images)?;
+        let specials = &self.0.specials;
+        match (prompt, chat_template) {
+            (Prompt::Raw(_), _) => Ok(template::Rendered {
+                parts,
+                warning: None,
+            }),
+            (Prompt::Chat { system, .. }, Some(given)) => {
+                template::apply(given, specials, system.as_deref(), &parts)
+                    .map(|parts| template::Rendered {
+                        parts,
+                        warning: None,
+                    })
+                    .map_err(|reason| Error::Template { reason })
+            }
+            (Prompt::Chat { system, .. }, None) => {
+                let own = self.chat_template();
+                Ok(template::apply_or_llava(
+                    own.as_deref(),
+                    specials,
+                    system.as_deref(),
+                    &parts,
+                ))
+            }
+        }
+    }
+
+    /// The tokens of a prompt without images, with BOS and EOS as the metadata says.
+    pub(crate) fn tokenize_prompt(&self, parts: &[Part]) -> Result<Vec<i32>, Error> {
+        let texts = parts.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Image => None,
+        });
+        let text: String = texts.collect();
+        let tokens = self.0.native.tokenize(&text, true, true);
+        tokens.map_err(|error| Error::Tokenize {
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("path", &self.path())
+            .field("description", &self.description())
+            .finish()
+    }
+}
+
+/// The architectures whose vision tokens can be pruned.
+pub fn supported_archs() -> Vec<String> {
+    ffi::supported_archs()
+}
+
+/// Loads a file through `load`, telling a stop by the caller from a failure.
+pub(crate) fn load_native<T>(
+    path: &Path,
+    mut progress: impl FnMut(f32) -> ControlFlow<()>,
+    load: impl FnOnce(&std::ffi::CStr, &mut dyn FnMut(f32) -> bool) -> Result<T, ffi::Error>,
+) -> Result<T, Error> {
+    let path: PathBuf = path.to_owned();
+    let Some(c_path) = ffi::c_path(&path) else {
+        return Err(Error::Load {
+            path,
+            reason: "the name holds a NUL byte".to_owned(),
+        });
+    };
+    let mut stopped = false;
+    let mut go_on = |done: f32| {
+        stopped |= progress(done).is_break();
+        !stopped
+    };
+    let loaded = load(&c_path, &mut go_on);
+    if stopped {
+        return Err(Error::LoadStopped { path });
+    }
+    loaded.map_err(|error| Error::Load {
+        path,
+        reason: error.message,
+    })
+}

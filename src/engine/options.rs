@@ -1,0 +1,435 @@
+//! How models, projectors and sessions are set up, and how tokens are chosen. Names are llama.cpp's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Error;
+use crate::policy::PolicyConfig;
+
+/// How a language model is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Layers kept on the GPU, negative for all. Default: all. Without a GPU backend it has no effect.
+    pub n_gpu_layers: i32,
+    /// The GPU that holds the whole model. Default: none, the model is split over all GPUs.
+    pub main_gpu: Option<u32>,
+    /// Map the file instead of reading it. Default: yes.
+    pub use_mmap: bool,
+    /// Keep the weights in memory. Default: no.
+    pub use_mlock: bool,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            n_gpu_layers: -1,
+            main_gpu: None,
+            use_mmap: true,
+            use_mlock: false,
+        }
+    }
+}
+
+/// Which way pictures go through LLaVA's vision encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VisionEncoder {
+    /// The way LLaVA was trained: the class token first, every stored layer run.
+    #[default]
+    Reference,
+    /// As stock llama.cpp does it, for comparison.
+    Upstream,
+}
+
+impl fmt::Display for VisionEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reference => "reference",
+            Self::Upstream => "upstream",
+        })
+    }
+}
+
+/// How a projector is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectorOptions {
+    /// Encode pictures on the GPU. Default: yes, where there is one.
+    pub use_gpu: bool,
+    /// Threads of the encoder. Default: as many as the machine has.
+    pub n_threads: Option<u32>,
+    /// The way through LLaVA's vision encoder. Default: reference.
+    pub encoder: VisionEncoder,
+    /// When the encoder uses flash attention. Default: auto.
+    pub flash_attn: FlashAttention,
+    /// For models of dynamic resolution: at least so many tokens per image. Default: as the file says.
+    pub image_min_tokens: Option<u32>,
+    /// For models of dynamic resolution: at most so many tokens per image. Default: as the file says.
+    pub image_max_tokens: Option<u32>,
+}
+
+impl Default for ProjectorOptions {
+    fn default() -> Self {
+        Self {
+            use_gpu: true,
+            n_threads: None,
+            encoder: VisionEncoder::Reference,
+            flash_attn: FlashAttention::Auto,
+            image_min_tokens: None,
+            image_max_tokens: None,
+        }
+    }
+}
+
+impl ProjectorOptions {
+    /// # Errors
+    /// [`Error::OptionRange`]
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        in_range("n_threads", self.n_threads.unwrap_or(1), 1..=MAX_THREADS)?;
+        let min = self.image_min_tokens.unwrap_or(1);
+        in_range("image_min_tokens", min, 1..=MAX_IMAGE_TOKENS)?;
+        in_range(
+            "image_max_tokens",
+            self.image_max_tokens.unwrap_or(MAX_IMAGE_TOKENS),
+            min..=MAX_IMAGE_TOKENS,
+        )
+    }
+}
+
+/// When flash attention is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlashAttention {
+    /// Where the backend has it.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl FromStr for FlashAttention {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::OptionRange {
+                name: "flash_attn",
+                value: s.to_owned(),
+                expected: "auto, on, off".to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for FlashAttention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// The type of the numbers in the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub enum KvType {
+    F32,
+    #[default]
+    F16,
+    Bf16,
+    Q8_0,
+    Q5_1,
+    Q5_0,
+    Q4_1,
+    Q4_0,
+    Iq4Nl,
+}
+
+impl KvType {
+    /// All of them, most precise first.
+    pub const ALL: [Self; 9] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q8_0,
+        Self::Q5_1,
+        Self::Q5_0,
+        Self::Q4_1,
+        Self::Q4_0,
+        Self::Iq4Nl,
+    ];
+
+    /// ggml's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q4_0 => "q4_0",
+            Self::Iq4Nl => "iq4_nl",
+        }
+    }
+
+    /// Whether several numbers share a scale.
+    pub fn is_quantized(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// Its number in `enum ggml_type` (ggml.h@0.1.161).
+    #[cfg(feature = "native")]
+    pub(crate) fn ggml_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 30,
+            Self::Q8_0 => 8,
+            Self::Q5_1 => 7,
+            Self::Q5_0 => 6,
+            Self::Q4_1 => 3,
+            Self::Q4_0 => 2,
+            Self::Iq4Nl => 20,
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for KvType {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        Self::ALL
+            .into_iter()
+            .find(|ty| ty.name() == s)
+            .ok_or_else(|| Error::OptionRange {
+                name: "KV cache type",
+                value: s.to_owned(),
+                expected: Self::ALL.map(Self::name).join(", "),
+            })
+    }
+}
+
+/// How a session is set up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionOptions {
+    /// Tokens of prompt and answer together. Default: what the model was trained for, at most 8192.
+    pub n_ctx: Option<u32>,
+    /// Tokens handed to llama.cpp at once. Default: 2048.
+    pub n_batch: u32,
+    /// Tokens computed at once. Default: 512. Raised for a model whose image tokens must be computed together.
+    pub n_ubatch: u32,
+    /// Threads. Default: as many as the machine has.
+    pub n_threads: Option<u32>,
+    /// When flash attention is used. Default: auto.
+    pub flash_attn: FlashAttention,
+    /// The type of keys. Default: f16.
+    pub type_k: KvType,
+    /// The type of values. Default: f16. Quantized values need flash attention.
+    pub type_v: KvType,
+    /// Keep the KV cache on the GPU. Default: yes, where there is one.
+    pub offload_kqv: bool,
+    /// Which vision tokens go on. Default: off.
+    pub policy: PolicyConfig,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            n_ctx: None,
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_threads: None,
+            flash_attn: FlashAttention::Auto,
+            type_k: KvType::F16,
+            type_v: KvType::F16,
+            offload_kqv: true,
+            policy: PolicyConfig::Off,
+        }
+    }
+}
+
+impl SessionOptions {
+    /// # Errors
+    /// [`Error::OptionRange`] and [`Error::QuantizedValues`].
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        in_range("n_ctx", self.n_ctx.unwrap_or(1), 1..=MAX_CTX)?;
+        in_range("n_batch", self.n_batch, 1..=MAX_CTX)?;
+        in_range("n_ubatch", self.n_ubatch, 1..=MAX_CTX)?;
+        in_range("n_threads", self.n_threads.unwrap_or(1), 1..=MAX_THREADS)?;
+        if self.type_v.is_quantized() && self.flash_attn == FlashAttention::Off {
+            return Err(Error::QuantizedValues {
+                type_v: self.type_v,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// How tokens are chosen. The default takes the most likely one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Temperature; 0 takes the most likely token, whatever else is set.
+    pub temp: f32,
+    /// Choose among the so many most likely tokens; 0 for all.
+    pub top_k: u32,
+    /// Choose among the most likely tokens that together have this probability.
+    pub top_p: f32,
+    /// Choose among tokens at least this likely, relative to the most likely one.
+    pub min_p: f32,
+    /// Seed of the draw, `None` for a random one.
+    pub seed: Option<u32>,
+}
+
+impl Default for Sampling {
+    /// The most likely token; where a temperature is set, llama.cpp's other defaults.
+    fn default() -> Self {
+        Self {
+            temp: 0.0,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            seed: None,
+        }
+    }
+}
+
+impl Sampling {
+    /// # Errors
+    /// [`Error::OptionRange`]
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        in_range("temp", self.temp, 0.0..=100.0)?;
+        in_range("top_k", self.top_k, 0..=i32::MAX as u32)?;
+        in_range("top_p", self.top_p, 0.0..=1.0)?;
+        in_range("min_p", self.min_p, 0.0..=1.0)
+    }
+}
+
+/// As many as llama.cpp takes (`ggml.h: GGML_MAX_N_THREADS`@0.1.161).
+const MAX_THREADS: u32 = 512;
+/// Far more than any encoder makes; keeps pixels counted in 32 bits.
+const MAX_IMAGE_TOKENS: u32 = 65_536;
+/// Upstream rounds up to 256 and multiplies in 32 bits.
+const MAX_CTX: u32 = 1 << 24;
+
+fn in_range<T: PartialOrd + fmt::Display>(
+    name: &'static str,
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let expected = format!("{} to {}", range.start(), range.end());
+    Err(Error::OptionRange {
+        name,
+        value: value.to_string(),
+        expected,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        SessionOptions::default().validate().unwrap();
+        ProjectorOptions::default().validate().unwrap();
+        Sampling::default().validate().unwrap();
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_range() {
+        let message = Sampling {
+            top_p: 1.5,
+            ..Sampling::default()
+        }
+        .validate()
+        .unwrap_err()
+        .to_string();
+        assert_eq!(message, "top_p is 1.5: expected 0 to 1");
+        assert!(
+            Sampling {
+                temp: f32::NAN,
+                ..Sampling::default()
+            }
+            .validate()
+            .is_err()
+        );
+        assert!(
+            SessionOptions {
+                n_batch: 0,
+                ..SessionOptions::default()
+            }
+            .validate()
+            .is_err()
+        );
+        let options = ProjectorOptions {
+            image_min_tokens: Some(9),
+            image_max_tokens: Some(8),
+            ..ProjectorOptions::default()
+        };
+        assert!(options.validate().is_err());
+    }
+
+    #[test]
+    fn quantized_values_need_flash_attention() {
+        let options = SessionOptions {
+            type_v: KvType::Q8_0,
+            flash_attn: FlashAttention::Off,
+            ..SessionOptions::default()
+        };
+        assert!(matches!(
+            options.validate(),
+            Err(Error::QuantizedValues {
+                type_v: KvType::Q8_0
+            })
+        ));
+        SessionOptions {
+            type_k: KvType::Q8_0,
+            ..options.clone()
+        }
+        .validate()
+        .unwrap_err();
+        SessionOptions {
+            flash_attn: FlashAttention::Auto,
+            ..options
+        }
+        .validate()
+        .unwrap();
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for ty in KvType::ALL {
+            assert_eq!(ty.name().parse::<KvType>().unwrap(), ty);
+        }
+        assert!(
+            "q2_k"
+                .parse::<KvType>()
+                .unwrap_err()
+                .to_string()
+                .contains("q8_0")
+        );
+        for flash_attn in [
+            FlashAttention::Auto,
+            FlashAttention::On,
+            FlashAttention::Off,
+        ] {
+            assert_eq!(
+                flash_attn.to_string().parse::<FlashAttention>().unwrap(),
+                flash_attn
+            );
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Image projectors: a vision encoder and what maps its output into the language model.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::image::{Image, check_size};
+use super::model::load_native;
+use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
+use super::prompt::Part;
+use super::session::n_threads;
+use super::{Error, Model};
+use crate::ffi;
+use crate::gguf::{Gguf, ProjectorShape, open_projector};
+use crate::policy::PromptLayout;
+
+/// An image projector (mmproj). It keeps its language model alive.
+///
+/// Encoding takes `&mut self`: the encoder's buffers belong to the projector.
+pub struct Projector {
+    native: ffi::Projector,
+    model: Model,
+    gguf: Gguf,
+    shape: ProjectorShape,
+    encoder: VisionEncoder,
+}
+
+impl Projector {
+    /// Loads the projector of a model. `progress` hears how much is done, from 0 to 1, and may stop the loading.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is missing, damaged, or no projector; [`Error::ProjectorWidth`] for that of
+    /// another model; [`Error::Load`] where llama.cpp refuses it; [`Error::LoadStopped`]; [`Error::OptionRange`].
+    pub fn load(
+        path: impl AsRef<Path>,
+        model: &Model,
+        options: &ProjectorOptions,
+        progress: impl FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<Self, Error> {
+        let path = path.as_ref();
+        options.validate()?;
+        let (gguf, shape) = open_projector(path)?;
+        let model_width = model.native().n_embd_inp() as u64;
+        if let Some(projector_width) = shape.n_embd_out.filter(|width| *width != model_width) {
+            let (projector, model) = (path.to_owned(), model.path().to_owned());
+            return Err(Error::ProjectorWidth {
+                projector,
+                projector_width,
+                model,
+                model_width,
+            });
+        }
+        let params = ffi::ProjectorParams {
+            use_gpu: options.use_gpu,
+            n_threads: n_threads(options.n_threads),
+            flash_attn: options.flash_attn.into(),
+            image_min_tokens: options.image_min_tokens.map(|n| n as i32),
+            image_max_tokens: options.image_max_tokens.map(|n| n as i32),
+            upstream_encoder: options.encoder == VisionEncoder::Upstream,
+        };
+        let native = load_native(path, progress, |c_path, progress| {
+            ffi::Projector::load(c_path, model.native(), &params, progress)
+        })?;
+        if !native.supports_vision() {
+            return Err(Error::Load {
+                path: path.to_owned(),
+                reason: "it has no vision encoder".to_owned(),
+            });
+        }
+        Ok(Self {
+            native,
+            model: model.clone(),
+            gguf,
+            shape,
+            encoder: options.encoder,
+        })
+    }
+
+    /// The file it was loaded from.
+    pub fn path(&self) -> &Path {
+        self.gguf.path()
+    }
+
+    /// The file's metadata.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// Sizes of the vision encoder.
+    pub fn shape(&self) -> &ProjectorShape {
+        &self.shape
+    }
+
+    /// The model it belongs to.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Which way pictures go through the vision encoder.
+    pub fn encoder(&self) -> VisionEncoder {
+        self.encoder
+    }
+
+    /// Vision tokens of an image of this size.
+    ///
+    /// # Errors
+    /// [`Error::ImageSize`], or [`Error::Encode`] if it cannot be fitted to the encoder.
+    pub fn image_tokens(&self, width: u32, height: u32) -> Result<usize, Error> {
+        check_size(width, height)?;
+        let failed = |error: ffi::Error| Error::Encode {
+            index: 0,
+            width,
+            height,
+            reason: error.message,
+        };
+        let bitmap = ffi::Bitmap::placeholder(width, height).map_err(failed)?;
+        let chunks = self
+            .native
+            .tokenize(&[ffi::Part::Image(&bitmap)])
+            .map_err(failed)?;
+        let n_tokens = chunks.iter().map(|chunk| match chunk {
+            ffi::Chunk::Text(_) => 0,
+            ffi::Chunk::Image(image) => image.n_tokens(),
+        });
+        Ok(n_tokens.sum())
+    }
+
+    /// Encodes an image: its embeddings as the language model gets them, `[image_tokens][n_embd]`.
+    ///
+    /// # Errors
+    /// [`Error::Encode`]
+    pub fn encode(&mut self, image: &Image) -> Result<Vec<f32>, Error> {
+        let prompt = self.encode_prompt(&[Part::Image], std::slice::from_ref(image), |_, _| {
+            ControlFlow::Continue(())
+        })?;
+        Ok(prompt.map_or_else(Vec::new, |prompt| prompt.embd))
+    }
+
+    /// Whether the rows of an image see each other both ways.
+    pub(crate) fn uses_non_causal(&self) -> bool {
+        self.native.uses_non_causal()
+    }
+
+    /// Tokenizes a prompt and encodes its images. `on_encoded` hears how many of how many are done, starting with
+    /// none, and may stop: then there is no prompt.
+    ///
+    /// # Errors
+    /// [`Error::Tokenize`] and [`Error::Encode`].
+    pub(crate) fn encode_prompt(
+        &mut self,
+        parts: &[Part],
+        images: &[Image],
+        mut on_encoded: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<EncodedPrompt>, Error> {
+        let bitmaps = images
+            .iter()
+            .enumerate()
+            .map(|(i, image)| {
+                let bitmap = ffi::Bitmap::rgb8(image.width(), image.height(), image.data());
+                bitmap.map_err(|error| encode_error(i, image, &error))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut next_bitmap = bitmaps.iter();
+        let native_parts: Vec<_> = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Text(text) => Some(ffi::Part::Text(text)),
+                Part::Image => next_bitmap.next().map(ffi::Part::Image),
+            })
+            .collect();
+        let chunks = self
+            .native
+            .tokenize(&native_parts)
+            .map_err(|error| Error::Tokenize {
+                reason: error.message,
+            })?;
+        // A large image may be cut into tiles, each a chunk of its own.
+        let n_chunks = chunks
+            .iter()
+            .filter(|chunk| matches!(chunk, ffi::Chunk::Image(_)))
+            .count();
+        let n_embd_inp = self.model.native().n_embd_inp();
+        let mut prompt =
+            EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
+        let mut n_encoded = 0;
+        for chunk in chunks.iter() {
+            match chunk {
+                ffi::Chunk::Text(tokens) => prompt.push_text(tokens),
+                ffi::Chunk::Image(image) => {
+                    if on_encoded(n_encoded, n_chunks).is_break() {
+                        return Ok(None);
+                    }
+                    let index = n_encoded.min(images.len().saturating_sub(1));
+                    let embd = self.native.encode(&image, n_embd_inp);
+                    prompt.push_image(
+                        &image,
+                        embd.map_err(|error| encode_error(index, &images[index], &error))?,
+                    );
+                    n_encoded += 1;
+                }
+            }
+        }
+        if n_chunks > 0 && on_encoded(n_encoded, n_chunks).is_break() {
+            return Ok(None);
+        }
+        Ok(Some(prompt))
+    }
+}
+
+impl std::fmt::Debug for Projector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Projector")
+            .field("path", &self.path())
+            .field("encoder", &self.encoder)
+            .finish()
+    }
+}
+
+impl From<FlashAttention> for ffi::FlashAttention {
+    fn from(flash_attn: FlashAttention) -> Self {
+        match flash_attn {
+            FlashAttention::Auto => Self::Auto,
+            FlashAttention::On => Self::On,
+            FlashAttention::Off => Self::Off,
+        }
+    }
+}
+
+fn encode_error(index: usize, image: &Image, error: &ffi::Error) -> Error {
+    Error::Encode {
+        index,
+        width: image.width(),
+        height: image.height(),
+        reason: error.message.clone(),
+    }
+}
+
+/// A whole prompt as the language model gets it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EncodedPrompt {
+    /// `[n_rows]`, -1 for vision.
+    pub(crate) token: Vec<i32>,
+    /// `[vision rows][n_embd_inp]`
+    pub(crate) embd: Vec<f32>,
+    /// `[n_rows][n_pos_per_embd]`
+    pub(crate) pos: Vec<i32>,
+    /// Where the images are.
+    pub(crate) layout: PromptLayout,
+    /// The position of the first generated token.
+    pub(crate) next_pos: i32,
+    /// 1, or 4 with M-RoPE.
+    pub(crate) n_pos_per_embd: usize,
+    /// Whether the rows of an image see each other both ways.
+    pub(crate) non_causal: bool,
+}
+
+impl EncodedPrompt {
+    pub(crate) fn new(n_pos_per_embd: usize, non_causal: bool) -> Self {
+        Self {
+            token: Vec::new(),
+            embd: Vec::new(),
+            pos: Vec::new(),
+            layout: PromptLayout {
+                n_rows: 0,
+                vision: Vec::new(),
+            },
+            next_pos: 0,
+            n_pos_per_embd,
+            non_causal,
+        }
+    }
+
+    /// Adds text at the positions that follow.
+    pub(crate) fn push_text(&mut self, tokens: &[i32]) {
+        for &token in tokens {
+            self.token.push(token);
+            // With M-RoPE text has the same time, y and x, and 0 in the fourth section: llama-batch.cpp@0.1.161
+            // expands it so.
+            let sections = [self.next_pos, self.next_pos, self.next_pos, 0];
+            self.pos.extend_from_slice(&sections[..self.n_pos_per_embd]);
+            self.next_pos += 1;
+        }
+        self.layout.n_rows = self.token.len();
+    }
+
+    fn push_image(&mut self, image: &ffi::ImageChunk<'_>, embd: &[f32]) {
+        let (begin, n_tokens) = (self.token.len(), image.n_tokens());
+        self.token.resize(begin + n_tokens, -1);
+        self.embd.extend_from_slice(embd);
+        if self.n_pos_per_embd == 1 {
+            self.pos
+                .extend(self.next_pos..self.next_pos + n_tokens as i32);
+        } else {
+            self.pos
+                .extend(image.mrope_positions(self.next_pos).as_flattened());
+        }
+        self.next_pos += image.n_pos();
+        self.layout.vision.push(begin..begin + n_tokens);
+        self.layout.n_rows = self.token.len();
+    }
+
+    /// Rows of the longest image.
+    pub(crate) fn longest_image(&self) -> usize {
+        self.layout
+            .vision
+            .iter()
+            .map(ExactSizeIterator::len)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_positions_with_and_without_mrope() {
+        let mut prompt = EncodedPrompt::new(1, false);
+        prompt.push_text(&[5, 6]);
+        assert_eq!(
+            (prompt.pos.as_slice(), prompt.next_pos),
+            ([0, 1].as_slice(), 2)
+        );
+        let mut prompt = EncodedPrompt::new(4, false);
+        prompt.push_text(&[5, 6]);
+        assert_eq!(prompt.pos, [0, 0, 0, 0, 1, 1, 1, 0]);
+        assert_eq!(
+            prompt.layout,
+            PromptLayout {
+                n_rows: 2,
+                vision: Vec::new()
+            }
+        );
+    }
+}

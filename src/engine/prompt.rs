@@ -1,0 +1,196 @@
+//! What the model is asked: text with places for images.
+
+use super::Error;
+
+/// Text that marks the place of an image: `<image>` as LLaVA writes it, `<__media__>` as llama.cpp does.
+pub const IMAGE_MARKERS: [&str; 2] = ["<image>", "<__media__>"];
+
+/// A piece of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Text, taken as it is: markers in it mean nothing.
+    Text(String),
+    /// The place of the next image of the request.
+    Image,
+}
+
+/// What the model is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// Used as it is. Special tokens in it are recognised, BOS is added as the model's metadata says.
+    Raw(Vec<Part>),
+    /// A question, put into the model's chat template.
+    Chat {
+        /// The system message, if any.
+        system: Option<String>,
+        /// The user's message. Images without a place in it come before it.
+        user: Vec<Part>,
+    },
+}
+
+impl Prompt {
+    /// A prompt that is used as it is; `<image>` or `<__media__>` mark the places of the images.
+    ///
+    /// ```
+    /// # use visipruner::engine::{Part, Prompt};
+    /// let prompt = Prompt::raw("USER: <image>\nWhat is this? ASSISTANT:");
+    /// assert_eq!(prompt.n_markers(), 1);
+    /// ```
+    pub fn raw(text: &str) -> Self {
+        Self::Raw(split_at_markers(text))
+    }
+
+    /// A question for the model's chat template; `<image>` or `<__media__>` mark the places of the images. Without
+    /// markers the images come first.
+    pub fn chat(text: &str) -> Self {
+        Self::Chat {
+            system: None,
+            user: split_at_markers(text),
+        }
+    }
+
+    /// Places for images in the prompt.
+    pub fn n_markers(&self) -> usize {
+        self.user_parts()
+            .iter()
+            .filter(|part| **part == Part::Image)
+            .count()
+    }
+
+    fn user_parts(&self) -> &[Part] {
+        match self {
+            Self::Raw(parts) | Self::Chat { user: parts, .. } => parts,
+        }
+    }
+
+    /// The user's parts with a place for each of `n_images`.
+    ///
+    /// # Errors
+    /// [`Error::Markers`] if there are places for another number of images, [`Error::EmptyPrompt`] if there is nothing.
+    pub(crate) fn with_places(&self, n_images: usize) -> Result<Vec<Part>, Error> {
+        let mut parts = self.user_parts().to_vec();
+        let n_markers = self.n_markers();
+        if n_markers == 0 && matches!(self, Self::Chat { .. }) {
+            parts.splice(
+                0..0,
+                (0..n_images).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]),
+            );
+        } else if n_markers != n_images {
+            return Err(Error::Markers {
+                n_markers,
+                n_images,
+            });
+        }
+        let is_empty = |part: &Part| matches!(part, Part::Text(text) if text.is_empty());
+        if parts.iter().all(is_empty) {
+            return Err(Error::EmptyPrompt);
+        }
+        Ok(join_texts(parts))
+    }
+}
+
+/// Neighbouring texts as one, empty ones left out: a tokenizer sees a text as a whole.
+pub(crate) fn join_texts(parts: Vec<Part>) -> Vec<Part> {
+    let mut joined: Vec<Part> = Vec::with_capacity(parts.len());
+    for part in parts {
+        match (joined.last_mut(), part) {
+            (Some(Part::Text(before)), Part::Text(text)) => before.push_str(&text),
+            (_, Part::Text(text)) if text.is_empty() => {}
+            (_, part) => joined.push(part),
+        }
+    }
+    joined
+}
+
+/// Splits a text at the image markers.
+pub(crate) fn split_at_markers(text: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    loop {
+        let next = IMAGE_MARKERS
+            .iter()
+            .filter_map(|marker| Some((rest.find(marker)?, marker.len())))
+            .min();
+        let Some((at, len)) = next else {
+            parts.push(Part::Text(rest.to_owned()));
+            return join_texts(parts);
+        };
+        parts.push(Part::Text(rest[..at].to_owned()));
+        parts.push(Part::Image);
+        rest = &rest[at + len..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Part {
+        Part::Text(text.to_owned())
+    }
+
+    #[test]
+    fn markers_of_both_kinds_are_places() {
+        let parts = split_at_markers("a<image>b<__media__><image>");
+        assert_eq!(
+            parts,
+            [text("a"), Part::Image, text("b"), Part::Image, Part::Image]
+        );
+        assert_eq!(split_at_markers("no <imag> here"), [text("no <imag> here")]);
+        assert_eq!(split_at_markers(""), []);
+    }
+
+    #[test]
+    fn marker_text_in_a_part_is_text() {
+        let prompt = Prompt::Raw(vec![Part::Image, text("what does <image> mean?")]);
+        assert_eq!(prompt.n_markers(), 1);
+        assert_eq!(
+            prompt.with_places(1).unwrap(),
+            [Part::Image, text("what does <image> mean?")]
+        );
+    }
+
+    #[test]
+    fn a_chat_without_markers_begins_with_its_images() {
+        let parts = Prompt::chat("which?").with_places(2).unwrap();
+        assert_eq!(
+            parts,
+            [Part::Image, text("\n"), Part::Image, text("\nwhich?")]
+        );
+    }
+
+    #[test]
+    fn counts_must_agree() {
+        let error = Prompt::chat("<image> and <image>")
+            .with_places(1)
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Markers {
+                n_markers: 2,
+                n_images: 1
+            }
+        ));
+        let error = Prompt::raw("nothing").with_places(1).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Markers {
+                n_markers: 0,
+                n_images: 1
+            }
+        ));
+    }
+
+    #[test]
+    fn nothing_is_no_prompt() {
+        assert!(matches!(
+            Prompt::raw("").with_places(0),
+            Err(Error::EmptyPrompt)
+        ));
+        assert!(matches!(
+            Prompt::chat("").with_places(0),
+            Err(Error::EmptyPrompt)
+        ));
+        assert!(Prompt::chat("").with_places(1).is_ok());
+    }
+}

@@ -1,0 +1,325 @@
+//! A language model's weights and vocabulary.
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::callback::Progress;
+use super::status::{Error, Status, VpStatus, call, text};
+use super::{log, sys};
+
+/// How a model is loaded; names as in `llama_model_params`.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelParams {
+    /// Layers kept on the GPU, negative for all.
+    pub(crate) n_gpu_layers: i32,
+    /// The GPU that holds the whole model, `None` to split it over all.
+    pub(crate) main_gpu: Option<i32>,
+    pub(crate) use_mmap: bool,
+    pub(crate) use_mlock: bool,
+}
+
+/// An owned `llama_model`.
+pub(crate) struct Model {
+    ptr: NonNull<sys::llama_model>,
+    /// Held while a context is created: see the comment on [`Sync`].
+    creation: Mutex<()>,
+}
+
+// SAFETY: a llama_model has no thread affinity (llama-model.h@0.1.161: tensors, hparams, vocab and buffers; no
+// thread-local state), and llama_model_free may run on any thread.
+unsafe impl Send for Model {}
+
+// SAFETY: after loading, every function called through `&Model` takes a `const llama_model *` or `const llama_vocab *`
+// and reads (llama-model.cpp, llama-vocab.cpp@0.1.161; llama.h calls tokenization thread-safe). The one function that
+// takes it mutably is llama_init_from_model, which may write hparams.n_ctx_train when a custom YaRN scale is asked for
+// (llama-context.cpp:3894): Context never asks for one, and holds `creation` besides.
+unsafe impl Sync for Model {}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: `ptr` came from a successful load, is freed only here, and every Context and Projector made from it
+        // holds an Arc of this Model, so none is left.
+        unsafe { sys::llama_model_free(self.ptr.as_ptr()) }
+    }
+}
+
+impl Model {
+    /// Loads a model. `progress` hears `0.0 ..= 1.0` and returns whether to go on.
+    pub(crate) fn load(
+        path: &CStr,
+        params: &ModelParams,
+        progress: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<Self, Error> {
+        log::install();
+        let mut progress = Progress::new(progress);
+        // SAFETY: no preconditions.
+        let mut c_params = unsafe { sys::llama_model_default_params() };
+        c_params.n_gpu_layers = params.n_gpu_layers;
+        c_params.load_mode = load_mode(params.use_mmap, params.use_mlock);
+        if let Some(main_gpu) = params.main_gpu {
+            c_params.split_mode = sys::LLAMA_SPLIT_MODE_NONE;
+            c_params.main_gpu = main_gpu;
+        }
+        c_params.progress_callback = Some(Progress::callback);
+        c_params.progress_callback_user_data = progress.user_data();
+        // SAFETY: `path` is NUL-terminated; the progress callback's data outlives the call and is not touched
+        // meanwhile; everything else in the parameters is upstream's default.
+        let loaded = call("vp_model_load_from_file", || unsafe {
+            sys::vp_model_load_from_file(path.as_ptr(), c_params)
+        });
+        progress.finish();
+        Ok(Self {
+            ptr: loaded?,
+            creation: Mutex::new(()),
+        })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::llama_model {
+        self.ptr.as_ptr()
+    }
+
+    /// To be held while a context is created from this model.
+    pub(super) fn creation(&self) -> MutexGuard<'_, ()> {
+        self.creation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vocab(&self) -> *const sys::llama_vocab {
+        // SAFETY: `ptr` is a live model; the vocabulary is part of it.
+        unsafe { sys::llama_model_get_vocab(self.as_ptr()) }
+    }
+
+    /// Whether the layers can be run in ranges on a staged KV cache; the error says why not.
+    pub(crate) fn supports_ranges(&self) -> Result<(), Error> {
+        // SAFETY: `ptr` is a live model.
+        call("vp_model_supports_ranges", || {
+            VpStatus(unsafe { sys::vp_model_supports_ranges(self.as_ptr()) })
+        })
+    }
+
+    /// Transformer layers.
+    pub(crate) fn n_layer(&self) -> usize {
+        // SAFETY: `ptr` is a live model.
+        count(unsafe { sys::llama_model_n_layer(self.as_ptr()) })
+    }
+
+    /// Width of an input embedding.
+    pub(crate) fn n_embd_inp(&self) -> usize {
+        // SAFETY: `ptr` is a live model.
+        count(unsafe { sys::llama_model_n_embd_inp(self.as_ptr()) })
+    }
+
+    /// Context length the model was trained for.
+    pub(crate) fn n_ctx_train(&self) -> u32 {
+        // SAFETY: `ptr` is a live model.
+        unsafe { sys::llama_model_n_ctx_train(self.as_ptr()) }
+            .try_into()
+            .unwrap_or(0)
+    }
+
+    /// Positions per row: 1, or 4 with M-RoPE.
+    pub(crate) fn n_pos_per_embd(&self) -> usize {
+        // SAFETY: `ptr` is a live model.
+        count(unsafe { sys::vp_n_pos_per_embd(self.as_ptr()) }).max(1)
+    }
+
+    /// Size of all tensors.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        // SAFETY: `ptr` is a live model.
+        unsafe { sys::llama_model_size(self.as_ptr()) }
+    }
+
+    /// Number of weights.
+    pub(crate) fn n_params(&self) -> u64 {
+        // SAFETY: `ptr` is a live model.
+        unsafe { sys::llama_model_n_params(self.as_ptr()) }
+    }
+
+    /// Architecture, size and quantization in words, such as "llama 7B Q4_K - Medium".
+    pub(crate) fn description(&self) -> String {
+        sized_text(|buf, len| {
+            // SAFETY: `ptr` is a live model and `buf` has `len` writable bytes.
+            unsafe { sys::llama_model_desc(self.as_ptr(), buf, len) }
+        })
+    }
+
+    /// Whether the model only decodes, which is the only kind that can answer here.
+    pub(crate) fn is_decoder_only(&self) -> bool {
+        // SAFETY: `ptr` is a live model.
+        unsafe {
+            sys::llama_model_has_decoder(self.as_ptr())
+                && !sys::llama_model_has_encoder(self.as_ptr())
+                && !sys::llama_model_is_diffusion(self.as_ptr())
+        }
+    }
+
+    /// The model's own chat template, in Jinja.
+    pub(crate) fn chat_template(&self) -> Option<String> {
+        // SAFETY: `ptr` is a live model; NULL asks for the default template; the string belongs to the model.
+        unsafe {
+            text(sys::llama_model_chat_template(
+                self.as_ptr(),
+                std::ptr::null(),
+            ))
+        }
+    }
+
+    /// Whether there is a tokenizer.
+    pub(crate) fn has_vocab(&self) -> bool {
+        // SAFETY: the vocabulary belongs to the live model.
+        unsafe { sys::llama_vocab_type(self.vocab()) != sys::LLAMA_VOCAB_TYPE_NONE }
+    }
+
+    /// Tokens in the vocabulary.
+    pub(crate) fn n_vocab(&self) -> usize {
+        // SAFETY: the vocabulary belongs to the live model.
+        count(unsafe { sys::llama_vocab_n_tokens(self.vocab()) })
+    }
+
+    /// Whether prompts start with the BOS token.
+    pub(crate) fn adds_bos(&self) -> bool {
+        // SAFETY: the vocabulary belongs to the live model.
+        unsafe { sys::llama_vocab_get_add_bos(self.vocab()) }
+    }
+
+    /// The text of the BOS token, empty if there is none.
+    pub(crate) fn bos_text(&self) -> String {
+        // SAFETY: the vocabulary belongs to the live model.
+        self.special_text(unsafe { sys::llama_vocab_bos(self.vocab()) })
+    }
+
+    /// The text of the EOS token, empty if there is none.
+    pub(crate) fn eos_text(&self) -> String {
+        // SAFETY: the vocabulary belongs to the live model.
+        self.special_text(unsafe { sys::llama_vocab_eos(self.vocab()) })
+    }
+
+    fn special_text(&self, token: i32) -> String {
+        String::from_utf8_lossy(&self.piece(token, true)).into_owned()
+    }
+
+    /// Whether the token ends generation.
+    pub(crate) fn is_end_of_generation(&self, token: i32) -> bool {
+        // SAFETY: the vocabulary belongs to the live model; the id is only looked up in a set (llama-vocab.cpp is_eog).
+        unsafe { sys::llama_vocab_is_eog(self.vocab(), token) }
+    }
+
+    /// The bytes of a token, which need not be whole characters. Empty for an id outside the vocabulary.
+    ///
+    /// `special`: render special tokens too.
+    pub(crate) fn piece(&self, token: i32, special: bool) -> Vec<u8> {
+        if token < 0 || token as usize >= self.n_vocab() {
+            return Vec::new();
+        }
+        let mut buf = vec![0u8; 32];
+        loop {
+            let capacity = i32::try_from(buf.len()).unwrap_or(i32::MAX);
+            // SAFETY: the id is inside the vocabulary, and `buf` has `capacity` writable bytes.
+            let n = unsafe {
+                sys::llama_token_to_piece(
+                    self.vocab(),
+                    token,
+                    buf.as_mut_ptr().cast(),
+                    capacity,
+                    0,
+                    special,
+                )
+            };
+            if let Ok(len) = usize::try_from(n) {
+                buf.truncate(len);
+                return buf;
+            }
+            buf.resize(n.unsigned_abs() as usize, 0);
+        }
+    }
+
+    /// The tokens of a text.
+    ///
+    /// `add_special`: with BOS and EOS as the metadata says; `parse_special`: special tokens are recognised.
+    pub(crate) fn tokenize(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<i32>, Error> {
+        let too_long = || Error {
+            call: "llama_tokenize",
+            status: Status::BadArgument,
+            message: format!("a text of {} bytes is too long", text.len()),
+        };
+        let n_bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
+        let mut tokens = vec![0i32; text.len() + 2];
+        loop {
+            let capacity = i32::try_from(tokens.len()).map_err(|_| too_long())?;
+            // SAFETY: `text` has `n_bytes` bytes and `tokens` room for `capacity`.
+            let n = unsafe {
+                sys::llama_tokenize(
+                    self.vocab(),
+                    text.as_ptr().cast(),
+                    n_bytes,
+                    tokens.as_mut_ptr(),
+                    capacity,
+                    add_special,
+                    parse_special,
+                )
+            };
+            match n {
+                0.. => {
+                    tokens.truncate(n as usize);
+                    return Ok(tokens);
+                }
+                i32::MIN => return Err(too_long()),
+                _ => tokens.resize(n.unsigned_abs() as usize, 0),
+            }
+        }
+    }
+}
+
+/// The architectures whose layers can be run in ranges.
+pub(crate) fn supported_archs() -> Vec<String> {
+    let mut archs = Vec::new();
+    // SAFETY: visipruner.h promises a NULL-terminated list of NUL-terminated strings; it is static.
+    unsafe {
+        let mut entry = sys::vp_supported_archs();
+        while !entry.is_null() {
+            let Some(arch) = text(*entry) else { break };
+            archs.push(arch);
+            entry = entry.add(1);
+        }
+    }
+    archs
+}
+
+/// A path as C wants it. `None` if it holds a NUL byte, which no file name does.
+pub(crate) fn c_path(path: &std::path::Path) -> Option<CString> {
+    #[cfg(unix)]
+    let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec();
+    #[cfg(not(unix))]
+    let bytes = path.to_string_lossy().into_owned().into_bytes();
+    CString::new(bytes).ok()
+}
+
+fn load_mode(use_mmap: bool, use_mlock: bool) -> sys::llama_load_mode {
+    match (use_mmap, use_mlock) {
+        (true, true) => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
+        (true, false) => sys::LLAMA_LOAD_MODE_MMAP,
+        (false, true) => sys::LLAMA_LOAD_MODE_MLOCK,
+        (false, false) => sys::LLAMA_LOAD_MODE_NONE,
+    }
+}
+
+fn count(n: i32) -> usize {
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// A text of unknown length: `write(buf, len)` returns the length it has or would have had.
+fn sized_text(mut write: impl FnMut(*mut c_char, usize) -> i32) -> String {
+    let mut buf = vec![0u8; 128];
+    let len = count(write(buf.as_mut_ptr().cast(), buf.len()));
+    if len >= buf.len() {
+        buf.resize(len + 1, 0);
+        write(buf.as_mut_ptr().cast(), buf.len());
+    }
+    buf.truncate(len);
+    String::from_utf8_lossy(&buf).into_owned()
+}

@@ -1,0 +1,312 @@
+//! Pictures: the vision encoder and projector, and the chunks of a prompt that has images.
+
+use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::callback::Progress;
+use super::context::FlashAttention;
+use super::model::Model;
+use super::status::{Error, Status, ZeroIsOk, call};
+use super::{log, sys};
+
+/// Names as in `mtmd_context_params`.
+#[derive(Debug, Clone)]
+pub(crate) struct ProjectorParams {
+    pub(crate) use_gpu: bool,
+    pub(crate) n_threads: i32,
+    pub(crate) flash_attn: FlashAttention,
+    /// For models with dynamic resolution; `None` for the file's own.
+    pub(crate) image_min_tokens: Option<i32>,
+    pub(crate) image_max_tokens: Option<i32>,
+    /// Stock llama.cpp's way through LLaVA's encoder instead of the right one.
+    pub(crate) upstream_encoder: bool,
+}
+
+/// An owned `mtmd_context`.
+pub(crate) struct Projector {
+    ptr: NonNull<sys::mtmd_context>,
+    /// Dropped after the projector, which uses its vocabulary.
+    _model: Arc<Model>,
+}
+
+// SAFETY: an mtmd_context has no thread affinity (mtmd.cpp@0.1.161: clip contexts, buffers, a vocabulary pointer).
+unsafe impl Send for Projector {}
+
+// SAFETY: what is called through `&Projector` takes a `const mtmd_context *` and reads: mtmd_tokenize_from_parts is
+// documented thread-safe (mtmd.h), the others return a field or switch over one (mtmd.cpp:2177 ff.). Encoding writes
+// and takes `&mut self`.
+unsafe impl Sync for Projector {}
+
+impl Drop for Projector {
+    fn drop(&mut self) {
+        // SAFETY: `ptr` came from a successful load and is freed only here; the model is still alive.
+        unsafe { sys::mtmd_free(self.ptr.as_ptr()) }
+    }
+}
+
+/// Pixels for the encoder, or just the size of a picture.
+pub(crate) struct Bitmap {
+    ptr: NonNull<sys::mtmd_bitmap>,
+}
+
+impl Drop for Bitmap {
+    fn drop(&mut self) {
+        // SAFETY: `ptr` came from mtmd_bitmap_init and is freed only here.
+        unsafe { sys::mtmd_bitmap_free(self.ptr.as_ptr()) }
+    }
+}
+
+impl Bitmap {
+    /// A copy of RGB pixels, `[height][width][3]`.
+    pub(crate) fn rgb8(width: u32, height: u32, data: &[u8]) -> Result<Self, Error> {
+        if data.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+            let message = format!("{width}x{height} pixels with {} bytes", data.len());
+            return Err(Error {
+                call: "mtmd_bitmap_init",
+                status: Status::BadArgument,
+                message,
+            });
+        }
+        // SAFETY: `data` has width * height * 3 bytes, checked above, and is copied.
+        let ptr = call("mtmd_bitmap_init", || unsafe {
+            sys::mtmd_bitmap_init(width, height, data.as_ptr())
+        })?;
+        Ok(Self { ptr })
+    }
+
+    /// A picture without pixels, of which only tokens can be counted.
+    pub(crate) fn placeholder(width: u32, height: u32) -> Result<Self, Error> {
+        // SAFETY: mtmd.h documents NULL data as a placeholder.
+        let ptr = call("mtmd_bitmap_init", || unsafe {
+            sys::mtmd_bitmap_init(width, height, std::ptr::null())
+        })?;
+        Ok(Self { ptr })
+    }
+}
+
+/// A piece of a prompt.
+pub(crate) enum Part<'a> {
+    /// Text; special tokens are recognised.
+    Text(&'a str),
+    /// A picture.
+    Image(&'a Bitmap),
+}
+
+impl Projector {
+    /// Loads a projector. `progress` hears `0.0 ..= 1.0` and returns whether to go on.
+    pub(crate) fn load(
+        path: &CStr,
+        model: &Arc<Model>,
+        params: &ProjectorParams,
+        progress: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<Self, Error> {
+        log::install();
+        let mut progress = Progress::new(progress);
+        // SAFETY: no preconditions.
+        let mut c_params = unsafe { sys::mtmd_context_params_default() };
+        c_params.use_gpu = params.use_gpu;
+        c_params.n_threads = params.n_threads;
+        c_params.print_timings = false;
+        c_params.flash_attn_type = match params.flash_attn {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        };
+        // A warm-up pass costs as much as the first picture, and most processes look at one.
+        c_params.warmup = false;
+        c_params.image_min_tokens = params.image_min_tokens.unwrap_or(-1);
+        c_params.image_max_tokens = params.image_max_tokens.unwrap_or(-1);
+        c_params.progress_callback = Some(Progress::callback);
+        c_params.progress_callback_user_data = progress.user_data();
+        let encoder = if params.upstream_encoder {
+            sys::VP_VISION_ENCODER_UPSTREAM
+        } else {
+            sys::VP_VISION_ENCODER_REFERENCE
+        };
+        // SAFETY: `path` is NUL-terminated, the model is alive, the progress callback's data outlives the call and is
+        // not touched meanwhile. The choice of encoder holds for projectors that this thread loads, which it does next.
+        let loaded = call("mtmd_init_from_file", || unsafe {
+            sys::vp_set_vision_encoder(encoder);
+            sys::mtmd_init_from_file(path.as_ptr(), model.as_ptr(), c_params)
+        });
+        progress.finish();
+        Ok(Self {
+            ptr: loaded?,
+            _model: Arc::clone(model),
+        })
+    }
+
+    /// Whether it takes pictures (and not just sound).
+    pub(crate) fn supports_vision(&self) -> bool {
+        // SAFETY: `ptr` is live.
+        unsafe { sys::mtmd_support_vision(self.ptr.as_ptr()) }
+    }
+
+    /// Whether the rows of an image see each other both ways.
+    pub(crate) fn uses_non_causal(&self) -> bool {
+        // SAFETY: `ptr` is live; NULL asks about images.
+        unsafe { sys::mtmd_decode_use_non_causal(self.ptr.as_ptr(), std::ptr::null()) }
+    }
+
+    /// Whether positions have four sections.
+    pub(crate) fn uses_mrope(&self) -> bool {
+        // SAFETY: `ptr` is live.
+        unsafe { sys::mtmd_decode_use_mrope(self.ptr.as_ptr()) }
+    }
+
+    /// The chunks of a prompt: text tokens and images in turn, with BOS and EOS as the model's metadata says.
+    pub(crate) fn tokenize(&self, parts: &[Part<'_>]) -> Result<Chunks, Error> {
+        let texts: Vec<_> = parts
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => Some(sys::mtmd_input_text {
+                    text: text.as_ptr().cast(),
+                    text_len: text.len(),
+                    add_special: false,
+                    parse_special: true,
+                }),
+                Part::Image(_) => None,
+            })
+            .collect();
+        let c_parts: Vec<_> = parts
+            .iter()
+            .zip(&texts)
+            .map(|(part, text)| sys::mtmd_input_part {
+                text: text.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+                bitmap: match part {
+                    Part::Text(_) => std::ptr::null(),
+                    Part::Image(bitmap) => bitmap.ptr.as_ptr(),
+                },
+            })
+            .collect();
+        let pointers: Vec<*const sys::mtmd_input_part> =
+            c_parts.iter().map(std::ptr::from_ref).collect();
+        // SAFETY: no preconditions.
+        let chunks = Chunks {
+            ptr: call("mtmd_input_chunks_init", || unsafe {
+                sys::mtmd_input_chunks_init()
+            })?,
+        };
+        // SAFETY: `ptr` is live; each part has exactly one of text and bitmap, and all of them outlive the call.
+        call("mtmd_tokenize_from_parts", || {
+            ZeroIsOk(unsafe {
+                sys::mtmd_tokenize_from_parts(
+                    self.ptr.as_ptr(),
+                    chunks.ptr.as_ptr(),
+                    pointers.as_ptr(),
+                    pointers.len(),
+                    true,
+                )
+            })
+        })?;
+        Ok(chunks)
+    }
+
+    /// Encodes an image: embeddings `[n_tokens][n_embd_inp]`, valid until the next one.
+    pub(crate) fn encode(
+        &mut self,
+        image: &ImageChunk<'_>,
+        n_embd_inp: usize,
+    ) -> Result<&[f32], Error> {
+        let ptr = self.ptr.as_ptr();
+        // SAFETY: both are live, and nothing else uses the projector.
+        call("mtmd_encode_chunk", || {
+            ZeroIsOk(unsafe { sys::mtmd_encode_chunk(ptr, image.chunk) })
+        })?;
+        // SAFETY: mtmd.h promises n_tokens * n_embd_inp floats after a successful encoding; the next one needs
+        // `&mut self` and so ends the borrow.
+        Ok(unsafe {
+            std::slice::from_raw_parts(
+                sys::mtmd_get_output_embd(ptr),
+                image.n_tokens() * n_embd_inp,
+            )
+        })
+    }
+}
+
+/// An owned list of chunks.
+pub(crate) struct Chunks {
+    ptr: NonNull<sys::mtmd_input_chunks>,
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        // SAFETY: `ptr` came from mtmd_input_chunks_init and is freed only here; chunks borrow from `self`.
+        unsafe { sys::mtmd_input_chunks_free(self.ptr.as_ptr()) }
+    }
+}
+
+/// A piece of a tokenized prompt.
+pub(crate) enum Chunk<'a> {
+    /// Text tokens.
+    Text(&'a [i32]),
+    /// An image, or a tile of one.
+    Image(ImageChunk<'a>),
+}
+
+/// An image, or a tile of one, ready to be encoded.
+#[derive(Clone, Copy)]
+pub(crate) struct ImageChunk<'a> {
+    chunk: *const sys::mtmd_input_chunk,
+    owner: PhantomData<&'a Chunks>,
+}
+
+impl Chunks {
+    /// The chunks in order. Sound is never among them: only text and bitmaps go in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Chunk<'_>> {
+        // SAFETY: `ptr` is live.
+        let n = unsafe { sys::mtmd_input_chunks_size(self.ptr.as_ptr()) };
+        (0..n).map(|i| {
+            // SAFETY: `i` is below the size; the chunk belongs to `self` and is never changed after tokenization.
+            let chunk = unsafe { sys::mtmd_input_chunks_get(self.ptr.as_ptr(), i) };
+            let mut n_tokens = 0;
+            // SAFETY: the chunk is live. The tokens belong to it; for an image NULL and 0 come back.
+            unsafe {
+                let tokens = sys::mtmd_input_chunk_get_tokens_text(chunk, &mut n_tokens);
+                if sys::mtmd_input_chunk_get_type(chunk) == sys::MTMD_INPUT_CHUNK_TYPE_TEXT {
+                    Chunk::Text(if n_tokens == 0 {
+                        &[]
+                    } else {
+                        std::slice::from_raw_parts(tokens, n_tokens)
+                    })
+                } else {
+                    Chunk::Image(ImageChunk {
+                        chunk,
+                        owner: PhantomData,
+                    })
+                }
+            }
+        })
+    }
+}
+
+impl ImageChunk<'_> {
+    /// Tokens the language model sees.
+    pub(crate) fn n_tokens(&self) -> usize {
+        // SAFETY: the chunk is live: it borrows from its list.
+        unsafe { sys::mtmd_input_chunk_get_n_tokens(self.chunk) }
+    }
+
+    /// By how much the position of what follows advances.
+    pub(crate) fn n_pos(&self) -> i32 {
+        // SAFETY: as above.
+        unsafe { sys::mtmd_input_chunk_get_n_pos(self.chunk) }
+    }
+
+    /// For M-RoPE: the four positions of each token, `[n_tokens][4]` in the order time, y, x, other, when the image
+    /// begins at position `pos_0`.
+    pub(crate) fn mrope_positions(&self, pos_0: i32) -> Vec<[i32; 4]> {
+        // SAFETY: the chunk is live: it borrows from its list.
+        let image = unsafe { sys::mtmd_input_chunk_get_tokens_image(self.chunk) };
+        // The list holds no sound, so this is an image.
+        assert!(!image.is_null(), "a chunk that is neither text nor image");
+        let position = |i| {
+            // SAFETY: `image` is part of the live chunk, and `i` is one of its tokens.
+            let pos = unsafe { sys::mtmd_image_tokens_get_decoder_pos(image, pos_0, i) };
+            [pos.t as i32, pos.y as i32, pos.x as i32, pos.z as i32]
+        };
+        (0..self.n_tokens()).map(position).collect()
+    }
+}
