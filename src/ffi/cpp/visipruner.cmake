@@ -1,0 +1,15 @@
+# Our own C++, compiled into llama.cpp's target `llama`: included from src/CMakeLists.txt by
+# patches/build_attach_visipruner_sources.patch.
+
+set(VISIPRUNER_SOURCES
+    vp-vision.cpp
+)
+list(TRANSFORM VISIPRUNER_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+
+target_sources(llama PRIVATE ${VISIPRUNER_SOURCES})
+
+# PUBLIC: mtmd calls vp-vision.h
+target_include_directories(llama PUBLIC ${CMAKE_CURRENT_LIST_DIR})
+
+# upstream merges the sources of its models into unity builds, in which an edit of one recompiles its neighbours
+set_source_files_properties(${VISIPRUNER_SOURCES} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)

@@ -1,0 +1,7 @@
+// What bindgen reads: see build/bindings.rs.
+#include "llama.h"
+
+#include "ggml-backend.h"
+#include "gguf.h"
+#include "mtmd.h"
+#include "visipruner.h"
