@@ -2,6 +2,14 @@
 # patches/build_attach_visipruner_sources.patch.
 
 set(VISIPRUNER_SOURCES
+    vp-attention.cpp
+    vp-attn-input.cpp
+    vp-context.cpp
+    vp-cut.cpp
+    vp-kv-groups.cpp
+    vp-probe.cpp
+    vp-prompt.cpp
+    vp-status.cpp
     vp-vision.cpp
 )
 list(TRANSFORM VISIPRUNER_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
