@@ -1,0 +1,8 @@
+//! Shared by the integration tests: small random models and a literal implementation of the method to compare with.
+
+// Each test crate compiles this module and uses its own part of it.
+#![allow(dead_code)]
+
+pub mod random_model;
+pub mod reference;
+pub mod rng;
