@@ -4,6 +4,9 @@
 
 pub mod summary;
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use crate::policy::cost::{DenseActual, Flops, KvBytes};

@@ -1,0 +1,219 @@
+//! An engine without a model: keeps account of rows, answers probes from a script, and refuses calls that the real
+//! one would refuse.
+
+use std::ops::Range;
+
+use super::super::{CallAttention, LayerRanges, PrefillParams, RangeCall, RowProbe};
+use crate::policy::trace::PrefillTrace;
+use crate::policy::{PromptLayout, Row, Stage, VisionIndex};
+
+/// One vision token's contribution in one layer, as a share of the norm of the attention output `o`.
+#[derive(Debug, Clone, Copy)]
+pub enum Contribution {
+    /// Along `o`: whatever its norm, below 1 the cosine is 1.
+    Along(f64),
+    /// At a right angle to `o`: with norm `n` the cosine is `1 / sqrt(1 + n^2)`.
+    Turning(f64),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("scripted failure")]
+pub struct FakeError;
+
+pub struct Fake {
+    script: Box<dyn Fn(usize, VisionIndex) -> Contribution>,
+    output_norm: f64,
+    pub layout: PromptLayout,
+    pub fail_at_call: Option<usize>,
+    pub calls: Vec<RangeCall>,
+    pub evictions: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Fake {
+    pub fn new(script: impl Fn(usize, VisionIndex) -> Contribution + 'static) -> Self {
+        Self {
+            script: Box::new(script),
+            output_norm: 1.0,
+            layout: super::one_image(),
+            fail_at_call: None,
+            calls: Vec::new(),
+            evictions: Vec::new(),
+        }
+    }
+
+    pub fn with_output_norm(self, output_norm: f64) -> Self {
+        Self {
+            output_norm,
+            ..self
+        }
+    }
+
+    /// The layer up to which each row of the prompt has been run.
+    fn reached(&self) -> Vec<usize> {
+        let mut reached = vec![0; self.layout.n_rows];
+        for call in &self.calls {
+            for row in &call.rows {
+                reached[row.0 as usize] = call.layers.end;
+            }
+        }
+        reached
+    }
+
+    /// What holds whatever the policy: calls and trace tell the same story, and it is a possible one.
+    pub fn check_trace(
+        &self,
+        trace: &PrefillTrace,
+        params: &PrefillParams<'_>,
+        boundaries: &[usize],
+    ) {
+        self.check_calls(params, boundaries);
+        assert_eq!(trace.n_calls, self.calls.len());
+        assert_eq!(trace.layers.len(), params.n_layer);
+        for (il, layer) in trace.layers.iter().enumerate() {
+            let mut rows: Vec<Row> = self
+                .calls_of_layer(il)
+                .flat_map(|call| call.rows.clone())
+                .collect();
+            assert!(
+                rows.is_sorted(),
+                "the calls of layer {il} are in prompt order"
+            );
+            rows.dedup();
+            assert_eq!(rows.len(), layer.n_rows, "every row of layer {il} ran once");
+            assert_eq!(
+                rows,
+                expected_rows(params.layout, &layer.vision),
+                "text is never dropped"
+            );
+            let probed = self
+                .calls_of_layer(il)
+                .any(|call| call.probe_il == Some(il));
+            assert_eq!(probed, layer.probe.is_some());
+            assert_eq!(
+                layer.stage == Stage::Text,
+                layer.vision.is_empty() && params.layout.n_vision() > 0
+            );
+        }
+        assert!(trace.layers.windows(2).all(|pair| {
+            pair[1]
+                .vision
+                .iter()
+                .all(|token| pair[0].vision.contains(token))
+        }));
+        let pruned = trace
+            .layers
+            .iter()
+            .any(|layer| layer.n_rows < params.layout.n_rows);
+        assert!(!(pruned && trace.skipped.is_some()), "{:?}", trace.skipped);
+    }
+
+    fn check_calls(&self, params: &PrefillParams<'_>, boundaries: &[usize]) {
+        let last_row = Row(params.layout.n_rows as u32 - 1);
+        let is_cut = |il: usize| il == 0 || il == params.n_layer || boundaries.contains(&il);
+        for call in &self.calls {
+            assert!(
+                is_cut(call.layers.start) && is_cut(call.layers.end),
+                "{:?}",
+                call.layers
+            );
+            assert!(!call.rows.is_empty() && call.rows.len() <= params.max_rows_per_call);
+            let last = *call.rows.last().unwrap();
+            assert!(
+                call.probe_il.is_none()
+                    || (last == last_row && call.probe_il == Some(call.layers.end - 1))
+            );
+            if let Some(hidden) = hidden(&call.attention) {
+                assert!(
+                    !hidden.is_empty() && hidden.is_sorted() && *hidden.last().unwrap() <= last
+                );
+            }
+        }
+        let mut finals = self
+            .calls
+            .iter()
+            .filter(|call| call.layers.end == params.n_layer);
+        assert_eq!(
+            finals.next_back().and_then(|call| call.rows.last()),
+            Some(&last_row),
+            "the last call has the logits"
+        );
+    }
+
+    pub fn calls_of_layer(&self, il: usize) -> impl Iterator<Item = &RangeCall> {
+        self.calls
+            .iter()
+            .filter(move |call| call.layers.contains(&il))
+    }
+}
+
+pub fn hidden(attention: &CallAttention) -> Option<&[Row]> {
+    match attention {
+        CallAttention::Plain => None,
+        CallAttention::Zero { hidden }
+        | CallAttention::Merge { hidden }
+        | CallAttention::Mask { hidden, .. } => Some(hidden),
+    }
+}
+
+/// All text rows and the rows of these vision tokens.
+fn expected_rows(layout: &PromptLayout, vision: &[VisionIndex]) -> Vec<Row> {
+    let vision_rows = layout.vision_rows();
+    let is_text = |row: &Row| !vision_rows.contains(row);
+    let mut rows: Vec<Row> = (0..layout.n_rows as u32).map(Row).filter(is_text).collect();
+    rows.extend(vision.iter().map(|token| vision_rows[token.0 as usize]));
+    rows.sort_unstable();
+    rows
+}
+
+impl LayerRanges for Fake {
+    type Error = FakeError;
+
+    fn run(&mut self, call: &RangeCall) -> Result<(), FakeError> {
+        if self.fail_at_call == Some(self.calls.len()) {
+            return Err(FakeError);
+        }
+        let reached = self.reached();
+        for row in &call.rows {
+            let reached = reached[row.0 as usize];
+            assert_eq!(
+                reached, call.layers.start,
+                "row {} was run up to layer {reached}",
+                row.0
+            );
+        }
+        self.calls.push(call.clone());
+        Ok(())
+    }
+
+    /// By row, as the real one: vision tokens by the script where the layer ran them, NaN elsewhere. Text rows hold
+    /// numbers that must not be used.
+    fn probe(&mut self, il: usize) -> Result<RowProbe, FakeError> {
+        let calls: Vec<&RangeCall> = self.calls_of_layer(il).collect();
+        assert_eq!(calls.last().unwrap().probe_il, Some(il));
+        let n_rows = self.layout.n_rows;
+        let mut probe = RowProbe {
+            norm2: vec![f32::NAN; n_rows],
+            dot: vec![f32::NAN; n_rows],
+            output_norm2: (self.output_norm * self.output_norm) as f32,
+        };
+        let vision_rows = self.layout.vision_rows();
+        for row in calls.iter().flat_map(|call| &call.rows) {
+            let token = vision_rows.iter().position(|vision| vision == row);
+            let (norm, dot) = match token.map(|token| (self.script)(il, VisionIndex(token as u32)))
+            {
+                Some(Contribution::Along(norm)) => (norm, norm),
+                Some(Contribution::Turning(norm)) => (norm, 0.0),
+                None => (1e9, -1e9),
+            };
+            probe.norm2[row.0 as usize] =
+                (norm * norm * self.output_norm * self.output_norm) as f32;
+            probe.dot[row.0 as usize] = (dot * self.output_norm * self.output_norm) as f32;
+        }
+        Ok(probe)
+    }
+
+    fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), FakeError> {
+        self.evictions.push((layers, rows));
+        Ok(())
+    }
+}

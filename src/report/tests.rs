@@ -1,0 +1,280 @@
+//! The JSON of a report: its exact form, its schema, and that one follows from a prefill.
+
+use std::time::Duration;
+
+use super::*;
+use crate::policy::config::VisiPrunerConfig;
+use crate::policy::trace::ProbeTrace;
+use crate::policy::{Row, Skipped, TextToVision, VisionIndex, VisionToVision};
+
+/// Ten layers: twelve rows with the shallow stage in layer 0, fusion in layer 4 keeps two of seven vision tokens, exit
+/// in layer 6.
+fn trace() -> PrefillTrace {
+    let kept = vec![VisionIndex(1), VisionIndex(5)];
+    let layer = |il: usize| {
+        let (vision, stage) = match il {
+            0 => ((0..7).map(VisionIndex).collect(), Stage::Shallow),
+            1 | 2 => ((0..7).map(VisionIndex).collect(), Stage::Dense),
+            3 | 4 => ((0..7).map(VisionIndex).collect(), Stage::Middle),
+            5 | 6 => (kept.clone(), Stage::Deep),
+            _ => (Vec::new(), Stage::Text),
+        };
+        let merged = VisionAttention {
+            text_to_vision: TextToVision::MergeOntoFirst,
+            vision_to_vision: VisionToVision::Zero,
+        };
+        LayerTrace {
+            n_rows: 5 + vision.len(),
+            stage,
+            attention: if il == 0 {
+                merged
+            } else {
+                VisionAttention::default()
+            },
+            probe: matches!(il, 3..=6).then(|| ProbeTrace {
+                cos: vec![0.75; vision.len()],
+                norm: vec![0.5; vision.len()],
+                tokens: vision.clone(),
+                output_norm: 2.0,
+            }),
+            vision,
+        }
+    };
+    PrefillTrace {
+        layers: (0..10).map(layer).collect(),
+        fusion_layer: Some(4),
+        kept_rows: Some(vec![Row(3), Row(9)]),
+        kept: Some(kept),
+        exit_layer: Some(6),
+        evicted: Some(0..1),
+        skipped: None,
+        n_calls: 7,
+        policy_time: Duration::from_micros(250),
+    }
+}
+
+fn layout() -> PromptLayout {
+    PromptLayout {
+        n_rows: 12,
+        vision: vec![2..6, 8..11],
+    }
+}
+
+fn of_prefill(with_probes: bool) -> RunReport {
+    let trace = trace();
+    RunReport::of_prefill(
+        &layout(),
+        &[1, 5, 0, 0, 0, 0, 9, 9, 0, 0, 0, 3],
+        &trace,
+        &trace.n_cells(),
+        with_probes,
+    )
+}
+
+/// A report with every key.
+pub(super) fn sample() -> RunReport {
+    RunReport {
+        model: String::from("tiny.gguf"),
+        mmproj: Some(String::from("mmproj.gguf")),
+        kv_final: vec![7, 14, 14, 14, 14, 9, 9, 7, 7, 7],
+        logits: Some(vec![0.5, -1.25]),
+        generated: vec![42, 43],
+        text: String::from("a red ball"),
+        policy: PolicyConfig::VisiPruner(VisiPrunerConfig::default()),
+        preset: Some(String::from("llava-1.5-7b")),
+        flops: FlopsReport {
+            paper: DenseActual {
+                dense: 1000,
+                actual: 500,
+            }
+            .into(),
+            model: DenseActual {
+                dense: 4000,
+                actual: 3000,
+            }
+            .into(),
+            vision_attention: DenseActual {
+                dense: 800,
+                actual: 200,
+            }
+            .into(),
+        },
+        kv_bytes: KvBytes {
+            dense: 61440,
+            actual: 46080,
+        },
+        times_ms: TimesMs {
+            load: 812.5,
+            encode: 95.25,
+            prefill: 620.5,
+            policy: 0.25,
+            decode: 410.0,
+            total: 1940.0,
+        },
+        tokens_per_second: Some(4.875),
+        warnings: vec![String::from("the KV cache is quantized")],
+        ..of_prefill(true)
+    }
+}
+
+#[test]
+fn json_has_exactly_these_keys() {
+    insta::assert_json_snapshot!(sample());
+}
+
+#[test]
+fn optional_keys_are_left_out_and_unknown_values_are_null() {
+    let json = serde_json::to_value(of_prefill(false)).unwrap();
+    assert!(json.get("logits").is_none() && json["layers"][3].get("cos").is_none());
+    assert!(
+        json["tokens_per_second"].is_null()
+            && json["skipped"].is_null()
+            && json["layers"][3]["shallow"].is_null()
+    );
+    assert_eq!(json["layers"][3]["probe"], "middle");
+    assert_eq!(json["layers"][5]["probe"], "deep");
+    assert!(json["layers"][7]["probe"].is_null());
+}
+
+#[test]
+fn a_report_follows_from_a_prefill() {
+    let report = of_prefill(true);
+    assert_eq!(
+        report.token_ids,
+        [1, 5, -1, -1, -1, -1, 9, 9, -1, -1, -1, 3]
+    );
+    assert_eq!(report.image_spans, [[2, 4], [8, 3]]);
+    assert_eq!((report.prune_from, report.exit_from), (Some(5), Some(7)));
+    assert_eq!(
+        (report.kept.as_deref(), report.kept_pos.as_deref()),
+        (Some(&[1, 5][..]), Some(&[3, 9][..]))
+    );
+    assert_eq!(
+        report
+            .layers
+            .iter()
+            .map(|layer| layer.kv)
+            .collect::<Vec<_>>(),
+        [5, 12, 12, 12, 12, 7, 7, 5, 5, 5]
+    );
+    assert_eq!(report.layers[5].norm.as_ref().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_prefill_without_pruning_says_why() {
+    let layout = layout();
+    let trace = PrefillTrace::dense(
+        &layout,
+        3,
+        Skipped::UnsupportedArch {
+            arch: String::from("mamba"),
+        },
+    );
+    let report = RunReport::of_prefill(&layout, &[7; 12], &trace, &trace.n_cells(), true);
+    assert_eq!(
+        report.skipped.as_deref(),
+        Some("the architecture \"mamba\" cannot be pruned, so the model ran dense")
+    );
+    assert_eq!(
+        (report.fusion_layer, report.kept, report.exit_from),
+        (None, None, None)
+    );
+    assert!(
+        report
+            .layers
+            .iter()
+            .all(|layer| (layer.rows, layer.kv, layer.probe) == (12, 12, None))
+    );
+}
+
+#[test]
+fn json_reads_back() {
+    let report = sample();
+    assert_eq!(
+        serde_json::from_str::<RunReport>(&report.to_json().unwrap()).unwrap(),
+        report
+    );
+}
+
+fn schema() -> serde_json::Value {
+    serde_json::from_str(include_str!("../../docs/report.schema.json")).unwrap()
+}
+
+#[test]
+fn reports_of_every_kind_satisfy_the_schema() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let fixed = PolicyConfig::Fixed("4/2/7".parse().unwrap());
+    for report in [
+        sample(),
+        of_prefill(false),
+        RunReport {
+            policy: fixed,
+            ..sample()
+        },
+        RunReport::default(),
+    ] {
+        let json = serde_json::to_value(&report).unwrap();
+        let errors: Vec<String> = validator
+            .iter_errors(&json)
+            .map(|error| error.to_string())
+            .collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
+
+/// Every object of the schema names all its keys, so that a key that code and schema do not share is an error.
+#[test]
+fn the_schema_refuses_what_is_not_a_report() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let spoil = |path: &str, value: serde_json::Value| {
+        let mut json = serde_json::to_value(sample()).unwrap();
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        json.pointer_mut(parent).unwrap()[key] = value;
+        validator.is_valid(&json)
+    };
+    assert!(spoil("/skipped", "no image".into()));
+    for (path, value) in [
+        ("/unknown", 1.into()),
+        ("/layers/3/unknown", 1.into()),
+        ("/times_ms/unknown", 1.into()),
+        ("/policy/unknown", 1.into()),
+        ("/flops/paper/unknown", 1.into()),
+        ("/n_tokens", (-1).into()),
+        ("/layers/3/stage", "shallower".into()),
+        ("/layers/3/probe", "both".into()),
+        ("/layers/0/shallow/text_to_vision", "sink".into()),
+        ("/policy/layer0", "both".into()),
+        ("/image_spans", serde_json::json!([[1, 2, 3]])),
+    ] {
+        assert!(!spoil(path, value), "{path}");
+    }
+    let mut json = serde_json::to_value(sample()).unwrap();
+    let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
+    for key in keys.iter().filter(|key| *key != "logits") {
+        let value = json.as_object_mut().unwrap().remove(key).unwrap();
+        assert!(!validator.is_valid(&json), "{key} is required");
+        json[key] = value;
+    }
+}
+
+#[test]
+fn every_key_is_documented() {
+    let docs = include_str!("../../docs/report.md");
+    let schema = schema();
+    let mut objects = vec![&schema];
+    while let Some(object) = objects.pop() {
+        if let Some(properties) = object.get("properties").and_then(|value| value.as_object()) {
+            for key in properties.keys() {
+                assert!(
+                    docs.contains(&format!("`{key}`")),
+                    "docs/report.md does not mention `{key}`"
+                );
+            }
+        }
+        match object {
+            serde_json::Value::Object(map) => objects.extend(map.values()),
+            serde_json::Value::Array(values) => objects.extend(values),
+            _ => {}
+        }
+    }
+}
