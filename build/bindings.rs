@@ -10,13 +10,28 @@ const FUNCTIONS: [&str; 8] = [
     "mtmd_.*",
     "vp_.*",
     "gguf_.*",
-    "ggml_(log_set|get_type_traits|type_.*|blck_size|row_size|is_quantized)",
+    "ggml_(log_set|set_abort_callback|get_type_traits|type_.*|blck_size|row_size|is_quantized)",
     "ggml_backend_(load|load_all|load_all_from_path|free|name)",
     "ggml_backend_dev_.*",
     "ggml_backend_reg_.*",
 ];
-const TYPES: [&str; 6] = ["llama_.*", "mtmd_.*", "vp_.*", "gguf_.*", "ggml_(type|log_level|log_callback)", "ggml_backend_dev_.*"];
-const CONSTANTS: [&str; 7] = ["LLAMA_.*", "MTMD_.*", "VP_.*", "GGUF_.*", "GGML_TYPE_.*", "GGML_LOG_.*", "GGML_BACKEND_DEVICE_.*"];
+const TYPES: [&str; 6] = [
+    "llama_.*",
+    "mtmd_.*",
+    "vp_.*",
+    "gguf_.*",
+    "ggml_(type|log_level|log_callback)",
+    "ggml_backend_dev_.*",
+];
+const CONSTANTS: [&str; 7] = [
+    "LLAMA_.*",
+    "MTMD_.*",
+    "VP_.*",
+    "GGUF_.*",
+    "GGML_TYPE_.*",
+    "GGML_LOG_.*",
+    "GGML_BACKEND_DEVICE_.*",
+];
 
 /// Writes `bindings.rs` to `OUT_DIR`.
 ///
@@ -48,7 +63,10 @@ pub fn generate(settings: &Settings, native: &NativeDir) -> Result<(), String> {
 
     let bindings = load_libclang_and(|| builder.generate())?
         .map_err(|e| format!("cannot generate bindings for llama.cpp's headers: {e}"))?;
-    write_if_changed(&settings.out_dir.join("bindings.rs"), bindings.to_string().as_bytes())
+    write_if_changed(
+        &settings.out_dir.join("bindings.rs"),
+        bindings.to_string().as_bytes(),
+    )
 }
 
 /// bindgen panics when it finds no libclang; that is a missing package, and says so in one line.

@@ -21,7 +21,10 @@ pub fn llama_cpp(settings: &Settings, native: &NativeDir) -> Result<PathBuf, Str
     record_options(&options, &native.variant.join("options.cmake"))?;
 
     let mut config = cmake::Config::new(&native.source);
-    config.out_dir(&native.variant).profile("Release").build_target("mtmd");
+    config
+        .out_dir(&native.variant)
+        .profile("Release")
+        .build_target("mtmd");
     for (name, value) in &options {
         config.define(name, value);
     }
@@ -61,7 +64,10 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
         on("GGML_CUDA_NCCL", false),
     ];
     for backend in ["CUDA", "METAL", "VULKAN"] {
-        options.push(on(&format!("GGML_{backend}"), settings.backends.contains(&backend)));
+        options.push(on(
+            &format!("GGML_{backend}"),
+            settings.backends.contains(&backend),
+        ));
     }
     for (name, value) in &settings.cmake_defines {
         options.retain(|(present, _)| present != name);
@@ -72,8 +78,10 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
 
 /// Writes the options as a file that `cmake -C` reads.
 fn record_options(options: &[(String, String)], path: &Path) -> Result<(), String> {
-    let text: String =
-        options.iter().map(|(name, value)| format!("set({name} \"{value}\" CACHE STRING \"\" FORCE)\n")).collect();
+    let text: String = options
+        .iter()
+        .map(|(name, value)| format!("set({name} \"{value}\" CACHE STRING \"\" FORCE)\n"))
+        .collect();
     write_if_changed(path, text.as_bytes())
 }
 
@@ -86,10 +94,16 @@ fn use_ccache(config: &mut cmake::Config, native: &NativeDir) {
     for name in LAUNCHERS {
         config.define(name, "ccache");
     }
-    config.env("CCACHE_BASEDIR", &native.root).env("CCACHE_NOHASHDIR", "1");
+    config
+        .env("CCACHE_BASEDIR", &native.root)
+        .env("CCACHE_NOHASHDIR", "1");
 }
 
 fn runs(program: &str) -> bool {
-    let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let version = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     version.is_ok_and(|status| status.success())
 }

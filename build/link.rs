@@ -16,7 +16,10 @@ pub fn libraries(settings: &Settings, native: &NativeDir, build: &Path) -> Resul
     find_libraries(build, &mut found)?;
     for name in ["mtmd", "llama", "ggml", "ggml-base"] {
         if !found.contains_key(name) {
-            return Err(format!("cmake made no library '{name}' under {}", build.display()));
+            return Err(format!(
+                "cmake made no library '{name}' under {}",
+                build.display()
+            ));
         }
     }
 
@@ -25,7 +28,10 @@ pub fn libraries(settings: &Settings, native: &NativeDir, build: &Path) -> Resul
     for name in names {
         let library = &found[name];
         println!("cargo::rustc-link-search=native={}", library.dir.display());
-        println!("cargo::rustc-link-lib={}={name}", if library.shared { "dylib" } else { "static" });
+        println!(
+            "cargo::rustc-link-lib={}={name}",
+            if library.shared { "dylib" } else { "static" }
+        );
         if library.shared && settings.target_os != "windows" {
             println!("cargo::rustc-link-arg=-Wl,-rpath,{}", library.dir.display());
         }
@@ -48,7 +54,10 @@ pub fn libraries(settings: &Settings, native: &NativeDir, build: &Path) -> Resul
 
     // for packages that depend on this one: DEP_VISIPRUNER_ROOT and DEP_VISIPRUNER_INCLUDE
     println!("cargo::metadata=root={}", native.variant.display());
-    println!("cargo::metadata=include={}", native.source.join("include").display());
+    println!(
+        "cargo::metadata=include={}",
+        native.source.join("include").display()
+    );
     Ok(())
 }
 
@@ -68,7 +77,13 @@ fn find_libraries(dir: &Path, found: &mut BTreeMap<String, Library>) -> Result<(
             }
         } else if let Some((name, shared)) = library_name(&path) {
             if !shared || !found.contains_key(&name) {
-                found.insert(name, Library { dir: dir.to_path_buf(), shared });
+                found.insert(
+                    name,
+                    Library {
+                        dir: dir.to_path_buf(),
+                        shared,
+                    },
+                );
             }
         }
     }
@@ -107,8 +122,14 @@ fn link_order(name: &str) -> usize {
 
 /// The OpenMP runtime that cmake found, if any: which one it is depends on the compiler.
 fn openmp(cache: &CMakeCache) {
-    for name in cache.list("OpenMP_CXX_LIB_NAMES").filter(|name| *name != "pthread") {
-        if let Some(dir) = cache.get(&format!("OpenMP_{name}_LIBRARY")).and_then(|path| Path::new(path).parent()) {
+    for name in cache
+        .list("OpenMP_CXX_LIB_NAMES")
+        .filter(|name| *name != "pthread")
+    {
+        if let Some(dir) = cache
+            .get(&format!("OpenMP_{name}_LIBRARY"))
+            .and_then(|path| Path::new(path).parent())
+        {
             println!("cargo::rustc-link-search=native={}", dir.display());
         }
         println!("cargo::rustc-link-lib=dylib={name}");
@@ -117,9 +138,15 @@ fn openmp(cache: &CMakeCache) {
 
 fn backend_libraries(backend: &str, settings: &Settings, cache: &CMakeCache) {
     match backend {
-        "ggml-metal" => ["Foundation", "Metal", "MetalKit"].into_iter().for_each(framework),
+        "ggml-metal" => ["Foundation", "Metal", "MetalKit"]
+            .into_iter()
+            .for_each(framework),
         "ggml-cuda" => {
-            for library in ["CUDA_cudart_LIBRARY", "CUDA_cublas_LIBRARY", "CUDA_cuda_driver_LIBRARY"] {
+            for library in [
+                "CUDA_cudart_LIBRARY",
+                "CUDA_cublas_LIBRARY",
+                "CUDA_cuda_driver_LIBRARY",
+            ] {
                 if let Some(dir) = cache.get(library).and_then(|path| Path::new(path).parent()) {
                     println!("cargo::rustc-link-search=native={}", dir.display());
                 }
@@ -129,14 +156,24 @@ fn backend_libraries(backend: &str, settings: &Settings, cache: &CMakeCache) {
             }
         }
         "ggml-vulkan" => {
-            let name = if settings.target_os == "windows" { "vulkan-1" } else { "vulkan" };
-            if let Some(dir) = cache.get("Vulkan_LIBRARY").and_then(|path| Path::new(path).parent()) {
+            let name = if settings.target_os == "windows" {
+                "vulkan-1"
+            } else {
+                "vulkan"
+            };
+            if let Some(dir) = cache
+                .get("Vulkan_LIBRARY")
+                .and_then(|path| Path::new(path).parent())
+            {
                 println!("cargo::rustc-link-search=native={}", dir.display());
             }
             println!("cargo::rustc-link-lib=dylib={name}");
         }
         "ggml-blas" if !settings.apple => {
-            for path in cache.list("BLAS_LIBRARIES").chain(cache.list("BLAS_openblas_LIBRARY")) {
+            for path in cache
+                .list("BLAS_LIBRARIES")
+                .chain(cache.list("BLAS_openblas_LIBRARY"))
+            {
                 println!("cargo::rustc-link-arg={path}");
             }
         }

@@ -39,16 +39,27 @@ pub fn parse(diff: &str) -> Result<Vec<FileDiff>, String> {
     let mut files: Vec<FileDiff> = Vec::new();
     let mut lines = diff.split_inclusive('\n').peekable();
     while let Some(line) = lines.next() {
-        if line.starts_with("deleted file") || line.starts_with("rename ") || line.starts_with("GIT binary patch") {
-            return Err(format!("'{}' is not supported: patches change or add text files", line.trim_end()));
+        if line.starts_with("deleted file")
+            || line.starts_with("rename ")
+            || line.starts_with("GIT binary patch")
+        {
+            return Err(format!(
+                "'{}' is not supported: patches change or add text files",
+                line.trim_end()
+            ));
         }
         if let Some(from) = line.strip_prefix("--- ") {
             let to = lines.next_if(|next| next.starts_with("+++ "));
             if let Some(to) = to {
-                files.push(file_diff(from.trim_end(), to.trim_start_matches("+++ ").trim_end())?);
+                files.push(file_diff(
+                    from.trim_end(),
+                    to.trim_start_matches("+++ ").trim_end(),
+                )?);
             }
         } else if line.starts_with("@@ ") {
-            let file = files.last_mut().ok_or_else(|| format!("hunk without a file: '{}'", line.trim_end()))?;
+            let file = files
+                .last_mut()
+                .ok_or_else(|| format!("hunk without a file: '{}'", line.trim_end()))?;
             file.hunks.push(hunk(line.trim_end(), &mut lines)?);
         }
     }
@@ -59,8 +70,14 @@ pub fn parse(diff: &str) -> Result<Vec<FileDiff>, String> {
 }
 
 fn file_diff(from: &str, to: &str) -> Result<FileDiff, String> {
-    let path = to.strip_prefix("b/").ok_or_else(|| format!("unexpected new file name '{to}'"))?;
-    Ok(FileDiff { path: path.to_owned(), creates: from == "/dev/null", hunks: Vec::new() })
+    let path = to
+        .strip_prefix("b/")
+        .ok_or_else(|| format!("unexpected new file name '{to}'"))?;
+    Ok(FileDiff {
+        path: path.to_owned(),
+        creates: from == "/dev/null",
+        hunks: Vec::new(),
+    })
 }
 
 fn hunk<'a>(
@@ -69,8 +86,14 @@ fn hunk<'a>(
 ) -> Result<Hunk, String> {
     let malformed = || format!("malformed hunk '{header}'");
     let mut fields = header.split(' ').skip(1);
-    let (old_start, n_old) = fields.next().and_then(|range| line_range(range, '-')).ok_or_else(malformed)?;
-    let (_, n_new) = fields.next().and_then(|range| line_range(range, '+')).ok_or_else(malformed)?;
+    let (old_start, n_old) = fields
+        .next()
+        .and_then(|range| line_range(range, '-'))
+        .ok_or_else(malformed)?;
+    let (_, n_new) = fields
+        .next()
+        .and_then(|range| line_range(range, '+'))
+        .ok_or_else(malformed)?;
 
     let (mut old, mut new): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     while old.len() < n_old || new.len() < n_new {
@@ -124,7 +147,12 @@ impl FileDiff {
         // from the bottom up, so that line numbers of the old file stay valid
         for (i_hunk, hunk) in self.hunks.iter().enumerate().rev() {
             let start = hunk.position(&lines, placement).map_err(|reason| {
-                format!("{}: hunk {} of {} {reason}", self.path, i_hunk + 1, self.hunks.len())
+                format!(
+                    "{}: hunk {} of {} {reason}",
+                    self.path,
+                    i_hunk + 1,
+                    self.hunks.len()
+                )
             })?;
             lines.splice(start..start + hunk.old.len(), hunk.new.iter().map(String::as_str));
         }
@@ -135,7 +163,11 @@ impl FileDiff {
 impl Hunk {
     /// The index of the first line to replace.
     fn position(&self, lines: &[&str], placement: Placement) -> Result<usize, String> {
-        let named = if self.old.is_empty() { self.old_start } else { self.old_start.saturating_sub(1) };
+        let named = if self.old.is_empty() {
+            self.old_start
+        } else {
+            self.old_start.saturating_sub(1)
+        };
         match placement {
             Placement::Exact if self.fits(lines, named) => Ok(named),
             Placement::Exact => Err(self.misfit(lines, named)),
@@ -151,7 +183,9 @@ impl Hunk {
     }
 
     fn fits(&self, lines: &[&str], start: usize) -> bool {
-        lines.get(start..start + self.old.len()).is_some_and(|present| present.iter().eq(self.old.iter()))
+        lines
+            .get(start..start + self.old.len())
+            .is_some_and(|present| present.iter().eq(self.old.iter()))
     }
 
     fn misfit(&self, lines: &[&str], start: usize) -> String {
@@ -165,7 +199,10 @@ impl Hunk {
                 start + at + 1,
                 found.trim_end()
             ),
-            None => format!("does not fit at line {}: expected '{expected}', the file ends before", start + at + 1),
+            None => format!(
+                "does not fit at line {}: expected '{expected}', the file ends before",
+                start + at + 1
+            ),
         }
     }
 }

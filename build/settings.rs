@@ -80,9 +80,8 @@ impl Settings {
         for name in WATCHED {
             println!("cargo::rerun-if-env-changed={name}");
         }
-        for input in [self.patches(), self.cpp(), self.manifest_dir.join("build")] {
-            println!("cargo::rerun-if-changed={}", input.display());
-        }
+        // (the patches are watched one by one: their folder holds a scratch tree)
+        println!("cargo::rerun-if-changed={}", self.cpp().display());
     }
 
     /// The folder of patches.
@@ -136,7 +135,11 @@ fn backends(target_os: &str) -> Vec<&'static str> {
         ("METAL", cfg!(feature = "metal") || target_os == "macos"),
         ("VULKAN", cfg!(feature = "vulkan")),
     ];
-    asked.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
+    asked
+        .into_iter()
+        .filter(|(_, on)| *on)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 fn cmake_defines(args: &str) -> Result<Vec<(String, String)>, String> {
@@ -152,7 +155,9 @@ fn cmake_defines(args: &str) -> Result<Vec<(String, String)>, String> {
 
 /// A short stable hash for folder names.
 fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// Reads a text file.

@@ -25,7 +25,11 @@ pub fn locate(settings: &Settings) -> Result<Source, String> {
     let vendored = settings.vendored();
     if let Some(dir) = &settings.llama_cpp {
         println!("cargo::rerun-if-changed={}", dir.display());
-        return checked(dir.clone(), Placement::UniqueContext, Settings::llama_cpp_variable());
+        return checked(
+            dir.clone(),
+            Placement::UniqueContext,
+            Settings::llama_cpp_variable(),
+        );
     }
     if vendored.join("CMakeLists.txt").is_file() {
         println!("cargo::rerun-if-changed={}", vendored.display());
@@ -36,9 +40,16 @@ pub fn locate(settings: &Settings) -> Result<Source, String> {
 }
 
 fn checked(dir: PathBuf, placement: Placement, origin: &str) -> Result<Source, String> {
-    for needed in ["CMakeLists.txt", "src/CMakeLists.txt", "tools/mtmd/CMakeLists.txt"] {
+    for needed in [
+        "CMakeLists.txt",
+        "src/CMakeLists.txt",
+        "tools/mtmd/CMakeLists.txt",
+    ] {
         if !dir.join(needed).is_file() {
-            return Err(format!("{origin}: {} is not llama.cpp's source: it has no {needed}", dir.display()));
+            return Err(format!(
+                "{origin}: {} is not llama.cpp's source: it has no {needed}",
+                dir.display()
+            ));
         }
     }
     Ok(Source { dir, placement })
@@ -68,7 +79,11 @@ fn cargo_metadata(settings: &Settings, flags: &[&str]) -> Result<serde_json::Val
         .map_err(|e| format!("cannot run {}: {e}", settings.cargo.display()))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        return Err(stderr.lines().next().unwrap_or("cargo metadata failed").to_owned());
+        return Err(stderr
+            .lines()
+            .next()
+            .unwrap_or("cargo metadata failed")
+            .to_owned());
     }
     serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata wrote no JSON: {e}"))
 }

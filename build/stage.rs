@@ -10,7 +10,16 @@ use crate::native::settings::{Settings, read_text};
 use crate::native::source::Source;
 
 /// What of llama.cpp's tree the build needs.
-const NEEDED: [&str; 8] = ["CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "src", "tools/mtmd", "vendor"];
+const NEEDED: [&str; 8] = [
+    "CMakeLists.txt",
+    "LICENSE",
+    "cmake",
+    "ggml",
+    "include",
+    "src",
+    "tools/mtmd",
+    "vendor",
+];
 
 /// The folder in which llama.cpp is staged and compiled, held by this process alone.
 pub struct NativeDir {
@@ -69,19 +78,35 @@ pub fn source(source: &Source, patches: &Path, native: &NativeDir) -> Result<(),
 /// The files that patches change, as they are after the last patch.
 fn patched_files(source: &Source, patches: &Path) -> Result<BTreeMap<String, String>, String> {
     let mut changed = BTreeMap::new();
-    for name in series(&read_text(&patches.join("series"))?) {
-        let diff = read_text(&patches.join(name))?;
+    for name in series(&read_watched(&patches.join("series"))?) {
+        let diff = read_watched(&patches.join(name))?;
         patch::apply(&diff, source.placement, &mut changed, |path| {
             let path = source.dir.join(path);
-            if path.is_file() { read_text(&path).map(Some) } else { Ok(None) }
+            if path.is_file() {
+                read_text(&path).map(Some)
+            } else {
+                Ok(None)
+            }
         })
-        .map_err(|reason| format!("patches/{name} does not apply to {}: {reason}", source.dir.display()))?;
+        .map_err(|reason| {
+            format!(
+                "patches/{name} does not apply to {}: {reason}",
+                source.dir.display()
+            )
+        })?;
     }
     Ok(changed)
 }
 
+fn read_watched(path: &Path) -> Result<String, String> {
+    println!("cargo::rerun-if-changed={}", path.display());
+    read_text(path)
+}
+
 fn series(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn list_files(root: &Path, path: &Path, files: &mut BTreeSet<PathBuf>) -> Result<(), String> {

@@ -27,6 +27,7 @@ usage: patches/tool.sh <command>
   apply           make patches/work anew: the pristine source and one commit per patch
   edit <patch>    'apply', then stop at that patch: change files, 'git commit --amend', 'git rebase --continue'
   export          write the commits of patches/work back as *.patch and series
+  source          print the folder with llama.cpp's source
   check           fail unless the patches apply strictly, re-export byte by byte, and agree with README, series, pin
   bump <version>  move the pin to that version of llama-cpp-sys-2 and re-apply the patches on its source
 USAGE
@@ -115,7 +116,7 @@ export_series() { # <tree> <folder>
     for commit in $(in_tree "$tree" rev-list --reverse pristine..HEAD); do
         name=$(name_of "$tree" "$commit")
         in_tree "$tree" format-patch -1 --stdout --zero-commit --no-signature --full-index --no-renames "$commit" |
-            sed -e "1,/^\$/ { s/^From: .*/From: $author/; s/^Date: .*/Date: $date/; /^ <.*@.*>\$/d }" \
+            sed -e "1,/^\$/ { s/^From: .*/From: $author/; s/^Date: .*/Date: $date/; /^ <.*@.*>\$/d; }" \
                 -e "1,/^---\$/ s/^Base: .*/$(base_line)/" >"$folder/$name"
         echo "$name" >>"$folder/series.names"
     done
@@ -233,6 +234,10 @@ cmd_check() {
     echo "patches: $(series | wc -l | tr -d ' ') apply strictly and re-export byte by byte"
 }
 
+cmd_source() {
+    upstream
+}
+
 # With the old source in the same repository git can merge where context moved.
 cmd_bump() {
     local version=${1:-} package
@@ -276,6 +281,6 @@ NEXT
 }
 
 case ${1:-} in
-    apply | edit | export | check | bump) "cmd_$1" "${@:2}" ;;
+    apply | edit | export | source | check | bump) "cmd_$1" "${@:2}" ;;
     *) usage ;;
 esac

@@ -1,0 +1,258 @@
+// Runs a model on stock llama.cpp, through its public interface only: loads, tokenizes a prompt with images, evaluates
+// it with mtmd's own helper, decodes greedily. Prints two lines,
+//   prompt <token ids, -1 for each image token>
+//   generated <token ids>
+// and writes the logits of the last prompt token as raw float32 [n_vocab] in the byte order of the machine.
+
+#include "llama.h"
+#include "mtmd-helper.h"
+#include "mtmd.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+const char * const usage =
+    "usage: stock-eval -m MODEL -p PROMPT [options]\n"
+    "  --mmproj FILE    projector (without it the prompt is text)\n"
+    "  --image FILE     binary PPM (P6, 8 bit), once per <__media__> in the prompt\n"
+    "  -o FILE          where the logits of the last prompt token go\n"
+    "  -n N             tokens to generate (0)\n"
+    "  -c N             size of the context (model's own)\n"
+    "  -b N -ub N       batch and micro-batch (llama.cpp's defaults)\n"
+    "  -t N             threads (4)\n"
+    "  -ngl N           layers on the GPU (0)\n"
+    "  -ctk T -ctv T    type of the KV cache: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 (f16)\n"
+    "  -fa M            flash attention of model and encoder: on, off, auto (auto)\n";
+
+struct options {
+    std::string model;
+    std::string mmproj;
+    std::string prompt;
+    std::string logits;
+    std::vector<std::string> images;
+    int32_t n_predict    = 0;
+    int32_t n_threads    = 4;
+    int32_t n_gpu_layers = 0;
+    llama_context_params ctx = llama_context_default_params();
+};
+
+template <typename T>
+T named(const std::map<std::string, T> & values, const std::string & name) {
+    const auto found = values.find(name);
+    if (found == values.end()) {
+        throw std::runtime_error("unknown value '" + name + "'");
+    }
+    return found->second;
+}
+
+const std::map<std::string, ggml_type> kv_types = {
+    { "f32",  GGML_TYPE_F32  }, { "f16",  GGML_TYPE_F16  }, { "bf16", GGML_TYPE_BF16 }, { "q8_0", GGML_TYPE_Q8_0 },
+    { "q4_0", GGML_TYPE_Q4_0 }, { "q4_1", GGML_TYPE_Q4_1 }, { "q5_0", GGML_TYPE_Q5_0 }, { "q5_1", GGML_TYPE_Q5_1 },
+};
+
+const std::map<std::string, llama_flash_attn_type> flash_attn_types = {
+    { "on",   LLAMA_FLASH_ATTN_TYPE_ENABLED  },
+    { "off",  LLAMA_FLASH_ATTN_TYPE_DISABLED },
+    { "auto", LLAMA_FLASH_ATTN_TYPE_AUTO     },
+};
+
+options parse(int argc, char ** argv) {
+    options opt;
+    const std::map<std::string, std::function<void(const std::string &)>> flags = {
+        { "-m",       [&](const std::string & v) { opt.model        = v; } },
+        { "--mmproj", [&](const std::string & v) { opt.mmproj       = v; } },
+        { "--image",  [&](const std::string & v) { opt.images.push_back(v); } },
+        { "-p",       [&](const std::string & v) { opt.prompt       = v; } },
+        { "-o",       [&](const std::string & v) { opt.logits       = v; } },
+        { "-n",       [&](const std::string & v) { opt.n_predict    = std::stoi(v); } },
+        { "-t",       [&](const std::string & v) { opt.n_threads    = std::stoi(v); } },
+        { "-ngl",     [&](const std::string & v) { opt.n_gpu_layers = std::stoi(v); } },
+        { "-c",       [&](const std::string & v) { opt.ctx.n_ctx    = std::stoi(v); } },
+        { "-b",       [&](const std::string & v) { opt.ctx.n_batch  = std::stoi(v); } },
+        { "-ub",      [&](const std::string & v) { opt.ctx.n_ubatch = std::stoi(v); } },
+        { "-ctk",     [&](const std::string & v) { opt.ctx.type_k   = named(kv_types, v); } },
+        { "-ctv",     [&](const std::string & v) { opt.ctx.type_v   = named(kv_types, v); } },
+        { "-fa",      [&](const std::string & v) { opt.ctx.flash_attn_type = named(flash_attn_types, v); } },
+    };
+    for (int i = 1; i < argc; i += 2) {
+        const auto flag = flags.find(argv[i]);
+        if (flag == flags.end() || i + 1 == argc) {
+            throw std::runtime_error(std::string("cannot read '") + argv[i] + "'\n" + usage);
+        }
+        flag->second(argv[i + 1]);
+    }
+    if (opt.model.empty() || opt.prompt.empty()) {
+        throw std::runtime_error(usage);
+    }
+    opt.ctx.n_threads       = opt.n_threads;
+    opt.ctx.n_threads_batch = opt.n_threads;
+    return opt;
+}
+
+mtmd_bitmap * load_ppm(const std::string & path) {
+    std::ifstream file(path, std::ios::binary);
+    std::string magic;
+    uint32_t nx = 0;
+    uint32_t ny = 0;
+    uint32_t max = 0;
+    file >> magic >> nx >> ny >> max;
+    file.get(); // the one blank before the pixels
+    if (!file || magic != "P6" || max != 255) {
+        throw std::runtime_error(path + " is not a binary PPM of 8 bits");
+    }
+    std::vector<char> rgb(size_t(nx) * ny * 3);
+    if (!file.read(rgb.data(), rgb.size())) {
+        throw std::runtime_error(path + " is truncated");
+    }
+    return mtmd_bitmap_init(nx, ny, reinterpret_cast<const unsigned char *>(rgb.data()));
+}
+
+// text and images, as mtmd's own tools evaluate them
+void eval_multimodal(const options & opt, llama_context * ctx) {
+    mtmd_context_params params = mtmd_context_params_default();
+    params.use_gpu         = opt.n_gpu_layers != 0;
+    params.n_threads       = opt.n_threads;
+    params.flash_attn_type = opt.ctx.flash_attn_type;
+    params.warmup          = false;
+    mtmd_context * mctx = mtmd_init_from_file(opt.mmproj.c_str(), llama_get_model(ctx), params);
+    if (mctx == nullptr) {
+        throw std::runtime_error("cannot load " + opt.mmproj);
+    }
+
+    std::vector<mtmd_bitmap *> bitmaps;
+    for (const auto & image : opt.images) {
+        bitmaps.push_back(load_ppm(image));
+    }
+    const std::vector<const mtmd_bitmap *> views(bitmaps.begin(), bitmaps.end());
+    const mtmd_input_text text = { opt.prompt.c_str(), opt.prompt.size(), /*add_special=*/true, /*parse_special=*/true };
+    mtmd_input_chunks * chunks = mtmd_input_chunks_init();
+    if (mtmd_tokenize(mctx, chunks, &text, views.data(), views.size()) != 0) {
+        throw std::runtime_error("cannot tokenize the prompt");
+    }
+
+    printf("prompt");
+    for (size_t i = 0; i < mtmd_input_chunks_size(chunks); i++) {
+        const mtmd_input_chunk * chunk = mtmd_input_chunks_get(chunks, i);
+        const bool is_text = mtmd_input_chunk_get_type(chunk) == MTMD_INPUT_CHUNK_TYPE_TEXT;
+        size_t n_text = 0;
+        const llama_token * tokens = is_text ? mtmd_input_chunk_get_tokens_text(chunk, &n_text) : nullptr;
+        for (size_t j = 0; j < mtmd_input_chunk_get_n_tokens(chunk); j++) {
+            printf(" %d", is_text ? tokens[j] : -1);
+        }
+    }
+    printf("\n");
+
+    llama_pos n_past = 0;
+    if (mtmd_helper_eval_chunks(mctx, ctx, chunks, 0, 0, llama_n_batch(ctx), /*logits_last=*/true, &n_past) != 0) {
+        throw std::runtime_error("cannot evaluate the prompt");
+    }
+
+    mtmd_input_chunks_free(chunks);
+    for (auto * bitmap : bitmaps) {
+        mtmd_bitmap_free(bitmap);
+    }
+    mtmd_free(mctx);
+}
+
+void eval_text(const options & opt, llama_context * ctx) {
+    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
+    const auto n_bytes = int32_t(opt.prompt.size());
+    std::vector<llama_token> tokens(opt.prompt.size() + 8); // with room for special tokens
+    const int32_t n_tokens = llama_tokenize(vocab, opt.prompt.c_str(), n_bytes, tokens.data(), int32_t(tokens.size()),
+            /*add_special=*/true, /*parse_special=*/true);
+    if (n_tokens <= 0) {
+        throw std::runtime_error("cannot tokenize the prompt");
+    }
+
+    printf("prompt");
+    for (int32_t i = 0; i < n_tokens; i++) {
+        printf(" %d", tokens[i]);
+    }
+    printf("\n");
+
+    const auto n_batch = int32_t(llama_n_batch(ctx));
+    for (int32_t i = 0; i < n_tokens; i += n_batch) {
+        if (llama_decode(ctx, llama_batch_get_one(&tokens[i], std::min(n_batch, n_tokens - i))) != 0) {
+            throw std::runtime_error("cannot evaluate the prompt");
+        }
+    }
+}
+
+llama_token most_likely(const float * logits, int32_t n_vocab) {
+    llama_token best = 0;
+    for (llama_token id = 1; id < n_vocab; id++) {
+        if (logits[id] > logits[best]) {
+            best = id;
+        }
+    }
+    return best;
+}
+
+void run(const options & opt) {
+    llama_backend_init();
+
+    llama_model_params mparams = llama_model_default_params();
+    mparams.n_gpu_layers = opt.n_gpu_layers;
+    llama_model * model = llama_model_load_from_file(opt.model.c_str(), mparams);
+    if (model == nullptr) {
+        throw std::runtime_error("cannot load " + opt.model);
+    }
+    llama_context * ctx = llama_init_from_model(model, opt.ctx);
+    if (ctx == nullptr) {
+        throw std::runtime_error("cannot make a context");
+    }
+
+    if (opt.mmproj.empty()) {
+        eval_text(opt, ctx);
+    } else {
+        eval_multimodal(opt, ctx);
+    }
+
+    const llama_vocab * vocab = llama_model_get_vocab(model);
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab);
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    if (!opt.logits.empty()) {
+        std::ofstream file(opt.logits, std::ios::binary);
+        if (!file.write(reinterpret_cast<const char *>(logits), n_vocab * sizeof(float))) {
+            throw std::runtime_error("cannot write " + opt.logits);
+        }
+    }
+
+    printf("generated");
+    for (int32_t i = 0; i < opt.n_predict; i++) {
+        llama_token id = most_likely(llama_get_logits_ith(ctx, -1), n_vocab);
+        if (llama_vocab_is_eog(vocab, id)) {
+            break;
+        }
+        printf(" %d", id);
+        if (i + 1 < opt.n_predict && llama_decode(ctx, llama_batch_get_one(&id, 1)) != 0) {
+            throw std::runtime_error("cannot decode token " + std::to_string(i));
+        }
+    }
+    printf("\n");
+
+    llama_free(ctx);
+    llama_model_free(model);
+    llama_backend_free();
+}
+
+} // namespace
+
+int main(int argc, char ** argv) {
+    try {
+        run(parse(argc, argv));
+    } catch (const std::exception & error) {
+        fprintf(stderr, "stock-eval: %s\n", error.what());
+        return 1;
+    }
+    return 0;
+}
