@@ -113,7 +113,10 @@ fn hunk<'a>(
             }
             _ => return Err(malformed()),
         }
-        if lines.next_if(|next| next.starts_with("\\ No newline")).is_some() {
+        if lines
+            .next_if(|next| next.starts_with("\\ No newline"))
+            .is_some()
+        {
             // a context line stands in both
             for side in [&mut old, &mut new] {
                 if let Some(last) = side.last_mut().filter(|last| *last == text) {
@@ -125,7 +128,11 @@ fn hunk<'a>(
     if old.len() != n_old || new.len() != n_new {
         return Err(malformed());
     }
-    Ok(Hunk { old_start, old, new })
+    Ok(Hunk {
+        old_start,
+        old,
+        new,
+    })
 }
 
 /// `-12,7` or `-12` (one line), with the sign given.
@@ -154,7 +161,10 @@ impl FileDiff {
                     self.hunks.len()
                 )
             })?;
-            lines.splice(start..start + hunk.old.len(), hunk.new.iter().map(String::as_str));
+            lines.splice(
+                start..start + hunk.old.len(),
+                hunk.new.iter().map(String::as_str),
+            );
         }
         Ok(lines.concat())
     }
@@ -176,7 +186,9 @@ impl Hunk {
                 match (fitting.next(), fitting.next()) {
                     (Some(start), None) => Ok(start),
                     (None, _) => Err(format!("(line {}) fits nowhere", self.old_start)),
-                    (Some(_), Some(_)) => Err(format!("(line {}) fits in several places", self.old_start)),
+                    (Some(_), Some(_)) => {
+                        Err(format!("(line {}) fits in several places", self.old_start))
+                    }
                 }
             }
         }
@@ -190,7 +202,11 @@ impl Hunk {
 
     fn misfit(&self, lines: &[&str], start: usize) -> String {
         let at = (0..self.old.len())
-            .find(|i| lines.get(start + i).is_none_or(|line| *line != self.old[*i]))
+            .find(|i| {
+                lines
+                    .get(start + i)
+                    .is_none_or(|line| *line != self.old[*i])
+            })
             .unwrap_or_default();
         let expected = self.old.get(at).map_or("", |line| line.trim_end());
         match lines.get(start + at) {
@@ -225,7 +241,12 @@ pub fn apply(
         let text = match (present, file.creates) {
             (Some(text), false) => text,
             (None, true) => String::new(),
-            (Some(_), true) => return Err(format!("{}: is to be created but exists already", file.path)),
+            (Some(_), true) => {
+                return Err(format!(
+                    "{}: is to be created but exists already",
+                    file.path
+                ));
+            }
             (None, false) => return Err(format!("{}: there is no such file", file.path)),
         };
         let patched = file.apply(&text, placement)?;

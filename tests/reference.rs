@@ -93,15 +93,18 @@ mod plain {
     pub struct Plain {
         gguf: Gguf,
         shape: LlmShape,
-        keys: Vec<Vec<(usize, Vec<f64>, Vec<f64>)>>,
+        /// `[n_layer]`: key and value of every row so far.
+        cache: Vec<Vec<KeyAndValue>>,
     }
+
+    type KeyAndValue = (Vec<f64>, Vec<f64>);
 
     impl Plain {
         pub fn load(path: &Path) -> Plain {
             let gguf = Gguf::open(path).unwrap();
             let shape = LlmShape::from_gguf(&gguf).unwrap();
-            let keys = vec![Vec::new(); shape.n_layer as usize];
-            Plain { gguf, shape, keys }
+            let cache = vec![Vec::new(); shape.n_layer as usize];
+            Plain { gguf, shape, cache }
         }
 
         fn product(&self, name: &str, x: &[f64]) -> Vec<f64> {
@@ -149,7 +152,7 @@ mod plain {
             for h in 0..q.len() / d {
                 let g = h / per_group;
                 let (mut max, mut sum, mut acc) = (f64::MIN, 0.0, vec![0.0; d]);
-                for (_, k, v) in &self.keys[il] {
+                for (k, v) in &self.cache[il] {
                     let score: f64 = (0..d).map(|e| q[h * d + e] * k[g * d + e]).sum::<f64>()
                         / (d as f64).sqrt();
                     let new_max = score.max(max);
@@ -187,7 +190,7 @@ mod plain {
                 let q = self.turned(&self.product(&name("attn_q"), &h), pos);
                 let k = self.turned(&self.product(&name("attn_k"), &h), pos);
                 let v = self.product(&name("attn_v"), &h);
-                self.keys[il].push((pos, k, v));
+                self.cache[il].push((k, v));
                 let a = self.product(&name("attn_output"), &self.attention(il, &q));
                 x.iter_mut().zip(a).for_each(|(x, a)| *x += a);
                 let h = self.normed(&name("ffn_norm"), &x);

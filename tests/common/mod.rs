@@ -3,6 +3,8 @@
 // Each test crate compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod cases;
+pub mod dropping;
 pub mod random_model;
 pub mod reference;
 pub mod rng;

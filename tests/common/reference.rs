@@ -112,6 +112,9 @@ pub struct Run<'a> {
     pub exit_layer: Option<usize>,
     /// The logits of the last row, `[n_vocab]`.
     pub logits: Vec<f64>,
+    /// How near any statistic came to the threshold that it was compared with, relative to the statistic's scale
+    /// (`1 - cos` for cosines, the norm for norms): what an implementation may be wrong by without deciding otherwise.
+    pub margin: f64,
 }
 
 /// What was generated after a prefill.
@@ -224,6 +227,7 @@ impl Reference {
             kept: None,
             exit_layer: None,
             logits: Vec::new(),
+            margin: f64::INFINITY,
         };
         let mut counted = 0;
         for il in 0..self.n_layer {
@@ -319,7 +323,7 @@ impl Reference {
         h / (self.n_head / self.n_head_kv)
     }
 
-    fn embed(&self, input: &Input) -> Vec<f64> {
+    pub fn embed(&self, input: &Input) -> Vec<f64> {
         match input {
             Input::Token(token) => self.token_embd.row(*token).to_vec(),
             Input::Embedding(row) => row.clone(),
@@ -327,7 +331,7 @@ impl Reference {
     }
 
     /// Queries `[n_head][n_embd_head]` and the cell of a row.
-    fn project(&self, il: usize, x: &[f64], pos: usize) -> (Vec<Vec<f64>>, Cell) {
+    pub fn project(&self, il: usize, x: &[f64], pos: usize) -> (Vec<Vec<f64>>, Cell) {
         let layer = &self.layers[il];
         let x = rms_norm(x, &layer.attn_norm, self.eps);
         let heads = |flat: Vec<f64>| -> Vec<Vec<f64>> {
@@ -371,7 +375,12 @@ impl Reference {
     }
 
     /// `a[h][j]`: softmax over the visible keys, 0 for the others.
-    fn attention_weights(&self, q: &[Vec<f64>], cells: &[Cell], visible: &[bool]) -> Vec<Vec<f64>> {
+    pub fn attention_weights(
+        &self,
+        q: &[Vec<f64>],
+        cells: &[Cell],
+        visible: &[bool],
+    ) -> Vec<Vec<f64>> {
         let scale = 1.0 / (self.n_embd_head as f64).sqrt();
         let head = |h: usize| {
             let score = |j: usize| match visible.get(j) {
@@ -384,7 +393,7 @@ impl Reference {
     }
 
     /// `o = concat_h(sum_j a[h][j] * v[g(h)][j])`
-    fn attention_output(&self, weights: &[Vec<f64>], cells: &[Cell]) -> Vec<f64> {
+    pub fn attention_output(&self, weights: &[Vec<f64>], cells: &[Cell]) -> Vec<f64> {
         let mut o = Vec::new();
         for (h, a) in weights.iter().enumerate() {
             let mut sum = vec![0.0; self.n_embd_head];
@@ -401,7 +410,7 @@ impl Reference {
     }
 
     /// The row that leaves the layer: output projection, residual, SwiGLU, residual.
-    fn finish_layer(&self, il: usize, x: &[f64], o: &[f64]) -> Vec<f64> {
+    pub fn finish_layer(&self, il: usize, x: &[f64], o: &[f64]) -> Vec<f64> {
         let layer = &self.layers[il];
         let x = add(x, &layer.wo.apply(o));
         let normed = rms_norm(&x, &layer.ffn_norm, self.eps);
@@ -414,7 +423,7 @@ impl Reference {
         add(&x, &layer.down.apply(&inner))
     }
 
-    fn logits(&self, x: &[f64]) -> Vec<f64> {
+    pub fn logits(&self, x: &[f64]) -> Vec<f64> {
         self.output.apply(&rms_norm(x, &self.output_norm, self.eps))
     }
 }
@@ -511,10 +520,16 @@ impl Run<'_> {
             return;
         }
         if self.fusion_layer.is_none() {
+            self.note_margin(&one_minus(&layer.cos), 1.0 - config.layer_threshold);
             if layer.cos.iter().any(|&cos| cos < config.layer_threshold) {
+                self.note_margin(
+                    &layer.norm,
+                    config.tokens_threshold * norm_unit(layer, config),
+                );
                 self.fuse(il, kept(layer, config));
             }
         } else if stages.deep {
+            self.note_margin(&one_minus(&layer.cos), 1.0 - config.exit_threshold);
             if layer.cos.iter().all(|&cos| cos >= config.exit_threshold) {
                 *counted += 1;
             } else if config.exit_count == ExitCount::Consecutive {
@@ -527,6 +542,7 @@ impl Run<'_> {
     }
 
     fn decide_fixed(&mut self, il: usize, layer: &LayerRun, schedule: &Schedule) {
+        let exits = il + 1 == schedule.exit_from && il + 1 < self.reference.n_layer;
         if il == schedule.fusion_layer {
             let mut by_norm: Vec<(f64, usize)> = layer
                 .norm
@@ -535,19 +551,32 @@ impl Run<'_> {
                 .zip(layer.tokens.iter().copied())
                 .collect();
             by_norm.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            if let Some(&(next, _)) = by_norm.get(schedule.keep) {
+                let kept_norms: Vec<f64> = by_norm[..schedule.keep]
+                    .iter()
+                    .map(|&(norm, _)| norm)
+                    .collect();
+                self.note_margin(&kept_norms, next);
+            }
+            // where the exit follows at once, no token goes on
+            let n_kept = if exits { 0 } else { schedule.keep };
             let mut kept: Vec<usize> = by_norm
                 .iter()
-                .take(schedule.keep)
+                .take(n_kept)
                 .map(|&(_, token)| token)
                 .collect();
             kept.sort_unstable();
             self.fuse(il, kept);
         }
-        if il + 1 == schedule.exit_from
-            && il + 1 < self.reference.n_layer
-            && self.exit_layer.is_none()
-        {
+        if exits && self.exit_layer.is_none() {
             self.exit_layer = Some(il);
+        }
+    }
+
+    fn note_margin(&mut self, statistics: &[f64], threshold: f64) {
+        for x in statistics {
+            let scale = x.abs().max(threshold.abs()).max(f64::MIN_POSITIVE);
+            self.margin = self.margin.min((x - threshold).abs() / scale);
         }
     }
 
@@ -578,15 +607,22 @@ impl Run<'_> {
 
 /// `{ j : norm_j > tokens_threshold }`
 fn kept(layer: &LayerRun, config: &VisiPrunerConfig) -> Vec<usize> {
-    let unit = match config.tokens_threshold_unit {
-        TokensThresholdUnit::Absolute => 1.0,
-        TokensThresholdUnit::Relative => layer.output_norm,
-    };
-    let is_kept = |&i: &usize| layer.norm[i] / unit > config.tokens_threshold;
+    let is_kept = |&i: &usize| layer.norm[i] > config.tokens_threshold * norm_unit(layer, config);
     (0..layer.tokens.len())
         .filter(is_kept)
         .map(|i| layer.tokens[i])
         .collect()
+}
+
+fn norm_unit(layer: &LayerRun, config: &VisiPrunerConfig) -> f64 {
+    match config.tokens_threshold_unit {
+        TokensThresholdUnit::Absolute => 1.0,
+        TokensThresholdUnit::Relative => layer.output_norm,
+    }
+}
+
+fn one_minus(cos: &[f64]) -> Vec<f64> {
+    cos.iter().map(|cos| 1.0 - cos).collect()
 }
 
 fn kinds(layout: &PromptLayout) -> Vec<Kind> {
