@@ -238,3 +238,6 @@ impl VisiPrunerConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,3 +110,146 @@ pub fn resolve(
         preset: preset.map(|preset| preset.name),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::config::Stages;
+
+    fn llava_7b() -> ModelShape {
+        ModelShape {
+            name: String::from("LLaMA v2"),
+            arch: String::from("llama"),
+            n_layer: 32,
+            n_embd: 4096,
+            n_head: 32,
+            n_head_kv: 32,
+            n_embd_head_k: 128,
+            n_embd_head_v: 128,
+            n_ff: 11008,
+            n_vocab: 32000,
+            n_vision_tokens: Some(576),
+        }
+    }
+
+    fn llava_13b() -> ModelShape {
+        ModelShape {
+            n_layer: 40,
+            n_embd: 5120,
+            n_head: 40,
+            n_head_kv: 40,
+            n_ff: 13824,
+            ..llava_7b()
+        }
+    }
+
+    fn config(policy: &PolicyConfig) -> &VisiPrunerConfig {
+        match policy {
+            PolicyConfig::VisiPruner(config) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn llava_is_known_by_its_shape() {
+        let seven = preset_for(&llava_7b()).unwrap();
+        let thirteen = preset_for(&llava_13b()).unwrap();
+        assert_eq!(
+            (seven.name, thirteen.name),
+            ("llava-1.5-7b", "llava-1.5-13b")
+        );
+        assert_eq!(config(&seven.policy), &VisiPrunerConfig::default());
+        let expected = VisiPrunerConfig {
+            layer0: Layer0::Half,
+            ..VisiPrunerConfig::default()
+        };
+        assert_eq!(config(&thirteen.policy), &expected);
+        assert_eq!(expected.stages, Stages::MIDDLE_DEEP);
+        seven.policy.validate_for(32).unwrap();
+        thirteen.policy.validate_for(40).unwrap();
+    }
+
+    #[test]
+    fn similar_models_have_no_preset() {
+        let others = [
+            ModelShape {
+                n_vision_tokens: None,
+                ..llava_7b()
+            },
+            ModelShape {
+                n_vision_tokens: Some(144),
+                ..llava_7b()
+            },
+            ModelShape {
+                n_head_kv: 8,
+                n_ff: 14336,
+                ..llava_7b()
+            },
+            ModelShape {
+                arch: String::from("qwen2"),
+                ..llava_7b()
+            },
+            ModelShape {
+                n_layer: 40,
+                ..llava_7b()
+            },
+        ];
+        assert!(others.iter().all(|shape| preset_for(shape).is_none()));
+    }
+
+    #[test]
+    fn later_sources_win_field_by_field() {
+        let file = PolicyOverrides {
+            exit_layers: Some(3),
+            tokens_threshold: Some(0.4),
+            ..PolicyOverrides::default()
+        };
+        let fields = PolicyOverrides {
+            tokens_threshold: Some(0.5),
+            ..PolicyOverrides::default()
+        };
+        let resolved = resolve(&llava_13b(), Some(&file), &fields).unwrap();
+        let config = config(&resolved.policy);
+        assert_eq!(
+            (config.layer0, config.exit_layers, config.tokens_threshold),
+            (Layer0::Half, 3, 0.5)
+        );
+        assert_eq!(
+            (resolved.preset, resolved.not_calibrated),
+            (Some("llava-1.5-13b"), false)
+        );
+    }
+
+    #[test]
+    fn an_unknown_model_is_not_pruned_unless_told_to() {
+        let unknown = ModelShape {
+            n_layer: 12,
+            ..llava_7b()
+        };
+        let none = PolicyOverrides::default();
+        let resolved = resolve(&unknown, None, &none).unwrap();
+        assert_eq!(
+            resolved,
+            Resolved {
+                policy: PolicyConfig::Off,
+                preset: None,
+                not_calibrated: true
+            }
+        );
+        let off = PolicyOverrides::from_toml("policy = 'off'").unwrap();
+        assert!(!resolve(&unknown, None, &off).unwrap().not_calibrated);
+        assert!(!resolve(&unknown, Some(&off), &none).unwrap().not_calibrated);
+        let file = PolicyOverrides::from_toml("shallow_mid_layer = 3").unwrap();
+        assert_eq!(
+            config(&resolve(&unknown, Some(&file), &none).unwrap().policy).shallow_mid_layer,
+            3
+        );
+    }
+
+    #[test]
+    fn layers_are_checked_against_the_model() {
+        let fields = PolicyOverrides::from_toml("shallow_mid_layer = 32").unwrap();
+        let error = resolve(&llava_7b(), None, &fields).unwrap_err().to_string();
+        assert_eq!(error, "shallow_mid_layer is 32, but must be from 0 to 31");
+    }
+}

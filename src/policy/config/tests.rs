@@ -1,0 +1,445 @@
+use std::path::Path;
+
+use super::*;
+use crate::policy::config::keywords::StageName;
+
+const TINY: &str = r#"
+policy = "visipruner"
+stages = ["middle", "deep"]
+shallow_mid_layer = 2
+layer_threshold = 0.98
+tokens_threshold = 0.05
+tokens_threshold_unit = "relative"
+exit_threshold = 0.999
+exit_layers = 3
+exit_count = "consecutive"
+mid_deep_layer = 8
+layer0 = "half"
+shallow_mask = "skip"
+visual_self_attention = "remove"
+evict_shallow_kv = true
+"#;
+
+fn tiny() -> VisiPrunerConfig {
+    VisiPrunerConfig {
+        stages: Stages::MIDDLE_DEEP,
+        shallow_mid_layer: 2,
+        layer_threshold: 0.98,
+        tokens_threshold: 0.05,
+        tokens_threshold_unit: TokensThresholdUnit::Relative,
+        exit_threshold: 0.999,
+        exit_layers: 3,
+        exit_count: ExitCount::Consecutive,
+        mid_deep_layer: Some(8),
+        layer0: Layer0::Half,
+        shallow_mask: ShallowMask::Skip,
+        visual_self_attention: VisualSelfAttention::Remove,
+        evict_shallow_kv: true,
+    }
+}
+
+fn read(text: &str) -> Result<PolicyConfig, PolicyError> {
+    PolicyOverrides::from_toml(text)?.apply(&PolicyConfig::Off)
+}
+
+fn message(result: Result<PolicyConfig, PolicyError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+fn visipruner(change: impl FnOnce(&mut VisiPrunerConfig)) -> PolicyConfig {
+    let mut config = VisiPrunerConfig::default();
+    change(&mut config);
+    PolicyConfig::VisiPruner(config)
+}
+
+fn schedule(text: &str) -> PolicyConfig {
+    PolicyConfig::Fixed(text.parse().unwrap())
+}
+
+#[test]
+fn a_policy_file_sets_every_field() {
+    assert_eq!(read(TINY).unwrap(), PolicyConfig::VisiPruner(tiny()));
+    let fixed = read("policy = 'fixed'\nfusion_layer = 18\nkeep = 10\nexit_from = 28").unwrap();
+    assert_eq!(fixed, schedule("18/10/28"));
+    assert_eq!(read("policy = 'off'").unwrap(), PolicyConfig::Off);
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    for policy in [
+        PolicyConfig::Off,
+        PolicyConfig::VisiPruner(tiny()),
+        visipruner(|_| {}),
+        schedule("3/4/9"),
+    ] {
+        assert_eq!(
+            read(&policy.to_toml()).unwrap(),
+            policy,
+            "{}",
+            policy.to_toml()
+        );
+    }
+}
+
+#[test]
+fn the_file_is_flat_and_ordered() {
+    insta::assert_snapshot!(PolicyConfig::VisiPruner(tiny()).to_toml(), @r#"
+    policy = "visipruner"
+    stages = ["middle", "deep"]
+    shallow_mid_layer = 2
+    layer_threshold = 0.98
+    tokens_threshold = 0.05
+    tokens_threshold_unit = "relative"
+    exit_threshold = 0.999
+    exit_layers = 3
+    exit_count = "consecutive"
+    mid_deep_layer = 8
+    layer0 = "half"
+    shallow_mask = "skip"
+    visual_self_attention = "remove"
+    evict_shallow_kv = true
+    "#);
+}
+
+#[test]
+fn bad_files_name_line_and_key() {
+    let text = "policy = 'visipruner'\n\ntoken_threshold = 0.2\n";
+    let error = PolicyOverrides::from_toml(text).unwrap_err().to_string();
+    assert!(
+        error.starts_with(
+            "policy, line 3: unknown field `token_threshold`, expected one of `policy`, "
+        ),
+        "{error}"
+    );
+    let error = PolicyOverrides::from_toml("keep = 1\nlayer0 = 'both'")
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "policy, line 2: unknown variant `both`, expected one of `merge`, `half`, `none`"
+    );
+    let error = PolicyOverrides::from_toml("\nkeep = -1")
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("policy, line 2: "), "{error}");
+    assert!(
+        PolicyOverrides::from_toml("keep = \n")
+            .unwrap_err()
+            .to_string()
+            .starts_with("policy, line 1: ")
+    );
+    for text in [
+        "policy = 'off'\nkeep = 1\nkeep = 2",
+        "policy = [",
+        "stages = ['middel']",
+    ] {
+        assert!(
+            !PolicyOverrides::from_toml(text)
+                .unwrap_err()
+                .to_string()
+                .contains('\n')
+        );
+    }
+}
+
+#[test]
+fn files_are_named_in_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.toml");
+    std::fs::write(&path, "layers = 3").unwrap();
+    let error = PolicyOverrides::from_file(&path).unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!(
+            "policy file {}, line 1: unknown field `layers`",
+            path.display()
+        )),
+        "{error}"
+    );
+    std::fs::write(&path, TINY).unwrap();
+    assert_eq!(
+        PolicyOverrides::from_file(&path).unwrap(),
+        PolicyOverrides::from_toml(TINY).unwrap()
+    );
+    let error = PolicyOverrides::from_file(Path::new("/nowhere/policy.toml"))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "cannot read the policy file /nowhere/policy.toml");
+}
+
+#[test]
+fn every_field_can_be_overridden_by_itself() {
+    // Each line of the file alone, over the defaults, gives the defaults with that one field changed.
+    let base = visipruner(|_| {});
+    let mut together = base.clone();
+    for line in TINY.lines().filter(|line| line.contains('=')) {
+        let overrides = PolicyOverrides::from_toml(line).unwrap();
+        let alone = overrides.apply(&base).unwrap();
+        let changes_nothing = ["policy", "stages", "exit_threshold"]
+            .iter()
+            .any(|key| line.starts_with(&format!("{key} ")));
+        assert_eq!(alone == base, changes_nothing, "{line}");
+        together = overrides.apply(&together).unwrap();
+    }
+    assert_eq!(together, PolicyConfig::VisiPruner(tiny()));
+    for (field, expected) in [
+        ("fusion_layer = 2", "2/4/9"),
+        ("keep = 7", "3/7/9"),
+        ("exit_from = 5", "3/4/5"),
+    ] {
+        let overrides = PolicyOverrides::from_toml(field).unwrap();
+        assert_eq!(
+            overrides.apply(&schedule("3/4/9")).unwrap(),
+            schedule(expected)
+        );
+    }
+}
+
+#[test]
+fn nothing_given_changes_nothing() {
+    for base in [
+        PolicyConfig::Off,
+        visipruner(|config| config.exit_layers = 5),
+        schedule("1/2/3"),
+    ] {
+        assert_eq!(PolicyOverrides::default().apply(&base).unwrap(), base);
+    }
+}
+
+#[test]
+fn fields_choose_their_policy_over_off() {
+    assert_eq!(
+        read("tokens_threshold = 0.5").unwrap(),
+        visipruner(|config| config.tokens_threshold = 0.5)
+    );
+    assert_eq!(
+        read("fusion_layer = 1\nkeep = 2\nexit_from = 3").unwrap(),
+        schedule("1/2/3")
+    );
+}
+
+#[test]
+fn fields_of_another_policy_are_refused() {
+    let over = |text: &str, base: PolicyConfig| {
+        message(PolicyOverrides::from_toml(text).unwrap().apply(&base))
+    };
+    assert_eq!(
+        over("keep = 3", visipruner(|_| {})),
+        "keep belongs to the policy fixed, but the policy in force is visipruner: \
+         leave it out, or choose the policy fixed"
+    );
+    assert!(
+        over("exit_layers = 3", schedule("1/2/3"))
+            .starts_with("exit_layers belongs to the policy visipruner")
+    );
+    assert!(
+        over("policy = 'off'\nkeep = 3", visipruner(|_| {}))
+            .starts_with("keep belongs to the policy fixed")
+    );
+    assert!(
+        over("keep = 3\nstages = []", PolicyConfig::Off).contains("policy in force is visipruner")
+    );
+}
+
+#[test]
+fn another_policy_starts_from_its_own_defaults() {
+    let overrides = PolicyOverrides::from_toml("policy = 'visipruner'\nexit_layers = 4").unwrap();
+    assert_eq!(
+        overrides.apply(&schedule("1/2/3")).unwrap(),
+        visipruner(|config| config.exit_layers = 4)
+    );
+    let off = PolicyOverrides {
+        policy: Some(PolicyName::Off),
+        ..PolicyOverrides::default()
+    };
+    assert_eq!(off.apply(&visipruner(|_| {})).unwrap(), PolicyConfig::Off);
+    let fixed = PolicyOverrides {
+        policy: Some(PolicyName::Fixed),
+        keep: Some(3),
+        ..PolicyOverrides::default()
+    };
+    assert_eq!(
+        message(fixed.apply(&visipruner(|_| {}))),
+        "fusion_layer is missing: the policy fixed needs fusion_layer, keep and exit_from"
+    );
+}
+
+#[test]
+fn values_out_of_range_say_the_range() {
+    for (text, expected) in [
+        (
+            "layer_threshold = 1.5",
+            "layer_threshold is 1.5, but must be from -1 to 1",
+        ),
+        (
+            "layer_threshold = nan",
+            "layer_threshold is NaN, but must be from -1 to 1",
+        ),
+        (
+            "exit_threshold = -1.01",
+            "exit_threshold is -1.01, but must be from -1 to 1",
+        ),
+        (
+            "tokens_threshold = -0.1",
+            "tokens_threshold is -0.1, but must be 0 or more",
+        ),
+        (
+            "tokens_threshold = inf",
+            "tokens_threshold is inf, but must be 0 or more",
+        ),
+        ("exit_layers = 0", "exit_layers is 0, but must be 1 or more"),
+        (
+            "mid_deep_layer = 0",
+            "mid_deep_layer is 0, but must be 1 or more",
+        ),
+        (
+            "stages = ['shallow']\nshallow_mid_layer = 0",
+            "shallow_mid_layer is 0, but must be 1 or more",
+        ),
+        (
+            "fusion_layer = 5\nkeep = 1\nexit_from = 5",
+            "exit_from is 5, but must be 6 or more",
+        ),
+        (
+            "stages = ['deep']",
+            "mid_deep_layer is missing: the stage `deep` runs without `middle`, so it must be said from which layer \
+             on vision is dropped",
+        ),
+    ] {
+        assert_eq!(message(read(text)), expected);
+    }
+}
+
+#[test]
+fn layers_past_the_last_say_the_range() {
+    let check = |policy: PolicyConfig| policy.validate_for(10).map_err(|error| error.to_string());
+    let refused = |policy, expected: &str| assert_eq!(check(policy).unwrap_err(), expected);
+    refused(
+        visipruner(|config| config.shallow_mid_layer = 10),
+        "shallow_mid_layer is 10, but must be from 0 to 9",
+    );
+    refused(
+        visipruner(|config| config.exit_layers = 11),
+        "exit_layers is 11, but must be from 1 to 10",
+    );
+    let deep = |il| {
+        visipruner(|config| {
+            config.stages = "deep".parse().unwrap();
+            config.mid_deep_layer = Some(il);
+        })
+    };
+    refused(deep(10), "mid_deep_layer is 10, but must be from 1 to 9");
+    refused(
+        schedule("10/3/11"),
+        "fusion_layer is 10, but must be from 0 to 9",
+    );
+    refused(
+        schedule("4/3/11"),
+        "exit_from is 11, but must be from 5 to 10",
+    );
+    for policy in [
+        deep(9),
+        schedule("9/0/10"),
+        visipruner(|config| config.shallow_mid_layer = 9),
+        PolicyConfig::Off,
+    ] {
+        check(policy).unwrap();
+    }
+    // It has no effect beside the middle stage, so that one file serves both.
+    check(visipruner(|config| config.mid_deep_layer = Some(99))).unwrap();
+}
+
+#[test]
+fn build_checks_what_validate_checks() {
+    let layout = PromptLayout {
+        n_rows: 5,
+        vision: Vec::from([1..3]),
+    };
+    assert!(schedule("10/3/11").build(10, &layout).is_err());
+    assert!(
+        visipruner(|config| config.tokens_threshold = -1.0)
+            .build(10, &layout)
+            .is_err()
+    );
+}
+
+#[test]
+fn words_round_trip() {
+    for word in Layer0::WORDS {
+        assert_eq!(word.parse::<Layer0>().unwrap().as_str(), *word);
+    }
+    let error = "both".parse::<Layer0>().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "layer0 is \"both\", but must be one of: merge, half, none"
+    );
+    assert_eq!(format!("[{:>8}]", ShallowMask::Sink), "[    sink]");
+}
+
+#[test]
+fn stages_are_a_set() {
+    let parse = |text: &str| text.parse::<Stages>();
+    assert_eq!(parse("deep, middle").unwrap(), Stages::MIDDLE_DEEP);
+    assert_eq!(parse("shallow,middle,deep").unwrap(), Stages::ALL);
+    assert_eq!(parse("").unwrap(), parse("none").unwrap());
+    assert_eq!(
+        [StageName::Deep, StageName::Deep]
+            .into_iter()
+            .collect::<Stages>()
+            .to_string(),
+        "deep"
+    );
+    assert_eq!(Stages::ALL.to_string(), "shallow,middle,deep");
+    assert_eq!(Stages::default().to_string(), "none");
+    let error = parse("middle,depp").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "stages is \"depp\", but must be one of: shallow, middle, deep"
+    );
+}
+
+#[test]
+fn schedules_are_written_with_slashes() {
+    let text = "18/10/28";
+    assert_eq!(text.parse::<Schedule>().unwrap().to_string(), text);
+    for bad in ["", "18", "18/10", "18/10/28/3", "a/b/c", "18/-1/28"] {
+        let error = bad.parse::<Schedule>().unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("the schedule {bad:?} is not of the form F/K/E")),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        "18/10/18".parse::<Schedule>().unwrap_err().to_string(),
+        "exit_from is 18, but must be 19 or more"
+    );
+}
+
+#[test]
+fn boundaries_are_where_something_may_change() {
+    let of = |change: fn(&mut VisiPrunerConfig)| {
+        visipruner(|config| {
+            config.shallow_mid_layer = 3;
+            config.mid_deep_layer = Some(5);
+            change(config);
+        })
+        .boundaries(9)
+    };
+    assert_eq!(of(|_| {}), [5, 6, 7, 8]);
+    assert_eq!(of(|config| config.evict_shallow_kv = true), [3, 5, 6, 7, 8]);
+    assert_eq!(
+        of(|config| config.stages = "shallow".parse().unwrap()),
+        [1, 3]
+    );
+    assert_eq!(of(|config| config.stages = "deep".parse().unwrap()), [5]);
+    assert_eq!(
+        of(|config| config.stages = "shallow,deep".parse().unwrap()),
+        [1, 3, 5]
+    );
+    assert_eq!(of(|config| config.stages = Stages::ALL), [1, 3, 5, 6, 7, 8]);
+    assert_eq!(of(|config| config.stages = Stages::default()), [0; 0]);
+    assert_eq!(schedule("3/4/7").boundaries(9), [4, 7]);
+    assert_eq!(schedule("3/0/7").boundaries(9), [4]);
+    assert_eq!(schedule("3/4/4").boundaries(9), [4]);
+    assert_eq!(schedule("8/4/9").boundaries(9), [0; 0]);
+    assert_eq!(PolicyConfig::Off.boundaries(9), [0; 0]);
+}
