@@ -113,9 +113,7 @@ pub enum PrefillError<E: std::error::Error + 'static> {
         max: usize,
     },
     /// The statistic of a vision token is not a finite number.
-    #[error(
-        "layer {il}: the contribution of the vision token at prompt row {row} is not a finite number"
-    )]
+    #[error("layer {il}: the contribution of the vision token at prompt row {row} is not a finite number")]
     Probe {
         /// The probed layer.
         il: usize,
@@ -222,24 +220,16 @@ impl<E: LayerRanges> Prefill<'_, E> {
         let last_plan = self.policy.plan(il_last);
         self.trace_layers(layers.clone());
         let probe_il = last_plan.probe.then_some(il_last);
-        let calls = split_into_calls(
-            self.params,
-            &self.alive,
-            &layers,
-            last_plan.attention,
-            probe_il,
-        )
-        .map_err(|too_long| PrefillError::ImageTooLong {
-            n_rows: too_long.n_rows,
-            max: self.params.max_rows_per_call,
-        })?;
+        let calls = split_into_calls(self.params, &self.alive, &layers, last_plan.attention, probe_il)
+            .map_err(|too_long| PrefillError::ImageTooLong {
+                n_rows: too_long.n_rows,
+                max: self.params.max_rows_per_call,
+            })?;
         for call in calls {
-            self.engine
-                .run(&call)
-                .map_err(|source| PrefillError::Engine {
-                    layers: layers.clone(),
-                    source,
-                })?;
+            self.engine.run(&call).map_err(|source| PrefillError::Engine {
+                layers: layers.clone(),
+                source,
+            })?;
             self.n_calls += 1;
             self.n_done += call.rows.len() * layers.len();
             self.report_progress()?;
@@ -265,17 +255,8 @@ impl<E: LayerRanges> Prefill<'_, E> {
         }
     }
 
-    fn decide(
-        &mut self,
-        il: usize,
-        probe: bool,
-        decides: bool,
-    ) -> Result<(), PrefillError<E::Error>> {
-        let reading = if probe {
-            Some(self.read_probe(il)?)
-        } else {
-            None
-        };
+    fn decide(&mut self, il: usize, probe: bool, decides: bool) -> Result<(), PrefillError<E::Error>> {
+        let reading = if probe { Some(self.read_probe(il)?) } else { None };
         if let Some(reading) = &reading {
             self.layers[il].probe = Some(ProbeTrace {
                 tokens: reading.tokens.clone(),
@@ -296,13 +277,10 @@ impl<E: LayerRanges> Prefill<'_, E> {
     }
 
     fn read_probe(&mut self, il: usize) -> Result<ProbeReading, PrefillError<E::Error>> {
-        let by_row = self
-            .engine
-            .probe(il)
-            .map_err(|source| PrefillError::Engine {
-                layers: il..il + 1,
-                source,
-            })?;
+        let by_row = self.engine.probe(il).map_err(|source| PrefillError::Engine {
+            layers: il..il + 1,
+            source,
+        })?;
         let pick = |values: &[f32], row: Row| {
             let value = values
                 .get(row.0 as usize)
@@ -313,12 +291,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
                 row: row.0 as usize,
             })
         };
-        let rows = || {
-            self.alive
-                .vision()
-                .iter()
-                .map(|&token| self.alive.row_of(token))
-        };
+        let rows = || self.alive.vision().iter().map(|&token| self.alive.row_of(token));
         if !by_row.output_norm2.is_finite() {
             return Err(PrefillError::Probe {
                 il,

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::PolicyError;
 pub use keywords::{
-    ExitCount, Layer0, PolicyName, ShallowMask, StageName, Stages, TokensThresholdUnit,
-    VisualSelfAttention,
+    ExitCount, Layer0, PolicyName, ShallowMask, StageName, Stages, TokensThresholdUnit, VisualSelfAttention,
 };
 pub use overrides::PolicyOverrides;
 
@@ -147,9 +146,7 @@ impl PolicyConfig {
     pub fn boundaries(&self, n_layer: usize) -> Vec<usize> {
         match self {
             Self::Off => Vec::new(),
-            Self::VisiPruner(config) => {
-                VisiPruner::new(config.clone(), n_layer, 0).boundaries(n_layer)
-            }
+            Self::VisiPruner(config) => VisiPruner::new(config.clone(), n_layer, 0).boundaries(n_layer),
             Self::Fixed(schedule) => Fixed::new(*schedule, n_layer, 0).boundaries(n_layer),
         }
     }
@@ -159,11 +156,7 @@ impl PolicyConfig {
     ///
     /// # Errors
     /// As [`validate_for`](Self::validate_for).
-    pub fn build(
-        &self,
-        n_layer: usize,
-        layout: &PromptLayout,
-    ) -> Result<Box<dyn StagePolicy>, PolicyError> {
+    pub fn build(&self, n_layer: usize, layout: &PromptLayout) -> Result<Box<dyn StagePolicy>, PolicyError> {
         self.validate_for(n_layer)?;
         if let Some(reason) = self.nothing_to_do(layout) {
             return Ok(Box::new(Off::because(reason)));
@@ -171,9 +164,7 @@ impl PolicyConfig {
         let n_vision = layout.n_vision();
         Ok(match self {
             Self::Off => Box::new(Off::because(Skipped::Off)),
-            Self::VisiPruner(config) => {
-                Box::new(VisiPruner::new(config.clone(), n_layer, n_vision))
-            }
+            Self::VisiPruner(config) => Box::new(VisiPruner::new(config.clone(), n_layer, n_vision)),
             Self::Fixed(schedule) => Box::new(Fixed::new(*schedule, n_layer, n_vision)),
         })
     }
@@ -223,17 +214,10 @@ impl VisiPrunerConfig {
 
     fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
         let il_last = n_layer.saturating_sub(1);
-        error::check_count(
-            "shallow_mid_layer",
-            self.shallow_mid_layer,
-            0,
-            Some(il_last),
-        )?;
+        error::check_count("shallow_mid_layer", self.shallow_mid_layer, 0, Some(il_last))?;
         error::check_count("exit_layers", self.exit_layers, 1, Some(n_layer))?;
         match self.mid_deep_layer {
-            Some(il) if self.exits_by_layer() => {
-                error::check_count("mid_deep_layer", il, 1, Some(il_last))
-            }
+            Some(il) if self.exits_by_layer() => error::check_count("mid_deep_layer", il, 1, Some(il_last)),
             _ => Ok(()),
         }
     }

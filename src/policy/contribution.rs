@@ -35,10 +35,7 @@ impl ProbeReading {
 
     /// `||c_j||` per token present, parallel to `tokens`.
     pub fn norms(&self) -> Vec<f64> {
-        self.norm2
-            .iter()
-            .map(|norm2| norm2.max(0.0).sqrt())
-            .collect()
+        self.norm2.iter().map(|norm2| norm2.max(0.0).sqrt()).collect()
     }
 
     /// `||c_j|| / ||o||` per token present, parallel to `tokens`; 0 where `o` is zero.
@@ -68,13 +65,7 @@ mod tests {
 
     impl Literal {
         /// Grouped-query attention with numbers from a small linear congruential generator.
-        fn random(
-            n_head: usize,
-            n_head_kv: usize,
-            n_token: usize,
-            n_embd_head: usize,
-            seed: u64,
-        ) -> Self {
+        fn random(n_head: usize, n_head_kv: usize, n_token: usize, n_embd_head: usize, seed: u64) -> Self {
             let mut state = seed;
             let mut next = move || {
                 state = state
@@ -105,11 +96,7 @@ mod tests {
             self.weights
                 .iter()
                 .enumerate()
-                .flat_map(|(h, weights)| {
-                    self.values[h / per_group][j]
-                        .iter()
-                        .map(move |v| weights[j] * v)
-                })
+                .flat_map(|(h, weights)| self.values[h / per_group][j].iter().map(move |v| weights[j] * v))
                 .collect()
         }
 
@@ -135,24 +122,18 @@ mod tests {
             let literal = Literal::random(n_head, n_head_kv, 11, 6, 7 + n_head as u64);
             let o = literal.output();
             let tokens: Vec<usize> = (2..9).collect();
-            let contributions: Vec<Vec<f64>> =
-                tokens.iter().map(|&j| literal.contribution(j)).collect();
+            let contributions: Vec<Vec<f64>> = tokens.iter().map(|&j| literal.contribution(j)).collect();
             let reading = ProbeReading {
                 tokens: tokens.iter().map(|&j| VisionIndex(j as u32)).collect(),
                 norm2: contributions.iter().map(|c| dot(c, c)).collect(),
                 dot: contributions.iter().map(|c| dot(&o, c)).collect(),
                 output_norm2: dot(&o, &o),
             };
-            let (cosines, norms, relative) =
-                (reading.cosines(), reading.norms(), reading.relative_norms());
+            let (cosines, norms, relative) = (reading.cosines(), reading.norms(), reading.relative_norms());
             for (i, c) in contributions.iter().enumerate() {
                 let rest: Vec<f64> = o.iter().zip(c).map(|(o, c)| o - c).collect();
                 let expected = dot(&rest, &o) / (dot(&rest, &rest).sqrt() * dot(&o, &o).sqrt());
-                assert!(
-                    (cosines[i] - expected).abs() < 1e-12,
-                    "{} {expected}",
-                    cosines[i]
-                );
+                assert!((cosines[i] - expected).abs() < 1e-12, "{} {expected}", cosines[i]);
                 let norm = dot(c, c).sqrt();
                 assert!((norms[i] - norm).abs() < 1e-12);
                 assert!((relative[i] - norm / dot(&o, &o).sqrt()).abs() < 1e-12);

@@ -171,10 +171,8 @@ impl Prompt<'_> {
             * (s.n_head * s.n_embd_head_k + s.n_head_kv * (s.n_embd_head_k + s.n_embd_head_v))
             + s.n_head * s.n_embd_head_v * s.n_embd
             + 3 * s.n_embd * s.n_ff;
-        let n_pairs = pairs.text_to_text
-            + pairs.text_to_vision
-            + pairs.vision_to_text
-            + pairs.vision_to_vision;
+        let n_pairs =
+            pairs.text_to_text + pairs.text_to_vision + pairs.vision_to_text + pairs.vision_to_vision;
         2 * n_rows * weights as u64 + n_pairs * (self.score_flops() + self.value_flops())
     }
 
@@ -184,12 +182,9 @@ impl Prompt<'_> {
             TextToVision::Keep => pairs.text_to_vision * (score + value),
             TextToVision::Zero => pairs.text_to_vision * score,
             TextToVision::ZeroFirstHalf => {
-                pairs.text_to_vision * score
-                    + (pairs.text_to_vision - pairs.text_to_first_half) * value
+                pairs.text_to_vision * score + (pairs.text_to_vision - pairs.text_to_first_half) * value
             }
-            TextToVision::MergeOntoFirst => {
-                pairs.text_to_vision * score + pairs.n_text_seeing * value
-            }
+            TextToVision::MergeOntoFirst => pairs.text_to_vision * score + pairs.n_text_seeing * value,
             TextToVision::Mask => 0,
         };
         let vision = match layer.attention.vision_to_vision {
@@ -225,12 +220,7 @@ impl Prompt<'_> {
             n_text
         };
         for span in &self.layout.vision {
-            let n_text = text_rows(
-                &mut pairs,
-                (span.start - row) as u64,
-                n_seen,
-                n_seen_first_half,
-            );
+            let n_text = text_rows(&mut pairs, (span.start - row) as u64, n_seen, n_seen_first_half);
             let tokens = index..index + span.len();
             let in_image = || {
                 present
@@ -348,21 +338,15 @@ mod tests {
     /// Pairs counted one by one, from the rows.
     fn count_pairs(layout: &PromptLayout, present: &[VisionIndex], causal_images: bool) -> Pairs {
         let vision_rows = layout.vision_rows();
-        let index = |row: usize| {
-            vision_rows
-                .iter()
-                .position(|vision| vision.0 as usize == row)
-        };
+        let index = |row: usize| vision_rows.iter().position(|vision| vision.0 as usize == row);
         let image = |row: usize| layout.vision.iter().position(|span| span.contains(&row));
-        let is_present =
-            |row: &usize| index(*row).is_none_or(|j| present.contains(&VisionIndex(j as u32)));
+        let is_present = |row: &usize| index(*row).is_none_or(|j| present.contains(&VisionIndex(j as u32)));
         let rows: Vec<usize> = (0..layout.n_rows).filter(is_present).collect();
         let mut pairs = Pairs::default();
         for &query in &rows {
             let mut sees_vision = false;
             for &key in &rows {
-                let both_ways =
-                    !causal_images && image(query).is_some() && image(query) == image(key);
+                let both_ways = !causal_images && image(query).is_some() && image(query) == image(key);
                 if key > query && !both_ways {
                     continue;
                 }
@@ -536,10 +520,7 @@ mod tests {
         };
         // Three tokens: twelve patches of 2x2x3 numbers, thirteen rows.
         let layer = 13 * (4 * 16 + 2 * 4 * 6) + 2 * 13 * 13 * 4;
-        assert_eq!(
-            encoder_flops(&vision, 3),
-            2 * (12 * 12 * 4 + 2 * layer + 27)
-        );
+        assert_eq!(encoder_flops(&vision, 3), 2 * (12 * 12 * 4 + 2 * layer + 27));
         let layout = two_images();
         let with = prefill_flops(&small(), Some(&vision), &layout, true, &dense(&layout, 3));
         let without = prefill_flops(&small(), None, &layout, true, &dense(&layout, 3));

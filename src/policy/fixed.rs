@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::error::check_count;
 use super::{
-    Decision, LayerPlan, Outcome, PolicyError, ProbeReading, Skipped, Stage, StagePolicy,
-    VisionIndex,
+    Decision, LayerPlan, Outcome, PolicyError, ProbeReading, Skipped, Stage, StagePolicy, VisionIndex,
 };
 
 /// F/K/E.
@@ -42,12 +41,7 @@ impl Schedule {
             0,
             Some(n_layer.saturating_sub(1)),
         )?;
-        check_count(
-            "exit_from",
-            self.exit_from,
-            self.fusion_layer + 1,
-            Some(n_layer),
-        )
+        check_count("exit_from", self.exit_from, self.fusion_layer + 1, Some(n_layer))
     }
 }
 
@@ -61,10 +55,7 @@ impl FromStr for Schedule {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
-        let numbers: Option<Vec<usize>> = text
-            .split('/')
-            .map(|number| number.trim().parse().ok())
-            .collect();
+        let numbers: Option<Vec<usize>> = text.split('/').map(|number| number.trim().parse().ok()).collect();
         let Some(&[fusion_layer, keep, exit_from]) = numbers.as_deref() else {
             return Err(PolicyError::Schedule {
                 value: text.to_owned(),
@@ -137,11 +128,7 @@ impl Fixed {
 fn largest(reading: &ProbeReading, n: usize) -> Vec<VisionIndex> {
     let mut order: Vec<usize> = (0..reading.tokens.len()).collect();
     order.sort_by(|&a, &b| reading.norm2[b].total_cmp(&reading.norm2[a]));
-    let mut kept: Vec<VisionIndex> = order
-        .into_iter()
-        .take(n)
-        .map(|i| reading.tokens[i])
-        .collect();
+    let mut kept: Vec<VisionIndex> = order.into_iter().take(n).map(|i| reading.tokens[i]).collect();
     kept.sort_unstable();
     kept
 }

@@ -65,11 +65,7 @@ impl PromptLayout {
 
     /// Whether the last token of the prompt, the one that is probed and gives the logits, belongs to an image.
     pub fn ends_in_image(&self) -> bool {
-        self.n_rows > 0
-            && self
-                .vision
-                .iter()
-                .any(|span| span.contains(&(self.n_rows - 1)))
+        self.n_rows > 0 && self.vision.iter().any(|span| span.contains(&(self.n_rows - 1)))
     }
 
     /// Whether the image spans are ascending, disjoint, not empty and inside the prompt.

@@ -154,10 +154,7 @@ mod tests {
     fn llava_is_known_by_its_shape() {
         let seven = preset_for(&llava_7b()).unwrap();
         let thirteen = preset_for(&llava_13b()).unwrap();
-        assert_eq!(
-            (seven.name, thirteen.name),
-            ("llava-1.5-7b", "llava-1.5-13b")
-        );
+        assert_eq!((seven.name, thirteen.name), ("llava-1.5-7b", "llava-1.5-13b"));
         assert_eq!(config(&seven.policy), &VisiPrunerConfig::default());
         let expected = VisiPrunerConfig {
             layer0: Layer0::Half,

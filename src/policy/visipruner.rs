@@ -15,8 +15,8 @@ use super::config::{
     ExitCount, Layer0, ShallowMask, TokensThresholdUnit, VisiPrunerConfig, VisualSelfAttention,
 };
 use super::{
-    Decision, LayerPlan, Outcome, ProbeReading, Skipped, Stage, StagePolicy, TextToVision,
-    VisionAttention, VisionIndex, VisionToVision,
+    Decision, LayerPlan, Outcome, ProbeReading, Skipped, Stage, StagePolicy, TextToVision, VisionAttention,
+    VisionIndex, VisionToVision,
 };
 
 /// How far the prompt has come.
@@ -70,14 +70,10 @@ impl VisiPruner {
         match self.phase {
             Phase::Exited => Stage::Text,
             Phase::AfterFusion { .. } => Stage::Deep,
-            Phase::BeforeFusion
-                if self.config.stages.shallow && il < self.config.shallow_mid_layer =>
-            {
+            Phase::BeforeFusion if self.config.stages.shallow && il < self.config.shallow_mid_layer => {
                 Stage::Shallow
             }
-            Phase::BeforeFusion
-                if self.config.stages.middle && il > self.config.shallow_mid_layer =>
-            {
+            Phase::BeforeFusion if self.config.stages.middle && il > self.config.shallow_mid_layer => {
                 Stage::Middle
             }
             Phase::BeforeFusion => Stage::Dense,
@@ -180,11 +176,7 @@ pub fn shallow_attention(config: &VisiPrunerConfig, il: usize) -> VisionAttentio
     };
     VisionAttention {
         text_to_vision,
-        vision_to_vision: if remove {
-            removed
-        } else {
-            VisionToVision::Keep
-        },
+        vision_to_vision: if remove { removed } else { VisionToVision::Keep },
     }
 }
 
@@ -221,9 +213,7 @@ impl StagePolicy for VisiPruner {
         match (self.phase, reading) {
             (Phase::BeforeFusion, Some(reading)) => self.look_for_fusion(il, reading),
             (Phase::BeforeFusion, None) if self.scheduled_exit() == Some(il) => self.exit(il),
-            (Phase::AfterFusion { n_counted }, Some(reading)) => {
-                self.look_for_exit(il, n_counted, reading)
-            }
+            (Phase::AfterFusion { n_counted }, Some(reading)) => self.look_for_exit(il, n_counted, reading),
             _ => Decision::KeepAll,
         }
     }

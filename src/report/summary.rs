@@ -120,12 +120,7 @@ fn ms(ms: f64) -> String {
 
 /// `a of b` in the largest unit that leaves `b` at least 1.
 fn bytes_of(a: u64, b: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-        ("bytes", 1),
-    ];
+    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("bytes", 1)];
     let (unit, size) = UNITS
         .into_iter()
         .find(|&(_, size)| b >= size)
@@ -156,19 +151,13 @@ mod tests {
             skipped: Some(String::from("the prompt has no image")),
             ..sample()
         };
-        assert_eq!(
-            saved(&report),
-            "nothing was pruned: the prompt has no image"
-        );
+        assert_eq!(saved(&report), "nothing was pruned: the prompt has no image");
     }
 
     #[test]
     fn runs_partition_the_layers() {
         let runs = row_runs(&sample().layers);
-        assert_eq!(
-            runs.iter().map(|run| run.n_rows).collect::<Vec<_>>(),
-            [12, 7, 5]
-        );
+        assert_eq!(runs.iter().map(|run| run.n_rows).collect::<Vec<_>>(), [12, 7, 5]);
         assert_eq!((runs[0].il_first, runs[2].il_last), (0, 9));
         assert!(
             runs.windows(2)

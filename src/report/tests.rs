@@ -139,10 +139,7 @@ fn optional_keys_are_left_out_and_unknown_values_are_null() {
 #[test]
 fn a_report_follows_from_a_prefill() {
     let report = of_prefill(true);
-    assert_eq!(
-        report.token_ids,
-        [1, 5, -1, -1, -1, -1, 9, 9, -1, -1, -1, 3]
-    );
+    assert_eq!(report.token_ids, [1, 5, -1, -1, -1, -1, 9, 9, -1, -1, -1, 3]);
     assert_eq!(report.image_spans, [[2, 4], [8, 3]]);
     assert_eq!((report.prune_from, report.exit_from), (Some(5), Some(7)));
     assert_eq!(
@@ -150,11 +147,7 @@ fn a_report_follows_from_a_prefill() {
         (Some(&[1, 5][..]), Some(&[3, 9][..]))
     );
     assert_eq!(
-        report
-            .layers
-            .iter()
-            .map(|layer| layer.kv)
-            .collect::<Vec<_>>(),
+        report.layers.iter().map(|layer| layer.kv).collect::<Vec<_>>(),
         [5, 12, 12, 12, 12, 7, 7, 5, 5, 5]
     );
     assert_eq!(report.layers[5].norm.as_ref().map(Vec::len), Some(2));

@@ -8,9 +8,7 @@
 use std::ops::Range;
 
 use super::PrefillParams;
-use crate::policy::{
-    PromptLayout, Row, TextToVision, VisionAttention, VisionIndex, VisionToVision,
-};
+use crate::policy::{PromptLayout, Row, TextToVision, VisionAttention, VisionIndex, VisionToVision};
 
 /// One call of the engine: some rows through some layers.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,11 +100,7 @@ impl AliveRows {
     /// Drops the vision tokens that are not among `kept`.
     pub(super) fn keep(&mut self, kept: &[VisionIndex]) -> Result<(), NotPresent> {
         let is_ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
-        if !is_ascending
-            || !kept
-                .iter()
-                .all(|token| self.vision.binary_search(token).is_ok())
-        {
+        if !is_ascending || !kept.iter().all(|token| self.vision.binary_search(token).is_ok()) {
             return Err(NotPresent);
         }
         self.vision = kept.to_vec();
@@ -249,11 +243,7 @@ pub(super) fn split_into_calls(
     Ok(calls)
 }
 
-fn group_rows(
-    params: &PrefillParams<'_>,
-    alive: &AliveRows,
-    attention: VisionAttention,
-) -> Vec<Group> {
+fn group_rows(params: &PrefillParams<'_>, alive: &AliveRows, attention: VisionAttention) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (row, kind) in alive.rows() {
         let both_ways = match kind {
@@ -261,9 +251,7 @@ fn group_rows(
             _ => None,
         };
         let treatment = Treatment::of(kind, attention);
-        if let Some(group) = groups
-            .last_mut()
-            .filter(|group| group.both_ways == both_ways)
+        if let Some(group) = groups.last_mut().filter(|group| group.both_ways == both_ways)
             && let Some(joined) = Treatment::joined(group.treatment, treatment)
         {
             group.rows.push((row, kind));

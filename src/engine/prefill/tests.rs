@@ -110,11 +110,7 @@ fn fusion_and_exit() {
     assert_eq!(rows_per_layer(&trace), [10, 10, 10, 10, 10, 10, 8, 8, 8, 8]);
     assert_eq!(probed_layers(&trace), [3, 4, 5, 6, 7, 8, 9]);
     assert_eq!(trace.skipped, None);
-    let ranges: Vec<_> = engine
-        .calls
-        .iter()
-        .map(|call| call.layers.clone())
-        .collect();
+    let ranges: Vec<_> = engine.calls.iter().map(|call| call.layers.clone()).collect();
     assert_eq!(ranges, [0..4, 4..5, 5..6, 6..7, 7..8, 8..9, 9..10]);
     assert!(
         engine
@@ -139,18 +135,13 @@ fn earliest_exit_is_three_layers_after_fusion() {
         (Some(4), Some(6), Some(7))
     );
     assert_eq!(trace.kept, indices(&[0, 1, 2, 3]));
-    assert_eq!(
-        rows_per_layer(&trace),
-        [10, 10, 10, 10, 10, 10, 10, 6, 6, 6]
-    );
+    assert_eq!(rows_per_layer(&trace), [10, 10, 10, 10, 10, 10, 10, 6, 6, 6]);
     assert_eq!(probed_layers(&trace), [3, 4, 5, 6]);
     let stages: Vec<_> = trace.layers.iter().map(|layer| layer.stage).collect();
     use Stage::*;
     assert_eq!(
         stages,
-        [
-            Dense, Dense, Dense, Middle, Middle, Deep, Deep, Text, Text, Text
-        ]
+        [Dense, Dense, Dense, Middle, Middle, Deep, Deep, Text, Text, Text]
     );
     // What is left runs in one range.
     assert_eq!(engine.calls.last().unwrap().layers, 7..10);
@@ -220,10 +211,7 @@ fn layer_k_itself_is_not_probed() {
             ..config("middle")
         },
     );
-    assert_eq!(
-        (trace.fusion_layer, probed_layers(&trace)),
-        (Some(7), vec![7])
-    );
+    assert_eq!((trace.fusion_layer, probed_layers(&trace)), (Some(7), vec![7]));
 }
 
 #[test]
@@ -252,10 +240,7 @@ fn fusion_in_the_last_layer_comes_too_late() {
         _ => Contribution::Along(0.01),
     });
     let trace = run(&mut engine, &one_image(), config("middle,deep"));
-    assert_eq!(
-        (trace.fusion_layer, trace.prune_from()),
-        (Some(9), Some(10))
-    );
+    assert_eq!((trace.fusion_layer, trace.prune_from()), (Some(9), Some(10)));
     assert_eq!(trace.kept, indices(&[2]));
     assert_eq!(trace.skipped, Some(Skipped::TooLate { il: 9 }));
 }
@@ -332,10 +317,7 @@ fn thresholds_are_strict_as_published() {
         _ => Contribution::Along(0.5),
     });
     let trace = run(&mut engine, &one_image(), config);
-    assert_eq!(
-        (trace.fusion_layer, trace.kept),
-        (Some(4), indices(&[1, 2, 3]))
-    );
+    assert_eq!((trace.fusion_layer, trace.kept), (Some(4), indices(&[1, 2, 3])));
 }
 
 #[test]
@@ -356,10 +338,7 @@ fn relative_thresholds_scale_with_the_output() {
     };
     // Contributions are scripted relative to the output: norms 0.1, 0.2, 0.3, 0.4 times its norm.
     assert_eq!(kept(TokensThresholdUnit::Relative, 8.0), indices(&[2, 3]));
-    assert_eq!(
-        kept(TokensThresholdUnit::Absolute, 8.0),
-        indices(&[0, 1, 2, 3])
-    );
+    assert_eq!(kept(TokensThresholdUnit::Absolute, 8.0), indices(&[0, 1, 2, 3]));
     assert_eq!(kept(TokensThresholdUnit::Absolute, 0.5), indices(&[]));
 }
 
@@ -370,11 +349,7 @@ fn deep_alone_drops_vision_at_its_layer() {
     assert_eq!((trace.fusion_layer, &trace.kept), (None, &None));
     assert_eq!((trace.exit_layer, trace.exit_from()), (Some(5), Some(6)));
     assert_eq!(rows_per_layer(&trace), [10, 10, 10, 10, 10, 10, 6, 6, 6, 6]);
-    let ranges: Vec<_> = engine
-        .calls
-        .iter()
-        .map(|call| call.layers.clone())
-        .collect();
+    let ranges: Vec<_> = engine.calls.iter().map(|call| call.layers.clone()).collect();
     assert_eq!(ranges, [0..6, 6..10]);
     assert_eq!(probed_layers(&trace), [0; 0]);
 }
@@ -403,15 +378,11 @@ fn every_stage_combination_and_shallow_variant_keeps_the_rules() {
     ] {
         for layer0 in [Layer0::Merge, Layer0::Half, Layer0::None] {
             for shallow_mask in [ShallowMask::Sink, ShallowMask::Skip] {
-                for visual_self_attention in
-                    [VisualSelfAttention::Keep, VisualSelfAttention::Remove]
-                {
+                for visual_self_attention in [VisualSelfAttention::Keep, VisualSelfAttention::Remove] {
                     for evict_shallow_kv in [false, true] {
-                        for (layout, causal_images) in [
-                            (one_image(), true),
-                            (two_images(), true),
-                            (two_images(), false),
-                        ] {
+                        for (layout, causal_images) in
+                            [(one_image(), true), (two_images(), true), (two_images(), false)]
+                        {
                             for max_rows_per_call in [4, 5, usize::MAX] {
                                 let config = VisiPrunerConfig {
                                     shallow_mid_layer: 3,
@@ -485,12 +456,7 @@ fn merge_goes_to_the_first_token_of_the_first_image() {
                 hidden: rows(first.clone()),
             },
         ),
-        (
-            5..7,
-            CallAttention::Merge {
-                hidden: rows(first),
-            },
-        ),
+        (5..7, CallAttention::Merge { hidden: rows(first) }),
         (
             7..10,
             CallAttention::Zero {
@@ -710,9 +676,8 @@ fn off_is_one_call_and_text_prompts_are_too() {
 }
 
 fn fixed(schedule: &str, layout: &PromptLayout) -> (Fake, PrefillTrace) {
-    let mut engine = Fake::new(|_, token| {
-        Contribution::Turning([0.1, 0.4, 0.2, 0.4, 0.3, 0.0][token.0 as usize])
-    });
+    let mut engine =
+        Fake::new(|_, token| Contribution::Turning([0.1, 0.4, 0.2, 0.4, 0.3, 0.0][token.0 as usize]));
     let schedule: Schedule = schedule.parse().unwrap();
     let trace = run_with(&mut engine, layout, &PolicyConfig::Fixed(schedule), |_| {});
     (engine, trace)
@@ -728,11 +693,7 @@ fn fixed_schedule_keeps_the_largest() {
     assert_eq!(trace.kept, indices(&[1, 3]));
     assert_eq!(rows_per_layer(&trace), [10, 10, 10, 10, 10, 8, 8, 6, 6, 6]);
     assert_eq!(probed_layers(&trace), [4]);
-    let ranges: Vec<_> = engine
-        .calls
-        .iter()
-        .map(|call| call.layers.clone())
-        .collect();
+    let ranges: Vec<_> = engine.calls.iter().map(|call| call.layers.clone()).collect();
     assert_eq!(ranges, [0..5, 5..7, 7..10]);
     // Among equals the earlier one.
     assert_eq!(fixed("4/1/7", &one_image()).1.kept, indices(&[1]));
@@ -758,10 +719,7 @@ fn fixed_schedules_at_their_limits() {
         outcome("4/99/10"),
         (4, None, Some(Skipped::AllKept { il: 4 }), 10)
     );
-    assert_eq!(
-        outcome("9/2/10"),
-        (2, None, Some(Skipped::TooLate { il: 9 }), 10)
-    );
+    assert_eq!(outcome("9/2/10"), (2, None, Some(Skipped::TooLate { il: 9 }), 10));
 }
 
 #[test]
@@ -935,20 +893,14 @@ fn policies_are_held_to_their_contract() {
             boundaries: vec![3],
         };
         let error = error_of(&mut typical(), &layout, &mut policy);
-        assert!(
-            matches!(error, PrefillError::Decision { il: 2 }),
-            "{error:?}"
-        );
+        assert!(matches!(error, PrefillError::Decision { il: 2 }), "{error:?}");
     }
     let mut policy = Odd {
         decision: Decision::KeepAll,
         boundaries: vec![4],
     };
     let error = error_of(&mut typical(), &layout, &mut policy);
-    assert!(
-        matches!(error, PrefillError::Boundary { il: 3 }),
-        "{error:?}"
-    );
+    assert!(matches!(error, PrefillError::Boundary { il: 3 }), "{error:?}");
 }
 
 #[test]
@@ -960,11 +912,7 @@ fn every_kind_of_attention_means_what_it_says() {
         TextToVision::MergeOntoFirst,
         TextToVision::Mask,
     ];
-    let visions = [
-        VisionToVision::Keep,
-        VisionToVision::Zero,
-        VisionToVision::Mask,
-    ];
+    let visions = [VisionToVision::Keep, VisionToVision::Zero, VisionToVision::Mask];
     let layouts = [
         one_image(),
         two_images(),
@@ -977,13 +925,9 @@ fn every_kind_of_attention_means_what_it_says() {
             vision: vec![0..3, 3..7],
         },
     ];
-    for (text_to_vision, vision_to_vision) in
-        texts.into_iter().flat_map(|t| visions.map(|v| (t, v)))
-    {
+    for (text_to_vision, vision_to_vision) in texts.into_iter().flat_map(|t| visions.map(|v| (t, v))) {
         for layout in &layouts {
-            for (causal_images, max_rows_per_call) in
-                [(true, 3), (true, 99), (false, 4), (false, 99)]
-            {
+            for (causal_images, max_rows_per_call) in [(true, 3), (true, 99), (false, 4), (false, 99)] {
                 let params = PrefillParams {
                     layout,
                     n_layer: N_LAYER,

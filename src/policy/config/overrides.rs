@@ -4,8 +4,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    ExitCount, Layer0, PolicyConfig, PolicyError, PolicyName, ShallowMask, Stages,
-    TokensThresholdUnit, VisiPrunerConfig, VisualSelfAttention,
+    ExitCount, Layer0, PolicyConfig, PolicyError, PolicyName, ShallowMask, Stages, TokensThresholdUnit,
+    VisiPrunerConfig, VisualSelfAttention,
 };
 use crate::policy::fixed::Schedule;
 
@@ -14,10 +14,7 @@ use crate::policy::fixed::Schedule;
 /// See [`VisiPrunerConfig`] and [`Schedule`] for what the fields mean.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(
-    missing_docs,
-    reason = "the fields are documented where they are defined"
-)]
+#[allow(missing_docs, reason = "the fields are documented where they are defined")]
 pub struct PolicyOverrides {
     pub policy: Option<PolicyName>,
 
@@ -48,11 +45,7 @@ impl PolicyOverrides {
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
         toml::from_str(text).map_err(|error: toml::de::Error| {
             let start = error.span().map_or(0, |span| span.start);
-            let line = 1 + text
-                .bytes()
-                .take(start)
-                .filter(|&byte| byte == b'\n')
-                .count();
+            let line = 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count();
             PolicyError::File {
                 path: None,
                 line,
@@ -89,16 +82,11 @@ impl PolicyOverrides {
     /// [`PolicyError::WrongPolicy`] for a field of another policy, [`PolicyError::Missing`] for a field without a
     /// default, and as [`PolicyConfig::validate`].
     pub fn apply(&self, base: &PolicyConfig) -> Result<PolicyConfig, PolicyError> {
-        let name = self
-            .policy
-            .or_else(|| self.implied(base))
-            .unwrap_or(base.name());
+        let name = self.policy.or_else(|| self.implied(base)).unwrap_or(base.name());
         self.check_fields(name)?;
         let config = match (name, base) {
             (PolicyName::Off, _) => PolicyConfig::Off,
-            (PolicyName::VisiPruner, PolicyConfig::VisiPruner(base)) => {
-                self.visipruner(base.clone())
-            }
+            (PolicyName::VisiPruner, PolicyConfig::VisiPruner(base)) => self.visipruner(base.clone()),
             (PolicyName::VisiPruner, _) => self.visipruner(VisiPrunerConfig::default()),
             (PolicyName::Fixed, PolicyConfig::Fixed(base)) => self.fixed(Some(*base))?,
             (PolicyName::Fixed, _) => self.fixed(None)?,
@@ -123,11 +111,7 @@ impl PolicyOverrides {
             (PolicyName::Fixed, self.fixed_field()),
         ]
         .into_iter()
-        .find_map(|(owner, field)| {
-            field
-                .filter(|_| owner != in_force)
-                .map(|field| (owner, field))
-        });
+        .find_map(|(owner, field)| field.filter(|_| owner != in_force).map(|field| (owner, field)));
         match foreign {
             Some((owner, field)) => Err(PolicyError::WrongPolicy {
                 field,
@@ -145,20 +129,14 @@ impl PolicyOverrides {
             ("shallow_mid_layer", self.shallow_mid_layer.is_some()),
             ("layer_threshold", self.layer_threshold.is_some()),
             ("tokens_threshold", self.tokens_threshold.is_some()),
-            (
-                "tokens_threshold_unit",
-                self.tokens_threshold_unit.is_some(),
-            ),
+            ("tokens_threshold_unit", self.tokens_threshold_unit.is_some()),
             ("exit_threshold", self.exit_threshold.is_some()),
             ("exit_layers", self.exit_layers.is_some()),
             ("exit_count", self.exit_count.is_some()),
             ("mid_deep_layer", self.mid_deep_layer.is_some()),
             ("layer0", self.layer0.is_some()),
             ("shallow_mask", self.shallow_mask.is_some()),
-            (
-                "visual_self_attention",
-                self.visual_self_attention.is_some(),
-            ),
+            ("visual_self_attention", self.visual_self_attention.is_some()),
             ("evict_shallow_kv", self.evict_shallow_kv.is_some()),
         ])
     }
@@ -178,18 +156,14 @@ impl PolicyOverrides {
             shallow_mid_layer: self.shallow_mid_layer.unwrap_or(base.shallow_mid_layer),
             layer_threshold: self.layer_threshold.unwrap_or(base.layer_threshold),
             tokens_threshold: self.tokens_threshold.unwrap_or(base.tokens_threshold),
-            tokens_threshold_unit: self
-                .tokens_threshold_unit
-                .unwrap_or(base.tokens_threshold_unit),
+            tokens_threshold_unit: self.tokens_threshold_unit.unwrap_or(base.tokens_threshold_unit),
             exit_threshold: self.exit_threshold.unwrap_or(base.exit_threshold),
             exit_layers: self.exit_layers.unwrap_or(base.exit_layers),
             exit_count: self.exit_count.unwrap_or(base.exit_count),
             mid_deep_layer: self.mid_deep_layer.or(base.mid_deep_layer),
             layer0: self.layer0.unwrap_or(base.layer0),
             shallow_mask: self.shallow_mask.unwrap_or(base.shallow_mask),
-            visual_self_attention: self
-                .visual_self_attention
-                .unwrap_or(base.visual_self_attention),
+            visual_self_attention: self.visual_self_attention.unwrap_or(base.visual_self_attention),
             evict_shallow_kv: self.evict_shallow_kv.unwrap_or(base.evict_shallow_kv),
         })
     }
@@ -202,11 +176,7 @@ impl PolicyOverrides {
             })
         };
         Ok(PolicyConfig::Fixed(Schedule {
-            fusion_layer: need(
-                "fusion_layer",
-                self.fusion_layer,
-                base.map(|b| b.fusion_layer),
-            )?,
+            fusion_layer: need("fusion_layer", self.fusion_layer, base.map(|b| b.fusion_layer))?,
             keep: need("keep", self.keep, base.map(|b| b.keep))?,
             exit_from: need("exit_from", self.exit_from, base.map(|b| b.exit_from))?,
         }))
@@ -214,7 +184,5 @@ impl PolicyOverrides {
 }
 
 fn first_given(fields: &[(&'static str, bool)]) -> Option<&'static str> {
-    fields
-        .iter()
-        .find_map(|&(field, given)| given.then_some(field))
+    fields.iter().find_map(|&(field, given)| given.then_some(field))
 }

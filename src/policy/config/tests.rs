@@ -72,12 +72,7 @@ fn what_is_written_reads_back() {
         visipruner(|_| {}),
         schedule("3/4/9"),
     ] {
-        assert_eq!(
-            read(&policy.to_toml()).unwrap(),
-            policy,
-            "{}",
-            policy.to_toml()
-        );
+        assert_eq!(read(&policy.to_toml()).unwrap(), policy, "{}", policy.to_toml());
     }
 }
 
@@ -106,9 +101,7 @@ fn bad_files_name_line_and_key() {
     let text = "policy = 'visipruner'\n\ntoken_threshold = 0.2\n";
     let error = PolicyOverrides::from_toml(text).unwrap_err().to_string();
     assert!(
-        error.starts_with(
-            "policy, line 3: unknown field `token_threshold`, expected one of `policy`, "
-        ),
+        error.starts_with("policy, line 3: unknown field `token_threshold`, expected one of `policy`, "),
         "{error}"
     );
     let error = PolicyOverrides::from_toml("keep = 1\nlayer0 = 'both'")
@@ -118,9 +111,7 @@ fn bad_files_name_line_and_key() {
         error,
         "policy, line 2: unknown variant `both`, expected one of `merge`, `half`, `none`"
     );
-    let error = PolicyOverrides::from_toml("\nkeep = -1")
-        .unwrap_err()
-        .to_string();
+    let error = PolicyOverrides::from_toml("\nkeep = -1").unwrap_err().to_string();
     assert!(error.starts_with("policy, line 2: "), "{error}");
     assert!(
         PolicyOverrides::from_toml("keep = \n")
@@ -187,10 +178,7 @@ fn every_field_can_be_overridden_by_itself() {
         ("exit_from = 5", "3/4/5"),
     ] {
         let overrides = PolicyOverrides::from_toml(field).unwrap();
-        assert_eq!(
-            overrides.apply(&schedule("3/4/9")).unwrap(),
-            schedule(expected)
-        );
+        assert_eq!(overrides.apply(&schedule("3/4/9")).unwrap(), schedule(expected));
     }
 }
 
@@ -219,9 +207,8 @@ fn fields_choose_their_policy_over_off() {
 
 #[test]
 fn fields_of_another_policy_are_refused() {
-    let over = |text: &str, base: PolicyConfig| {
-        message(PolicyOverrides::from_toml(text).unwrap().apply(&base))
-    };
+    let over =
+        |text: &str, base: PolicyConfig| message(PolicyOverrides::from_toml(text).unwrap().apply(&base));
     assert_eq!(
         over("keep = 3", visipruner(|_| {})),
         "keep belongs to the policy fixed, but the policy in force is visipruner: \
@@ -232,12 +219,9 @@ fn fields_of_another_policy_are_refused() {
             .starts_with("exit_layers belongs to the policy visipruner")
     );
     assert!(
-        over("policy = 'off'\nkeep = 3", visipruner(|_| {}))
-            .starts_with("keep belongs to the policy fixed")
+        over("policy = 'off'\nkeep = 3", visipruner(|_| {})).starts_with("keep belongs to the policy fixed")
     );
-    assert!(
-        over("keep = 3\nstages = []", PolicyConfig::Off).contains("policy in force is visipruner")
-    );
+    assert!(over("keep = 3\nstages = []", PolicyConfig::Off).contains("policy in force is visipruner"));
 }
 
 #[test]
@@ -287,10 +271,7 @@ fn values_out_of_range_say_the_range() {
             "tokens_threshold is inf, but must be 0 or more",
         ),
         ("exit_layers = 0", "exit_layers is 0, but must be 1 or more"),
-        (
-            "mid_deep_layer = 0",
-            "mid_deep_layer is 0, but must be 1 or more",
-        ),
+        ("mid_deep_layer = 0", "mid_deep_layer is 0, but must be 1 or more"),
         (
             "stages = ['shallow']\nshallow_mid_layer = 0",
             "shallow_mid_layer is 0, but must be 1 or more",
@@ -328,14 +309,8 @@ fn layers_past_the_last_say_the_range() {
         })
     };
     refused(deep(10), "mid_deep_layer is 10, but must be from 1 to 9");
-    refused(
-        schedule("10/3/11"),
-        "fusion_layer is 10, but must be from 0 to 9",
-    );
-    refused(
-        schedule("4/3/11"),
-        "exit_from is 11, but must be from 5 to 10",
-    );
+    refused(schedule("10/3/11"), "fusion_layer is 10, but must be from 0 to 9");
+    refused(schedule("4/3/11"), "exit_from is 11, but must be from 5 to 10");
     for policy in [
         deep(9),
         schedule("9/0/10"),
@@ -368,10 +343,7 @@ fn words_round_trip() {
         assert_eq!(word.parse::<Layer0>().unwrap().as_str(), *word);
     }
     let error = "both".parse::<Layer0>().unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "layer0 is \"both\", but must be one of: merge, half, none"
-    );
+    assert_eq!(error, "layer0 is \"both\", but must be one of: merge, half, none");
     assert_eq!(format!("[{:>8}]", ShallowMask::Sink), "[    sink]");
 }
 
@@ -426,10 +398,7 @@ fn boundaries_are_where_something_may_change() {
     };
     assert_eq!(of(|_| {}), [5, 6, 7, 8]);
     assert_eq!(of(|config| config.evict_shallow_kv = true), [3, 5, 6, 7, 8]);
-    assert_eq!(
-        of(|config| config.stages = "shallow".parse().unwrap()),
-        [1, 3]
-    );
+    assert_eq!(of(|config| config.stages = "shallow".parse().unwrap()), [1, 3]);
     assert_eq!(of(|config| config.stages = "deep".parse().unwrap()), [5]);
     assert_eq!(
         of(|config| config.stages = "shallow,deep".parse().unwrap()),

@@ -42,10 +42,7 @@ impl Fake {
     }
 
     pub fn with_output_norm(self, output_norm: f64) -> Self {
-        Self {
-            output_norm,
-            ..self
-        }
+        Self { output_norm, ..self }
     }
 
     /// The layer up to which each row of the prompt has been run.
@@ -60,12 +57,7 @@ impl Fake {
     }
 
     /// What holds whatever the policy: calls and trace tell the same story, and it is a possible one.
-    pub fn check_trace(
-        &self,
-        trace: &PrefillTrace,
-        params: &PrefillParams<'_>,
-        boundaries: &[usize],
-    ) {
+    pub fn check_trace(&self, trace: &PrefillTrace, params: &PrefillParams<'_>, boundaries: &[usize]) {
         self.check_calls(params, boundaries);
         assert_eq!(trace.n_calls, self.calls.len());
         assert_eq!(trace.layers.len(), params.n_layer);
@@ -74,10 +66,7 @@ impl Fake {
                 .calls_of_layer(il)
                 .flat_map(|call| call.rows.clone())
                 .collect();
-            assert!(
-                rows.is_sorted(),
-                "the calls of layer {il} are in prompt order"
-            );
+            assert!(rows.is_sorted(), "the calls of layer {il} are in prompt order");
             rows.dedup();
             assert_eq!(rows.len(), layer.n_rows, "every row of layer {il} ran once");
             assert_eq!(
@@ -85,21 +74,19 @@ impl Fake {
                 expected_rows(params.layout, &layer.vision),
                 "text is never dropped"
             );
-            let probed = self
-                .calls_of_layer(il)
-                .any(|call| call.probe_il == Some(il));
+            let probed = self.calls_of_layer(il).any(|call| call.probe_il == Some(il));
             assert_eq!(probed, layer.probe.is_some());
             assert_eq!(
                 layer.stage == Stage::Text,
                 layer.vision.is_empty() && params.layout.n_vision() > 0
             );
         }
-        assert!(trace.layers.windows(2).all(|pair| {
-            pair[1]
-                .vision
-                .iter()
-                .all(|token| pair[0].vision.contains(token))
-        }));
+        assert!(
+            trace
+                .layers
+                .windows(2)
+                .all(|pair| { pair[1].vision.iter().all(|token| pair[0].vision.contains(token)) })
+        );
         let pruned = trace
             .layers
             .iter()
@@ -119,19 +106,13 @@ impl Fake {
             assert!(!call.rows.is_empty() && call.rows.len() <= params.max_rows_per_call);
             let last = *call.rows.last().unwrap();
             assert!(
-                call.probe_il.is_none()
-                    || (last == last_row && call.probe_il == Some(call.layers.end - 1))
+                call.probe_il.is_none() || (last == last_row && call.probe_il == Some(call.layers.end - 1))
             );
             if let Some(hidden) = hidden(&call.attention) {
-                assert!(
-                    !hidden.is_empty() && hidden.is_sorted() && *hidden.last().unwrap() <= last
-                );
+                assert!(!hidden.is_empty() && hidden.is_sorted() && *hidden.last().unwrap() <= last);
             }
         }
-        let mut finals = self
-            .calls
-            .iter()
-            .filter(|call| call.layers.end == params.n_layer);
+        let mut finals = self.calls.iter().filter(|call| call.layers.end == params.n_layer);
         assert_eq!(
             finals.next_back().and_then(|call| call.rows.last()),
             Some(&last_row),
@@ -140,9 +121,7 @@ impl Fake {
     }
 
     pub fn calls_of_layer(&self, il: usize) -> impl Iterator<Item = &RangeCall> {
-        self.calls
-            .iter()
-            .filter(move |call| call.layers.contains(&il))
+        self.calls.iter().filter(move |call| call.layers.contains(&il))
     }
 }
 
@@ -199,14 +178,12 @@ impl LayerRanges for Fake {
         let vision_rows = self.layout.vision_rows();
         for row in calls.iter().flat_map(|call| &call.rows) {
             let token = vision_rows.iter().position(|vision| vision == row);
-            let (norm, dot) = match token.map(|token| (self.script)(il, VisionIndex(token as u32)))
-            {
+            let (norm, dot) = match token.map(|token| (self.script)(il, VisionIndex(token as u32))) {
                 Some(Contribution::Along(norm)) => (norm, norm),
                 Some(Contribution::Turning(norm)) => (norm, 0.0),
                 None => (1e9, -1e9),
             };
-            probe.norm2[row.0 as usize] =
-                (norm * norm * self.output_norm * self.output_norm) as f32;
+            probe.norm2[row.0 as usize] = (norm * norm * self.output_norm * self.output_norm) as f32;
             probe.dot[row.0 as usize] = (dot * self.output_norm * self.output_norm) as f32;
         }
         Ok(probe)

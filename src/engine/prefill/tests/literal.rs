@@ -42,8 +42,7 @@ fn from_policy(layer: &LayerTrace, params: &PrefillParams<'_>, query: Row, key: 
             .iter()
             .position(|span| span.contains(&(row.0 as usize)))
     };
-    let both_ways =
-        !params.causal_images && image_of(query).is_some() && image_of(query) == image_of(key);
+    let both_ways = !params.causal_images && image_of(query).is_some() && image_of(query) == image_of(key);
     if key > query && !both_ways {
         return Operator::Unseen;
     }
@@ -51,8 +50,7 @@ fn from_policy(layer: &LayerTrace, params: &PrefillParams<'_>, query: Row, key: 
         return Operator::Plain;
     }
     let vision_rows = params.layout.vision_rows();
-    let in_first_half =
-        vision_rows.iter().position(|&row| row == key).unwrap() < vision_rows.len() / 2;
+    let in_first_half = vision_rows.iter().position(|&row| row == key).unwrap() < vision_rows.len() / 2;
     let first = vision_rows[layer.vision[0].0 as usize];
     if image_of(query).is_some() {
         return match layer.attention.vision_to_vision {
@@ -71,24 +69,18 @@ fn from_policy(layer: &LayerTrace, params: &PrefillParams<'_>, query: Row, key: 
 }
 
 fn from_calls(calls: &[&RangeCall], query: Row, key: Row) -> Operator {
-    let n_call = calls
-        .iter()
-        .position(|call| call.rows.contains(&query))
-        .unwrap();
+    let n_call = calls.iter().position(|call| call.rows.contains(&query)).unwrap();
     let call = calls[n_call];
     let stored_before = calls[..n_call].iter().any(|call| call.rows.contains(&key));
     let in_call = call.rows.contains(&key) && (key <= query || !call.causal);
     if !stored_before && !in_call {
         return Operator::Unseen;
     }
-    let is_affected =
-        |affected: &[bool]| affected[call.rows.iter().position(|&row| row == query).unwrap()];
+    let is_affected = |affected: &[bool]| affected[call.rows.iter().position(|&row| row == query).unwrap()];
     match &call.attention {
         CallAttention::Zero { hidden } if hidden.contains(&key) => Operator::ZeroedAfterSoftmax,
         CallAttention::Merge { hidden } if hidden.contains(&key) => Operator::MergedOnto(hidden[0]),
-        CallAttention::Mask { hidden, affected }
-            if hidden.contains(&key) && is_affected(affected) =>
-        {
+        CallAttention::Mask { hidden, affected } if hidden.contains(&key) && is_affected(affected) => {
             Operator::MaskedBeforeSoftmax
         }
         _ => Operator::Plain,
