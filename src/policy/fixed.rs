@@ -100,7 +100,8 @@ impl Fixed {
 
     /// The last layer with vision; `None` if vision stays to the end.
     fn exit_layer(&self) -> Option<usize> {
-        (self.exit_from() < self.n_layer).then(|| self.exit_from() - 1)
+        let comes = self.schedule.keep == 0 || self.schedule.exit_from < self.n_layer;
+        comes.then(|| self.exit_from() - 1)
     }
 
     fn skipped(&self) -> Option<Skipped> {

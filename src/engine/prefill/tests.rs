@@ -720,6 +720,10 @@ fn fixed_schedules_at_their_limits() {
         (4, None, Some(Skipped::AllKept { il: 4 }), 10)
     );
     assert_eq!(outcome("9/2/10"), (2, None, Some(Skipped::TooLate { il: 9 }), 10));
+    assert_eq!(
+        outcome("9/0/10"),
+        (0, Some(9), Some(Skipped::TooLate { il: 9 }), 10)
+    );
 }
 
 #[test]

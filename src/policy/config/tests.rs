@@ -412,3 +412,56 @@ fn boundaries_are_where_something_may_change() {
     assert_eq!(schedule("8/4/9").boundaries(9), [0; 0]);
     assert_eq!(PolicyConfig::Off.boundaries(9), [0; 0]);
 }
+
+/// `docs/pruning.md` has a row `| key | values | default | meaning |` for every key of a policy file.
+#[test]
+fn the_documentation_states_every_field_and_its_default() {
+    let docs = include_str!("../../../docs/pruning.md");
+    let column = |key: &str, n: usize| {
+        let row = docs
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{key}` |")));
+        row.unwrap_or_else(|| panic!("no row for {key}"))
+            .split('|')
+            .nth(n)
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    let defaults: toml::Table = visipruner(|_| {}).to_toml().parse().unwrap();
+    for key in read(TINY)
+        .unwrap()
+        .to_toml()
+        .parse::<toml::Table>()
+        .unwrap()
+        .keys()
+        .filter(|key| *key != "policy")
+    {
+        let default = match defaults.get(key) {
+            Some(toml::Value::String(word)) => format!("`{word}`"),
+            Some(toml::Value::Array(_)) => String::from("`middle`, `deep`"),
+            Some(value) => value.to_string(),
+            None => String::from("none"),
+        };
+        assert_eq!(column(key, 3), default, "{key}");
+    }
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    assert_eq!(column("policy", 2), words(PolicyName::WORDS));
+    assert_eq!(column("layer0", 2), words(Layer0::WORDS));
+    assert_eq!(column("shallow_mask", 2), words(ShallowMask::WORDS));
+    assert_eq!(
+        column("visual_self_attention", 2),
+        words(VisualSelfAttention::WORDS)
+    );
+    assert_eq!(column("exit_count", 2), words(ExitCount::WORDS));
+    assert_eq!(
+        column("tokens_threshold_unit", 2),
+        words(TokensThresholdUnit::WORDS)
+    );
+}
