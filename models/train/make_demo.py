@@ -105,10 +105,10 @@ def expected(model, name, vision, question, layout=LAYOUTS[0]):
                 top_logits=[[int(i), round(float(logits[i]), 5)] for i in best])
 
 
-def write_json(path, value):
+def write_json(path, records):
+    """A JSON list with one record per line."""
     with open(path, "w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
+        file.write("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
 
 
 def main():
