@@ -181,7 +181,11 @@ fn an_empty_kept_set_is_an_exit_without_the_deep_stage_too() {
 
 #[test]
 fn nothing_fires() {
-    let mut engine = Fake::new(|_, _| Contribution::Along(0.5));
+    // Layer 5 comes nearest: cos = 1 / sqrt(1 + 0.05^2).
+    let mut engine = Fake::new(|il, token| match (il, token.0) {
+        (5, 2) => Contribution::Turning(0.05),
+        _ => Contribution::Along(0.5),
+    });
     let trace = run(&mut engine, &one_image(), config("middle,deep"));
     assert_eq!(
         (trace.fusion_layer, trace.exit_layer, &trace.kept),
@@ -192,12 +196,13 @@ fn nothing_fires() {
         il_first: 3,
         il_last: 9,
         min_cos: Some(cos),
-        ..
+        threshold,
     }) = trace.skipped
     else {
         panic!("{:?}", trace.skipped);
     };
-    assert_eq!(cos, 1.0);
+    assert!((cos - 1.0025_f64.sqrt().recip()).abs() < 1e-9, "{cos}");
+    assert_eq!(threshold, 0.995);
 }
 
 #[test]
@@ -318,6 +323,20 @@ fn thresholds_are_strict_as_published() {
     });
     let trace = run(&mut engine, &one_image(), config);
     assert_eq!((trace.fusion_layer, trace.kept), (Some(4), indices(&[1, 2, 3])));
+}
+
+#[test]
+fn a_cosine_at_the_exit_threshold_counts() {
+    // The cosine of a contribution along the output is exactly 1.
+    let mut engine = Fake::new(|il, _| match il {
+        3 => Contribution::Turning(0.3),
+        _ => Contribution::Along(0.25),
+    });
+    let config = VisiPrunerConfig {
+        exit_threshold: 1.0,
+        ..config("middle,deep")
+    };
+    assert_eq!(run(&mut engine, &one_image(), config).exit_layer, Some(5));
 }
 
 #[test]
