@@ -1,0 +1,184 @@
+//! Progress, cancelling, and what engine and policy are held to.
+
+use super::*;
+
+#[test]
+fn cancelling_stops_after_the_call_under_way() {
+    for n_calls in 0..7 {
+        let (layout, mut engine) = (one_image(), typical());
+        let params = PrefillParams {
+            layout: &layout,
+            n_layer: N_LAYER,
+            max_rows_per_call: 99,
+            causal_images: true,
+        };
+        let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
+            .build(N_LAYER, &layout)
+            .unwrap();
+        let mut n_left = n_calls;
+        let mut stop = |_| {
+            if n_left == 0 {
+                return ControlFlow::Break(());
+            }
+            n_left -= 1;
+            ControlFlow::Continue(())
+        };
+        let result = prefill(&mut engine, &params, policy.as_mut(), &mut stop);
+        assert!(matches!(result, Err(PrefillError::Cancelled)));
+        assert_eq!(engine.calls.len(), n_calls);
+    }
+}
+
+#[test]
+fn progress_reaches_its_total_which_only_shrinks() {
+    let (layout, mut engine) = (one_image(), typical());
+    let params = PrefillParams {
+        layout: &layout,
+        n_layer: N_LAYER,
+        max_rows_per_call: 4,
+        causal_images: true,
+    };
+    let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
+        .build(N_LAYER, &layout)
+        .unwrap();
+    let mut seen = Vec::new();
+    let mut record = |progress| {
+        seen.push(progress);
+        ControlFlow::Continue(())
+    };
+    prefill(&mut engine, &params, policy.as_mut(), &mut record).unwrap();
+    assert_eq!(
+        seen[0],
+        Progress {
+            n_done: 0,
+            n_total: 100
+        }
+    );
+    assert_eq!(
+        *seen.last().unwrap(),
+        Progress {
+            n_done: 92,
+            n_total: 92
+        }
+    );
+    assert!(
+        seen.windows(2)
+            .all(|pair| pair[0].n_done < pair[1].n_done && pair[0].n_total >= pair[1].n_total)
+    );
+}
+
+/// What a prefill says when something is wrong.
+fn error_of(
+    engine: &mut Fake,
+    layout: &PromptLayout,
+    policy: &mut dyn StagePolicy,
+) -> PrefillError<FakeError> {
+    let params = PrefillParams {
+        layout,
+        n_layer: N_LAYER,
+        max_rows_per_call: 99,
+        causal_images: true,
+    };
+    prefill(engine, &params, policy, &mut go_on).unwrap_err()
+}
+
+#[test]
+fn engine_errors_end_the_prefill_and_name_the_layers() {
+    let layout = one_image();
+    for (fail_at, layers) in [(0, 0..4), (2, 5..6)] {
+        let mut engine = typical();
+        engine.fail_at_call = Some(fail_at);
+        let mut policy = PolicyConfig::VisiPruner(config("middle"))
+            .build(N_LAYER, &layout)
+            .unwrap();
+        match error_of(&mut engine, &layout, policy.as_mut()) {
+            PrefillError::Engine {
+                layers: failed,
+                source: FakeError,
+            } => assert_eq!(failed, layers),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn probes_must_be_finite() {
+    let layout = one_image();
+    let mut engine = Fake::new(|il, token| match (il, token.0) {
+        (4, 2) => Contribution::Turning(f64::NAN),
+        _ => Contribution::Along(0.1),
+    });
+    let mut policy = PolicyConfig::VisiPruner(config("middle"))
+        .build(N_LAYER, &layout)
+        .unwrap();
+    let error = error_of(&mut engine, &layout, policy.as_mut());
+    assert!(
+        matches!(error, PrefillError::Probe { il: 4, row: 5 }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn malformed_layouts_are_refused() {
+    for (n_rows, vision) in [
+        (0, vec![]),
+        (5, vec![3..6]),
+        (9, vec![4..6, 1..2]),
+        (9, vec![1..4, 3..6]),
+        (9, vec![2..2]),
+    ] {
+        let layout = PromptLayout { n_rows, vision };
+        let mut engine = typical();
+        let mut policy = crate::policy::off::Off::because(Skipped::Off);
+        let error = error_of(&mut engine, &layout, &mut policy);
+        assert!(matches!(error, PrefillError::Layout { .. }), "{error:?}");
+    }
+}
+
+/// A policy that decides at layer 2 as told, with boundaries as told.
+struct Odd {
+    decision: Decision,
+    boundaries: Vec<usize>,
+}
+
+impl StagePolicy for Odd {
+    fn plan(&self, il: usize) -> crate::policy::LayerPlan {
+        crate::policy::LayerPlan {
+            decides: il == 2,
+            ..Default::default()
+        }
+    }
+
+    fn decide(&mut self, _il: usize, reading: Option<&ProbeReading>) -> Decision {
+        assert_eq!(reading, None);
+        self.decision.clone()
+    }
+
+    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
+        self.boundaries.clone()
+    }
+
+    fn outcome(&self) -> crate::policy::Outcome {
+        Default::default()
+    }
+}
+
+#[test]
+fn policies_are_held_to_their_contract() {
+    let layout = one_image();
+    for kept in [vec![4], vec![2, 1], vec![1, 1]] {
+        let kept = kept.into_iter().map(VisionIndex).collect();
+        let mut policy = Odd {
+            decision: Decision::Keep(kept),
+            boundaries: vec![3],
+        };
+        let error = error_of(&mut typical(), &layout, &mut policy);
+        assert!(matches!(error, PrefillError::Decision { il: 2 }), "{error:?}");
+    }
+    let mut policy = Odd {
+        decision: Decision::KeepAll,
+        boundaries: vec![4],
+    };
+    let error = error_of(&mut typical(), &layout, &mut policy);
+    assert!(matches!(error, PrefillError::Boundary { il: 3 }), "{error:?}");
+}
