@@ -252,6 +252,10 @@ impl Prompt<'_> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of image spans, of which there is one"
+)]
 mod tests {
     use super::*;
     use crate::policy::{Skipped, Stage, VisionAttention};
@@ -300,7 +304,7 @@ mod tests {
     fn the_paper_counts_3_82_tera_for_llava_7b() {
         let layout = PromptLayout {
             n_rows: 624,
-            vision: Vec::from([35..611]),
+            vision: vec![35..611],
         };
         let flops = prefill_flops(&llava_7b(), None, &layout, true, &dense(&layout, 32));
         assert_eq!(flops.paper.dense, 3_817_152_184_320);
@@ -376,7 +380,7 @@ mod tests {
             },
             PromptLayout {
                 n_rows: 9,
-                vision: Vec::from([0..4]),
+                vision: vec![0..4],
             },
             PromptLayout {
                 n_rows: 9,

@@ -8,6 +8,7 @@ mod contract;
 mod fake;
 mod literal;
 mod masks;
+mod random;
 mod stages;
 
 use std::ops::{ControlFlow, Range};

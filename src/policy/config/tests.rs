@@ -327,7 +327,7 @@ fn layers_past_the_last_say_the_range() {
 fn build_checks_what_validate_checks() {
     let layout = PromptLayout {
         n_rows: 5,
-        vision: Vec::from([1..3]),
+        vision: vec![1..3, 3..4],
     };
     assert!(schedule("10/3/11").build(10, &layout).is_err());
     assert!(
