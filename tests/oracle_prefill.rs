@@ -1,5 +1,6 @@
-//! The crate's policies and its staged prefill against the literal implementation of the method: the prefill runs on an
-//! engine in double precision that really drops rows, so that nothing but the method itself can make a difference.
+//! The crate's policies and its staged prefill against the literal implementation of the method: the prefill
+//! runs on an engine in double precision that really drops rows, so that nothing but the method itself can
+//! make a difference.
 
 // A layout with one image is a list of one range.
 #![allow(clippy::single_range_in_vec_init)]
@@ -45,11 +46,7 @@ fn prompt(reference: &Reference, layout: &PromptLayout, seed: u64) -> Vec<Input>
 }
 
 /// Runs a case on the engine that drops rows.
-fn run<'a>(
-    subject: &Subject<'a>,
-    case: &Case,
-    max_rows_per_call: usize,
-) -> (PrefillTrace, Dropping<'a>) {
+fn run<'a>(subject: &Subject<'a>, case: &Case, max_rows_per_call: usize) -> (PrefillTrace, Dropping<'a>) {
     let n_layer = subject.reference.n_layer;
     let mut policy = case.policy.build(n_layer, subject.layout).unwrap();
     let params = PrefillParams {
@@ -66,15 +63,14 @@ fn run<'a>(
     (trace, engine)
 }
 
-/// The probe's sums are single precision; decisions nearer to a threshold than this are left out of the comparison.
+/// The probe's sums are single precision; decisions nearer to a threshold than this are left out of the
+/// comparison.
 const MARGIN: f64 = 1e-4;
 
 fn compare(subject: &Subject, case: &Case, max_rows_per_call: usize) {
-    let expected = subject.reference.run(
-        subject.prompt,
-        subject.layout,
-        &Rule::Policy(case.policy.clone()),
-    );
+    let expected = subject
+        .reference
+        .run(subject.prompt, subject.layout, &Rule::Policy(case.policy.clone()));
     let happened = Expected {
         fusion: expected.fusion_layer.is_some(),
         exit: expected.exit_layer.is_some(),
@@ -96,11 +92,7 @@ fn compare(subject: &Subject, case: &Case, max_rows_per_call: usize) {
     assert_eq!(kept, expected.kept, "{name}");
     for (il, (layer, expected)) in trace.layers.iter().zip(&expected.layers).enumerate() {
         assert_eq!(layer.n_rows, expected.n_rows, "{name}, layer {il}");
-        assert_eq!(
-            indices(&layer.vision),
-            expected.tokens,
-            "{name}, layer {il}"
-        );
+        assert_eq!(indices(&layer.vision), expected.tokens, "{name}, layer {il}");
         if let Some(probe) = &layer.probe {
             assert_near(&probe.cos, &expected.cos, 1e-5, name);
             assert_near(&probe.norm, &expected.norm, 1e-5, name);
@@ -126,18 +118,8 @@ fn compare_cells(engine: &Dropping, expected: &Run, name: &str) {
             "{name}, layer {il}"
         );
         for (row, cell) in cells {
-            assert_near(
-                &engine.cells[il][&row].k.concat(),
-                &cell.k.concat(),
-                1e-9,
-                name,
-            );
-            assert_near(
-                &engine.cells[il][&row].v.concat(),
-                &cell.v.concat(),
-                1e-9,
-                name,
-            );
+            assert_near(&engine.cells[il][&row].k.concat(), &cell.k.concat(), 1e-9, name);
+            assert_near(&engine.cells[il][&row].v.concat(), &cell.v.concat(), 1e-9, name);
         }
     }
 }
@@ -200,7 +182,8 @@ fn every_combination_with_several_images() {
     });
 }
 
-/// An image that begins the prompt has no text to fall back on when it may not see itself; images may follow each other.
+/// An image that begins the prompt has no text to fall back on when it may not see itself; images may follow
+/// each other.
 #[test]
 fn images_without_text_before_or_between() {
     with_subject(

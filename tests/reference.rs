@@ -1,5 +1,6 @@
-//! The literal implementation that the engine is compared with, against itself: another way to compute a plain
-//! transformer, recomputing what decode takes from its cache, the closed form, and what the shallow operators say.
+//! The literal implementation that the engine is compared with, against itself: another way to compute a
+//! plain transformer, recomputing what decode takes from its cache, the closed form, and what the shallow
+//! operators say.
 
 mod common;
 
@@ -10,8 +11,7 @@ use common::reference::{Input, KvPrecision, LayerRun, Reference, Rule, Run, argm
 use common::rng::Rng;
 use visipruner::gguf::{GgmlType, Gguf, LlmShape, ProjectorShape, check_pair};
 use visipruner::policy::config::{
-    ExitCount, Layer0, ShallowMask, Stages, TokensThresholdUnit, VisiPrunerConfig,
-    VisualSelfAttention,
+    ExitCount, Layer0, ShallowMask, Stages, TokensThresholdUnit, VisiPrunerConfig, VisualSelfAttention,
 };
 use visipruner::policy::fixed::Schedule;
 use visipruner::policy::{PolicyConfig, ProbeReading, PromptLayout, VisionIndex};
@@ -62,9 +62,7 @@ fn prompt(reference: &Reference, layout: &PromptLayout, seed: u64) -> Vec<Input>
     let is_vision = |row: usize| layout.vision.iter().any(|span| span.contains(&row));
     let mut input = |row: usize| match row {
         0 => Input::Token(1),
-        _ if is_vision(row) => {
-            Input::Embedding((0..reference.n_embd).map(|_| rng.normal()).collect())
-        }
+        _ if is_vision(row) => Input::Embedding((0..reference.n_embd).map(|_| rng.normal()).collect()),
         _ => Input::Token(3 + rng.below(reference.n_vocab - 3)),
     };
     (0..layout.n_rows).map(&mut input).collect()
@@ -85,8 +83,8 @@ fn assert_close(a: &[f64], b: &[f64], tolerance: f64) {
     }
 }
 
-/// A plain causal transformer, written differently: row by row through all layers, softmax in one pass over the keys,
-/// RoPE as a product of complex numbers, every matrix entry looked up where it is needed.
+/// A plain causal transformer, written differently: row by row through all layers, softmax in one pass over
+/// the keys, RoPE as a product of complex numbers, every matrix entry looked up where it is needed.
 mod plain {
     use super::*;
 
@@ -122,11 +120,7 @@ mod plain {
         fn normed(&self, name: &str, x: &[f64]) -> Vec<f64> {
             let w = self.gguf.read_tensor_f32(name).unwrap();
             let mean: f64 = x.iter().map(|x| x.powi(2)).sum::<f64>() / x.len() as f64;
-            let eps = f64::from(
-                self.gguf
-                    .f32("llama.attention.layer_norm_rms_epsilon")
-                    .unwrap(),
-            );
+            let eps = f64::from(self.gguf.f32("llama.attention.layer_norm_rms_epsilon").unwrap());
             x.iter()
                 .zip(w)
                 .map(|(x, w)| x / (mean + eps).sqrt() * f64::from(w))
@@ -153,8 +147,8 @@ mod plain {
                 let g = h / per_group;
                 let (mut max, mut sum, mut acc) = (f64::MIN, 0.0, vec![0.0; d]);
                 for (k, v) in &self.cache[il] {
-                    let score: f64 = (0..d).map(|e| q[h * d + e] * k[g * d + e]).sum::<f64>()
-                        / (d as f64).sqrt();
+                    let score: f64 =
+                        (0..d).map(|e| q[h * d + e] * k[g * d + e]).sum::<f64>() / (d as f64).sqrt();
                     let new_max = score.max(max);
                     let (shrink, weight) = ((max - new_max).exp(), (score - new_max).exp());
                     max = new_max;
@@ -177,11 +171,7 @@ mod plain {
                 Input::Token(token) => {
                     let n = self.shape.n_embd as usize;
                     let table = self.gguf.read_tensor_f32("token_embd.weight").unwrap();
-                    table[token * n..][..n]
-                        .iter()
-                        .copied()
-                        .map(f64::from)
-                        .collect()
+                    table[token * n..][..n].iter().copied().map(f64::from).collect()
                 }
             };
             for il in 0..self.shape.n_layer as usize {
@@ -262,22 +252,15 @@ fn a_masked_row_is_a_row_that_is_not_there() {
     assert_eq!(run.n_cells(), [10; 6]);
 }
 
-/// Decode from what is left in the caches equals a prefill of the prompt with its continuation, in which the same vision
-/// tokens are there.
+/// Decode from what is left in the caches equals a prefill of the prompt with its continuation, in which the
+/// same vision tokens are there.
 #[test]
 fn decode_equals_recomputing() {
     let fixture = fixture(&gqa());
     let layout = two_images();
     let mut prompt = prompt(&fixture.reference, &layout, 7);
     let all: Vec<usize> = (0..10).collect();
-    let present = vec![
-        all.clone(),
-        all.clone(),
-        all,
-        vec![1, 4, 8],
-        vec![1, 8],
-        vec![],
-    ];
+    let present = vec![all.clone(), all.clone(), all, vec![1, 4, 8], vec![1, 8], vec![]];
     let run = fixture
         .reference
         .run(&prompt, &layout, &Rule::Present(present.clone()));
@@ -366,11 +349,7 @@ fn probe(reference: &Reference, layer: &LayerRun, layout: &PromptLayout) -> Prob
             .iter()
             .map(|&token| VisionIndex(token as u32))
             .collect(),
-        norm2: layer
-            .tokens
-            .iter()
-            .map(|&token| norm2(row(token)))
-            .collect(),
+        norm2: layer.tokens.iter().map(|&token| norm2(row(token))).collect(),
         dot: layer.tokens.iter().map(|&token| dots(row(token))).collect(),
         output_norm2: outputs.iter().map(|o| dot(o, o)).sum(),
     }
@@ -409,7 +388,8 @@ fn vision_weights(weights: &[f64], layout: &PromptLayout) -> Vec<f64> {
         .collect()
 }
 
-/// What the last row's weights on vision become in layer 0 (whose input no operator has touched) and in layer 1.
+/// What the last row's weights on vision become in layer 0 (whose input no operator has touched) and in layer
+/// 1.
 #[test]
 fn shallow_operators_do_what_they_are_called() {
     let fixture = fixture(&gqa());
@@ -439,9 +419,7 @@ fn shallow_operators_do_what_they_are_called() {
 
         let sunk = &none.layers[1].weights[h];
         assert_eq!(vision_weights(sunk, &layout), [0.0; 10]);
-        let on_vision: f64 = vision_weights(&dense.layers[1].weights[h], &layout)
-            .iter()
-            .sum();
+        let on_vision: f64 = vision_weights(&dense.layers[1].weights[h], &layout).iter().sum();
         assert!((sunk.iter().sum::<f64>() - (1.0 - on_vision)).abs() < 1e-12);
         let skipped = &skip.layers[1].weights[h];
         assert_eq!(vision_weights(skipped, &layout), [0.0; 10]);
@@ -463,22 +441,13 @@ fn shallow_variants_differ() {
                     (c.layer0, c.shallow_mask, c.visual_self_attention) =
                         (layer0, shallow_mask, visual_self_attention);
                 });
-                all.push(
-                    fixture
-                        .reference
-                        .run(&prompt, &layout, &staged(config))
-                        .logits,
-                );
+                all.push(fixture.reference.run(&prompt, &layout, &staged(config)).logits);
             }
         }
     }
     for (i, a) in all.iter().enumerate() {
         for b in &all[..i] {
-            let largest = a
-                .iter()
-                .zip(b)
-                .map(|(x, y)| (x - y).abs())
-                .fold(0.0, f64::max);
+            let largest = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
             assert!(largest > 1e-3);
         }
     }
@@ -494,11 +463,7 @@ fn stages() {
     let fixture = fixture(&gqa());
     let layout = two_images();
     let prompt = prompt(&fixture.reference, &layout, 12);
-    let run = |config: &VisiPrunerConfig| {
-        fixture
-            .reference
-            .run(&prompt, &layout, &staged(config.clone()))
-    };
+    let run = |config: &VisiPrunerConfig| fixture.reference.run(&prompt, &layout, &staged(config.clone()));
     let with = |changes: &dyn Fn(&mut VisiPrunerConfig)| {
         let mut config = VisiPrunerConfig {
             stages: Stages::MIDDLE_DEEP,
@@ -570,10 +535,7 @@ fn stages() {
 /// With a threshold between the counts of its layers, one that misses resets consecutive counting only.
 #[test]
 fn exit_counting() {
-    let fixture = fixture(&RandomLlm {
-        n_layer: 10,
-        ..gqa()
-    });
+    let fixture = fixture(&RandomLlm { n_layer: 10, ..gqa() });
     let layout = two_images();
     let counting = VisiPrunerConfig {
         stages: Stages::MIDDLE_DEEP,
@@ -585,8 +547,7 @@ fn exit_counting() {
     let mut differ = 0;
     for seed in 0..8 {
         let prompt = prompt(&fixture.reference, &layout, 100 + seed);
-        let run =
-            |config: VisiPrunerConfig| fixture.reference.run(&prompt, &layout, &staged(config));
+        let run = |config: VisiPrunerConfig| fixture.reference.run(&prompt, &layout, &staged(config));
         // The kept tokens' least cosine in each layer after fusion, without an exit.
         let without = run(VisiPrunerConfig {
             exit_threshold: 1.0,
@@ -600,9 +561,7 @@ fn exit_counting() {
         let mut sorted = least.clone();
         sorted.sort_by(f64::total_cmp);
         let exit_threshold = sorted[sorted.len() / 2];
-        let hits: Vec<usize> = (0..least.len())
-            .filter(|&i| least[i] >= exit_threshold)
-            .collect();
+        let hits: Vec<usize> = (0..least.len()).filter(|&i| least[i] >= exit_threshold).collect();
 
         let cumulative = run(VisiPrunerConfig {
             exit_threshold,
@@ -616,10 +575,7 @@ fn exit_counting() {
             ..counting.clone()
         });
         let pair = hits.windows(2).find(|pair| pair[1] == pair[0] + 1);
-        assert_eq!(
-            consecutive.exit_layer,
-            pair.map(|pair| fusion + 1 + pair[1])
-        );
+        assert_eq!(consecutive.exit_layer, pair.map(|pair| fusion + 1 + pair[1]));
         differ += usize::from(cumulative.exit_layer != consecutive.exit_layer);
     }
     assert!(differ > 0);
@@ -632,23 +588,15 @@ fn fixed_schedules() {
     let prompt = prompt(&fixture.reference, &layout, 13);
     let run = |text: &str| {
         let schedule: Schedule = text.parse().unwrap();
-        fixture.reference.run(
-            &prompt,
-            &layout,
-            &Rule::Policy(PolicyConfig::Fixed(schedule)),
-        )
+        fixture
+            .reference
+            .run(&prompt, &layout, &Rule::Policy(PolicyConfig::Fixed(schedule)))
     };
     let some = run("2/3/5");
-    assert_eq!(
-        summary(&some),
-        (Some(2), Some(4), vec![20, 20, 20, 13, 13, 10])
-    );
+    assert_eq!(summary(&some), (Some(2), Some(4), vec![20, 20, 20, 13, 13, 10]));
     let norms = &some.layers[2].norm;
     let kept = some.kept.unwrap();
-    let least_kept = kept
-        .iter()
-        .map(|&token| norms[token])
-        .fold(f64::MAX, f64::min);
+    let least_kept = kept.iter().map(|&token| norms[token]).fold(f64::MAX, f64::min);
     let above = norms.iter().filter(|&&norm| norm >= least_kept).count();
     assert_eq!((kept.len(), above), (3, 3));
     assert_eq!(run("1/0/5").n_cells(), [20, 20, 10, 10, 10, 10]);
@@ -670,14 +618,8 @@ fn random_models_have_the_shapes_that_were_asked_for() {
             let gguf = Gguf::open(&path).unwrap();
             let shape = LlmShape::from_gguf(&gguf).unwrap();
             assert_eq!(shape.arch, arch.name());
-            assert_eq!(
-                (shape.n_layer, shape.n_embd, shape.head_dim_k),
-                (8, 128, 32)
-            );
-            assert_eq!(
-                (shape.n_head[0], shape.n_head_kv[0], shape.n_ff[0]),
-                (4, 2, 192)
-            );
+            assert_eq!((shape.n_layer, shape.n_embd, shape.head_dim_k), (8, 128, 32));
+            assert_eq!((shape.n_head[0], shape.n_head_kv[0], shape.n_ff[0]), (4, 2, 192));
             assert_eq!(
                 gguf.tensor("blk.7.attn_k.bias").is_some(),
                 matches!(arch, Arch::Qwen2 | Arch::Qwen2Vl)
@@ -698,7 +640,8 @@ fn random_models_have_the_shapes_that_were_asked_for() {
     }
 }
 
-/// The same seed gives the same file, another one does not; what a tensor holds does not depend on the others.
+/// The same seed gives the same file, another one does not; what a tensor holds does not depend on the
+/// others.
 #[test]
 fn random_models_are_reproducible() {
     let folder = tempfile::tempdir().unwrap();
@@ -716,9 +659,6 @@ fn random_models_are_reproducible() {
     let first = write(gqa());
     assert_eq!(first, write(gqa()));
     assert_ne!(first.1, write(RandomLlm { seed: 2, ..gqa() }).1);
-    let shorter = write(RandomLlm {
-        n_layer: 2,
-        ..gqa()
-    });
+    let shorter = write(RandomLlm { n_layer: 2, ..gqa() });
     assert_eq!(first.1, shorter.1);
 }

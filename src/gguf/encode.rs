@@ -24,7 +24,8 @@ pub fn f32_to_f16_bits(x: f32) -> u16 {
 
 /// The bits of a magnitude below 2^-14: a multiple of 2^-24.
 fn subnormal_f16_bits(magnitude: f32) -> u16 {
-    // Adding 2^-1 leaves a unit in the last place of 2^-24, so that the addition itself rounds to nearest even.
+    // Adding 2^-1 leaves a unit in the last place of 2^-24, so that the addition itself rounds to nearest
+    // even.
     let aligned = magnitude + 0.5;
     (aligned.to_bits() - 0.5f32.to_bits()) as u16
 }
@@ -59,7 +60,8 @@ pub fn bf16_bits_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bytes of `values` as `ty`, or `None` for a type that is not written here or if the values are not whole blocks.
+/// The bytes of `values` as `ty`, or `None` for a type that is not written here or if the values are not
+/// whole blocks.
 pub fn encode(ty: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
     let bytes = match ty {
         GgmlType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -74,8 +76,8 @@ pub fn encode(ty: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The values of the bytes of a tensor of type `ty`, or `None` for a type that is not read here or if the bytes are not
-/// whole blocks.
+/// The values of the bytes of a tensor of type `ty`, or `None` for a type that is not read here or if the
+/// bytes are not whole blocks.
 pub fn decode(ty: GgmlType, bytes: &[u8]) -> Option<Vec<f32>> {
     let block_bytes = usize::try_from(ty.block_bytes()).ok()?;
     if !bytes.len().is_multiple_of(block_bytes) {
@@ -110,8 +112,8 @@ fn from_halves(bytes: &[u8], value: fn(u16) -> f32) -> Vec<f32> {
         .collect()
 }
 
-/// 32 values as an F16 scale and 32 signed bytes. As `ggml-quants.c: quantize_row_q8_0_ref`, the bytes are computed with
-/// the scale before it is rounded.
+/// 32 values as an F16 scale and 32 signed bytes. As `ggml-quants.c: quantize_row_q8_0_ref`, the bytes are
+/// computed with the scale before it is rounded.
 fn encode_q8_0_block(values: &[f32]) -> [u8; 2 + Q8_0_LEN] {
     let largest = values.iter().fold(0f32, |max, x| max.max(x.abs()));
     let scale = largest / 127.0;
@@ -190,9 +192,7 @@ mod tests {
 
     #[test]
     fn q8_0_is_within_half_a_step() {
-        let values: Vec<f32> = (0..64)
-            .map(|i| ((i * 37 % 64) as f32 - 31.5) * 0.1)
-            .collect();
+        let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) * 0.1).collect();
         let bytes = encode(GgmlType::Q8_0, &values).unwrap();
         assert_eq!(bytes.len(), 68);
         let step = 3.15 / 127.0;

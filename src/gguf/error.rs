@@ -192,9 +192,7 @@ pub enum Problem {
     IsProjector,
 
     /// Something else was given where a projector was expected.
-    #[error(
-        "this is a model of architecture '{arch}', not an image projector: give the model's mmproj file"
-    )]
+    #[error("this is a model of architecture '{arch}', not an image projector: give the model's mmproj file")]
     NotProjector {
         /// The architecture found.
         arch: String,

@@ -1,7 +1,7 @@
 //! The tensor types of ggml, with the size of one block of each.
 
 macro_rules! ggml_types {
-    ($($(#[$doc:meta])* $variant:ident = $id:literal, $name:literal, $block_len:literal, $block_bytes:literal;)*) => {
+    ($($variant:ident = $id:literal, $name:literal, $block_len:literal, $block_bytes:literal;)*) => {
         /// A tensor type of ggml (`ggml.h: enum ggml_type` of llama-cpp-sys-2 0.1.161).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[allow(non_camel_case_types)]
@@ -92,8 +92,8 @@ impl GgmlType {
         self as u32
     }
 
-    /// Bytes of a tensor with rows of `row_len` elements and `n_elements` in all, or `None` if rows are not whole
-    /// blocks or the size does not fit 64 bits.
+    /// Bytes of a tensor with rows of `row_len` elements and `n_elements` in all, or `None` if rows are not
+    /// whole blocks or the size does not fit 64 bits.
     pub fn tensor_bytes(self, row_len: u64, n_elements: u64) -> Option<u64> {
         if !row_len.is_multiple_of(self.block_len()) {
             return None;
@@ -102,8 +102,8 @@ impl GgmlType {
     }
 }
 
-/// What llama.cpp calls a `general.file_type` (`llama.h: enum llama_ftype` of llama-cpp-sys-2 0.1.161), such as
-/// `Q4_K_M`, or `None` for a number it does not know.
+/// What llama.cpp calls a `general.file_type` (`llama.h: enum llama_ftype` of llama-cpp-sys-2 0.1.161), such
+/// as `Q4_K_M`, or `None` for a number it does not know.
 pub fn file_type_name(file_type: u32) -> Option<&'static str> {
     let name = match file_type {
         0 => "F32",
@@ -166,10 +166,7 @@ mod tests {
 
     #[test]
     fn tensor_bytes_counts_whole_blocks_only() {
-        assert_eq!(
-            GgmlType::Q4_K.tensor_bytes(4096, 4096 * 32),
-            Some(16 * 32 * 144)
-        );
+        assert_eq!(GgmlType::Q4_K.tensor_bytes(4096, 4096 * 32), Some(16 * 32 * 144));
         assert_eq!(GgmlType::Q8_0.tensor_bytes(48, 96), None);
         assert_eq!(GgmlType::F64.tensor_bytes(1 << 62, 1 << 62), None);
     }

@@ -1,8 +1,9 @@
 //! Reads and writes GGUF files, in pure Rust.
 //!
-//! [`Gguf::open`] reads a header and checks it against the length of the file before llama.cpp sees it: whatever is
-//! wrong gets one line that says so. [`LlmShape`] and [`ProjectorShape`] are what the rest of the crate needs to know of a
-//! language model and of an image projector. [`GgufWriter`] writes small models for tests.
+//! [`Gguf::open`] reads a header and checks it against the length of the file before llama.cpp sees it:
+//! whatever is wrong gets one line that says so. [`LlmShape`] and [`ProjectorShape`] are what the rest of the
+//! crate needs to know of a language model and of an image projector. [`GgufWriter`] writes small models for
+//! tests.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 #![forbid(unsafe_code)]
@@ -21,9 +22,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-pub use encode::{
-    bf16_bits_to_f32, decode, encode, f16_bits_to_f32, f32_to_bf16_bits, f32_to_f16_bits,
-};
+pub use encode::{bf16_bits_to_f32, decode, encode, f16_bits_to_f32, f32_to_bf16_bits, f32_to_f16_bits};
 pub use error::{GgufError, Problem};
 pub use ggml_type::{GgmlType, file_type_name};
 pub use shape::{LlmShape, ProjectorShape, Split, check_pair, open_llm, open_projector};
@@ -93,16 +92,12 @@ impl Gguf {
         Gguf::parse(path, BufReader::new(file), file_bytes)
     }
 
-    /// Reads and checks the header of a GGUF of `file_bytes` bytes from its start. `path` is only for messages and for
-    /// [`read_tensor`](Self::read_tensor).
+    /// Reads and checks the header of a GGUF of `file_bytes` bytes from its start. `path` is only for
+    /// messages and for [`read_tensor`](Self::read_tensor).
     ///
     /// # Errors
     /// As [`Gguf::open`].
-    pub fn parse(
-        path: impl Into<PathBuf>,
-        input: impl BufRead,
-        file_bytes: u64,
-    ) -> Result<Gguf, GgufError> {
+    pub fn parse(path: impl Into<PathBuf>, input: impl BufRead, file_bytes: u64) -> Result<Gguf, GgufError> {
         let path = path.into();
         let header = match read::parse(input, file_bytes) {
             Ok(header) => header,
@@ -174,7 +169,8 @@ impl Gguf {
     /// An unsigned integer of any width.
     ///
     /// # Errors
-    /// [`Problem::MissingKey`], [`Problem::WrongType`], or [`Problem::OutOfRange`] where it does not fit 32 bits.
+    /// [`Problem::MissingKey`], [`Problem::WrongType`], or [`Problem::OutOfRange`] where it does not fit 32
+    /// bits.
     pub fn u32(&self, key: &str) -> Result<u32, GgufError> {
         self.required(key, self.opt_u32(key)?)
     }
@@ -278,7 +274,8 @@ impl Gguf {
     /// The elements of the tensor named `name`, rows one behind the other.
     ///
     /// # Errors
-    /// As [`read_tensor`](Self::read_tensor), and [`Problem::Undecodable`] for types other than F32, F16, BF16 and Q8_0.
+    /// As [`read_tensor`](Self::read_tensor), and [`Problem::Undecodable`] for types other than F32, F16,
+    /// BF16 and Q8_0.
     pub fn read_tensor_f32(&self, name: &str) -> Result<Vec<f32>, GgufError> {
         let ty = self.required_tensor(name)?.ty;
         decode(ty, &self.read_tensor(name)?).ok_or_else(|| {
@@ -298,11 +295,7 @@ impl Gguf {
     }
 
     fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, GgufError> {
-        value.ok_or_else(|| {
-            self.error(Problem::MissingKey {
-                key: key.to_owned(),
-            })
-        })
+        value.ok_or_else(|| self.error(Problem::MissingKey { key: key.to_owned() }))
     }
 
     fn required_tensor(&self, name: &str) -> Result<&TensorInfo, GgufError> {
@@ -313,7 +306,8 @@ impl Gguf {
         })
     }
 
-    /// The value of `key` as `convert` reads it: `None` is another type, `Err` a value outside the range it names.
+    /// The value of `key` as `convert` reads it: `None` is another type, `Err` a value outside the range it
+    /// names.
     fn typed<'a, T>(
         &'a self,
         key: &str,

@@ -1,8 +1,8 @@
 //! Reads the header of a GGUF and checks it against the length of the file.
 //!
-//! Every length in the header is compared with what is left of the file before anything is read or allocated, so that a
-//! truncated, corrupted or hostile file gets an error and nothing else. What llama.cpp would refuse is refused here, with
-//! a reason (`gguf.cpp: gguf_init_from_reader` of llama-cpp-sys-2 0.1.161).
+//! Every length in the header is compared with what is left of the file before anything is read or allocated,
+//! so that a truncated, corrupted or hostile file gets an error and nothing else. What llama.cpp would refuse
+//! is refused here, with a reason (`gguf.cpp: gguf_init_from_reader` of llama-cpp-sys-2 0.1.161).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -22,9 +22,11 @@ pub(super) struct Header {
 }
 
 const DEFAULT_ALIGNMENT: u32 = 32;
-/// Longest string that is believed. Chat templates, the longest strings there are, have some ten thousand bytes.
+/// Longest string that is believed. Chat templates, the longest strings there are, have some ten thousand
+/// bytes.
 const MAX_STRING_BYTES: u64 = 1 << 26;
-/// Longest array that is believed. Token lists, the longest arrays there are, have some hundred thousand elements.
+/// Longest array that is believed. Token lists, the longest arrays there are, have some hundred thousand
+/// elements.
 const MAX_ARRAY_LEN: u64 = 1 << 24;
 const MAX_KEYS: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 20;
@@ -227,7 +229,8 @@ impl<R: BufRead> Reader<R> {
         })
     }
 
-    /// `len` elements. Nothing is reserved for them: a file that is too short ends the loop before the memory grows.
+    /// `len` elements. Nothing is reserved for them: a file that is too short ends the loop before the memory
+    /// grows.
     fn elements<T>(
         &mut self,
         len: u64,
@@ -305,8 +308,7 @@ impl<R: BufRead> Reader<R> {
     /// A string whose bytes are up to the model: tokens need not be UTF-8.
     fn text(&mut self) -> Result<String, Problem> {
         let bytes = self.string_bytes()?;
-        Ok(String::from_utf8(bytes)
-            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+        Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 
     fn string_bytes(&mut self) -> Result<Vec<u8>, Problem> {
@@ -375,9 +377,7 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, Problem> {
     match metadata.get("general.alignment") {
         None => Ok(DEFAULT_ALIGNMENT.into()),
         Some(Value::U32(n)) if n.is_power_of_two() => Ok((*n).into()),
-        Some(Value::U32(n)) => Err(corrupted(format!(
-            "the alignment is {n}, not a power of two"
-        ))),
+        Some(Value::U32(n)) => Err(corrupted(format!("the alignment is {n}, not a power of two"))),
         Some(other) => Err(corrupted(format!(
             "the alignment is of type {}, not uint32",
             other.type_name()

@@ -48,9 +48,9 @@ impl LlmShape {
     /// Reads the shape from the metadata.
     ///
     /// # Errors
-    /// [`Problem::IsProjector`], [`Problem::NotModel`] and [`Problem::LaterPart`] where the file is something else;
-    /// [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata is not that of a
-    /// transformer.
+    /// [`Problem::IsProjector`], [`Problem::NotModel`] and [`Problem::LaterPart`] where the file is something
+    /// else; [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata
+    /// is not that of a transformer.
     pub fn from_gguf(gguf: &Gguf) -> Result<LlmShape, GgufError> {
         let arch = arch_of_model(gguf)?;
         if arch == "clip" {
@@ -74,12 +74,8 @@ impl LlmShape {
             n_embd,
             n_head_kv: n_head_kv.unwrap_or_else(|| n_head.clone()),
             n_head,
-            head_dim_k: gguf
-                .opt_u32(&key("attention.key_length"))?
-                .unwrap_or(head_dim),
-            head_dim_v: gguf
-                .opt_u32(&key("attention.value_length"))?
-                .unwrap_or(head_dim),
+            head_dim_k: gguf.opt_u32(&key("attention.key_length"))?.unwrap_or(head_dim),
+            head_dim_v: gguf.opt_u32(&key("attention.value_length"))?.unwrap_or(head_dim),
             n_ff: per_layer(gguf, &key("feed_forward_length"), n_layer)?
                 .unwrap_or_else(|| vec![0; n_layer as usize]),
             n_ctx_train: gguf.u32(&key("context_length"))?,
@@ -119,17 +115,18 @@ pub struct ProjectorShape {
     pub n_head: u32,
     /// Width of its feed-forward networks.
     pub n_ff: u32,
-    /// `clip.vision.projection_dim`. It is not always the width of what comes out, see [`n_embd_out`](Self::n_embd_out).
+    /// `clip.vision.projection_dim`. It is not always the width of what comes out, see
+    /// [`n_embd_out`](Self::n_embd_out).
     pub projection_dim: u32,
     /// Whether a class embedding precedes the patches.
     pub has_class_embedding: bool,
-    /// `clip.vision.feature_layer`: the layers whose output is projected, 0 = the encoder's input. Empty: the projector's
-    /// default.
+    /// `clip.vision.feature_layer`: the layers whose output is projected, 0 = the encoder's input. Empty: the
+    /// projector's default.
     pub feature_layers: Vec<i32>,
     /// Width of the vectors that the language model gets, where the projector's kind is known here.
     pub n_embd_out: Option<u64>,
-    /// Vision tokens of one image, where every image costs the same: `None` for projectors of variable resolution
-    /// (LLaVA-1.6's tiles, Qwen2-VL) and for kinds that are not known here.
+    /// Vision tokens of one image, where every image costs the same: `None` for projectors of variable
+    /// resolution (LLaVA-1.6's tiles, Qwen2-VL) and for kinds that are not known here.
     pub n_tokens_per_image: Option<u32>,
     /// Weights.
     pub n_params: u64,
@@ -141,8 +138,9 @@ impl ProjectorShape {
     /// Reads the shape from the metadata.
     ///
     /// # Errors
-    /// [`Problem::NotProjector`], [`Problem::NoVision`] and [`Problem::NotModel`] where the file is something else;
-    /// [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata is incomplete.
+    /// [`Problem::NotProjector`], [`Problem::NoVision`] and [`Problem::NotModel`] where the file is something
+    /// else; [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata
+    /// is incomplete.
     pub fn from_gguf(gguf: &Gguf) -> Result<ProjectorShape, GgufError> {
         let arch = arch_of_model(gguf)?;
         if arch != "clip" {
@@ -209,11 +207,12 @@ impl Split {
     }
 }
 
-/// Opens a language model: reads its header, checks it, and where it is split into several files, checks that the
-/// others are there and complete.
+/// Opens a language model: reads its header, checks it, and where it is split into several files, checks that
+/// the others are there and complete.
 ///
 /// # Errors
-/// As [`Gguf::open`] and [`LlmShape::from_gguf`]; [`Problem::PartName`] and [`Problem::Part`] for split models.
+/// As [`Gguf::open`] and [`LlmShape::from_gguf`]; [`Problem::PartName`] and [`Problem::Part`] for split
+/// models.
 pub fn open_llm(path: impl AsRef<Path>) -> Result<(Gguf, LlmShape), GgufError> {
     let gguf = Gguf::open(path)?;
     let shape = LlmShape::from_gguf(&gguf)?;
@@ -233,15 +232,12 @@ pub fn open_projector(path: impl AsRef<Path>) -> Result<(Gguf, ProjectorShape), 
     Ok((gguf, shape))
 }
 
-/// Checks that a projector makes vectors of the width that a language model takes. Projectors of a kind that is not
-/// known here pass: llama.cpp compares them itself.
+/// Checks that a projector makes vectors of the width that a language model takes. Projectors of a kind that
+/// is not known here pass: llama.cpp compares them itself.
 ///
 /// # Errors
 /// [`Problem::OtherModel`].
-pub fn check_pair(
-    model: (&Gguf, &LlmShape),
-    projector: (&Gguf, &ProjectorShape),
-) -> Result<(), GgufError> {
+pub fn check_pair(model: (&Gguf, &LlmShape), projector: (&Gguf, &ProjectorShape)) -> Result<(), GgufError> {
     let model_width = u64::from(model.1.n_embd);
     match projector.1.n_embd_out {
         Some(projector_width) if projector_width != model_width => {
@@ -347,10 +343,7 @@ fn per_layer(gguf: &Gguf, key: &str, n_layer: u32) -> Result<Option<Vec<u32>>, G
             integers.len()
         )));
     }
-    let fitting = integers
-        .iter()
-        .take(n_layer as usize)
-        .map(|&n| u32::try_from(n));
+    let fitting = integers.iter().take(n_layer as usize).map(|&n| u32::try_from(n));
     fitting
         .collect::<Result<_, _>>()
         .map(Some)
@@ -376,9 +369,7 @@ fn n_params(gguf: &Gguf) -> u64 {
 }
 
 fn projector_type(gguf: &Gguf) -> Result<String, GgufError> {
-    let common = gguf
-        .opt_str("clip.projector_type")?
-        .filter(|ty| !ty.is_empty());
+    let common = gguf.opt_str("clip.projector_type")?.filter(|ty| !ty.is_empty());
     let ty = match common {
         Some(ty) => Some(ty),
         None => gguf.opt_str("clip.vision.projector_type")?,
@@ -421,12 +412,9 @@ fn n_embd_out(gguf: &Gguf, projector_type: &str) -> Option<u64> {
     }
 }
 
-/// As `clip.cpp: clip_n_output_tokens` of llama-cpp-sys-2 0.1.161, for the kinds that take square images of one size.
-fn n_tokens_per_image(
-    gguf: &Gguf,
-    projector_type: &str,
-    side: u32,
-) -> Result<Option<u32>, GgufError> {
+/// As `clip.cpp: clip_n_output_tokens` of llama-cpp-sys-2 0.1.161, for the kinds that take square images of
+/// one size.
+fn n_tokens_per_image(gguf: &Gguf, projector_type: &str, side: u32) -> Result<Option<u32>, GgufError> {
     let is_tiled = !gguf
         .opt_array("clip.vision.image_grid_pinpoints")?
         .is_none_or(Array::is_empty);

@@ -17,11 +17,7 @@ const MAGICS: &[(&[u8], &str, &str)] = &[
     (b"BM", "a BMP image", IMAGE),
     (b"II*\0", "a TIFF image", IMAGE),
     (b"MM\0*", "a TIFF image", IMAGE),
-    (
-        b"PK\x03\x04",
-        "a ZIP archive or a PyTorch checkpoint",
-        CONVERT,
-    ),
+    (b"PK\x03\x04", "a ZIP archive or a PyTorch checkpoint", CONVERT),
     (b"\x80\x02", "a Python pickle", CONVERT),
     (b"lmgg", "a GGML file, the predecessor of GGUF", CONVERT),
     (b"fmgg", "a GGMF file, a predecessor of GGUF", CONVERT),

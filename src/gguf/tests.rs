@@ -94,20 +94,11 @@ fn what_was_written_is_read() {
         gguf.get("test.bools"),
         Some(&Value::Array(Array::Bool(vec![true, false])))
     );
-    assert_eq!(
-        gguf.get("test.none"),
-        Some(&Value::Array(Array::U8(vec![])))
-    );
-    assert_eq!(
-        gguf.opt_bool("tokenizer.ggml.add_bos_token").unwrap(),
-        Some(true)
-    );
+    assert_eq!(gguf.get("test.none"), Some(&Value::Array(Array::U8(vec![]))));
+    assert_eq!(gguf.opt_bool("tokenizer.ggml.add_bos_token").unwrap(), Some(true));
     assert_eq!(gguf.f32("llama.rope.freq_base").unwrap(), 1e4);
     let tokens = Array::String(vec!["<unk>".into(), "<s>".into(), "\u{2581}a".into()]);
-    assert_eq!(
-        gguf.opt_array("tokenizer.ggml.tokens").unwrap(),
-        Some(&tokens)
-    );
+    assert_eq!(gguf.opt_array("tokenizer.ggml.tokens").unwrap(), Some(&tokens));
 
     let names: Vec<_> = gguf.tensors().iter().map(|t| t.name.as_str()).collect();
     assert_eq!(
@@ -134,10 +125,7 @@ fn tensors_are_read_back() {
     let path = folder.path().join("sample.gguf");
     fs::write(&path, sample()).unwrap();
     let gguf = Gguf::open(&path).unwrap();
-    assert_eq!(
-        gguf.read_tensor_f32("output_norm.weight").unwrap(),
-        elements(7)
-    );
+    assert_eq!(gguf.read_tensor_f32("output_norm.weight").unwrap(), elements(7));
     assert_eq!(
         gguf.read_tensor_f32("blk.0.ffn_up.weight").unwrap(),
         elements(320)
@@ -151,11 +139,7 @@ fn tensors_are_read_back() {
         assert!((x - y).abs() < 0.8, "{x} {y}");
     }
     let missing = gguf.read_tensor("output.weight").unwrap_err().to_string();
-    assert!(
-        missing.ends_with(
-            "there is no tensor 'output.weight': not a complete model, convert it again"
-        )
-    );
+    assert!(missing.ends_with("there is no tensor 'output.weight': not a complete model, convert it again"));
 }
 
 #[test]
@@ -190,8 +174,8 @@ fn the_writer_refuses_what_cannot_be_stored() {
     assert!(writer.write(io::sink(), |_| vec![0.0; 3]).is_err());
 }
 
-/// Cut anywhere, the file is refused, with a message that says it is incomplete; but padding behind the last tensor is
-/// not missed.
+/// Cut anywhere, the file is refused, with a message that says it is incomplete; but padding behind the last
+/// tensor is not missed.
 #[test]
 fn truncated_anywhere() {
     let bytes = sample();
@@ -289,16 +273,13 @@ fn hostile_lengths() {
          download or export it again"
     );
     assert!(message(&header(0, u64::MAX, &[])).contains("metadata keys, at most"));
-    assert!(
-        message(&header(1 << 20, 1 << 16, &[0; 100])).contains("metadata key 1 of 65536 is empty")
-    );
+    assert!(message(&header(1 << 20, 1 << 16, &[0; 100])).contains("metadata key 1 of 65536 is empty"));
     assert!(
         message(&header(0, 1, &huge))
             .contains("metadata key 1 of 1 has a string of 18446744073709551615 bytes")
     );
     assert!(
-        message(&header(0, 1, &plausible))
-            .contains("inside metadata key 1 of 1: the download is incomplete")
+        message(&header(0, 1, &plausible)).contains("inside metadata key 1 of 1: the download is incomplete")
     );
     for type_id in 0..13u32 {
         let array = [
@@ -308,9 +289,7 @@ fn hostile_lengths() {
             &huge,
         ]
         .concat();
-        assert!(
-            message(&header(0, 1, &array)).contains("elements, at most 16777216 are plausible")
-        );
+        assert!(message(&header(0, 1, &array)).contains("elements, at most 16777216 are plausible"));
     }
     let array = [
         &string("k")[..],
@@ -335,19 +314,13 @@ fn hostile_lengths() {
 #[test]
 fn impossible_tensors() {
     let one = |tensor: Vec<u8>| message(&header(1, 0, &[tensor, vec![0; 64]].concat()));
+    assert!(one(tensor("t", &[2; 5], 0, 0)).contains("tensor 't' has 5 dimensions, at most 4 are allowed"));
     assert!(
-        one(tensor("t", &[2; 5], 0, 0))
-            .contains("tensor 't' has 5 dimensions, at most 4 are allowed")
-    );
-    assert!(
-        one(tensor("t", &[1 << 40; 2], 0, 0))
-            .contains("[1099511627776, 1099511627776], which is too large")
+        one(tensor("t", &[1 << 40; 2], 0, 0)).contains("[1099511627776, 1099511627776], which is too large")
     );
     assert!(one(tensor("t", &[1 << 63], 24, 0)).contains("too large to exist"));
     assert!(one(tensor("t", &[1 << 62], 0, 0)).contains("cannot store"));
-    assert!(
-        one(tensor("t", &[31], 8, 0)).contains("which q8_0 (blocks of 32 elements) cannot store")
-    );
+    assert!(one(tensor("t", &[31], 8, 0)).contains("which q8_0 (blocks of 32 elements) cannot store"));
     assert!(one(tensor("t", &[1 << 62], 24, 0)).contains("tensor 't' ends at byte"));
     assert!(one(tensor("t", &[1], 0, 32)).contains("tensor 't' has offset 32, expected 0"));
     assert!(one(tensor(&"t".repeat(64), &[1], 0, 0)).contains("has a name of 64 bytes"));
@@ -355,12 +328,7 @@ fn impossible_tensors() {
         one(tensor("t", &[1], 99, 0)),
         "x.gguf: tensor 't' has ggml type 99, which this version of llama.cpp does not know: use another quantization"
     );
-    let twice = [
-        tensor("t", &[8], 0, 0),
-        tensor("t", &[8], 0, 32),
-        vec![0; 128],
-    ]
-    .concat();
+    let twice = [tensor("t", &[8], 0, 0), tensor("t", &[8], 0, 32), vec![0; 128]].concat();
     assert!(message(&header(2, 0, &twice)).contains("tensors 1 and 2 are both named 't'"));
 }
 
@@ -377,13 +345,9 @@ fn impossible_metadata() {
         ]
         .concat()
     };
-    assert!(
-        message(&header(0, 1, &alignment(48))).contains("the alignment is 48, not a power of two")
-    );
+    assert!(message(&header(0, 1, &alignment(48))).contains("the alignment is 48, not a power of two"));
     assert!(message(&header(0, 1, &alignment(0))).contains("the alignment is 0"));
-    assert!(
-        message(&header(0, 1, &key("general.alignment"))).contains("of type uint8, not uint32")
-    );
+    assert!(message(&header(0, 1, &key("general.alignment"))).contains("of type uint8, not uint32"));
 }
 
 #[test]
@@ -429,10 +393,7 @@ fn other_formats() {
         (b"\x01\x02\x03\x04\x05\xfe\xff", "data of an unknown kind"),
     ] {
         let message = message(bytes);
-        assert!(
-            message.starts_with("x.gguf: not a GGUF file but "),
-            "{message}"
-        );
+        assert!(message.starts_with("x.gguf: not a GGUF file but "), "{message}");
         assert!(message.contains(expected), "{message}");
     }
 }
@@ -441,14 +402,8 @@ fn other_formats() {
 fn not_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let message = |path: &Path| Gguf::open(path).unwrap_err().to_string();
-    assert!(
-        message(folder.path())
-            .ends_with("this is a folder, not a file: give the path of a .gguf file")
-    );
-    assert!(
-        message(&folder.path().join("none.gguf"))
-            .ends_with("none.gguf: no such file: check the path")
-    );
+    assert!(message(folder.path()).ends_with("this is a folder, not a file: give the path of a .gguf file"));
+    assert!(message(&folder.path().join("none.gguf")).ends_with("none.gguf: no such file: check the path"));
 }
 
 #[test]
@@ -497,12 +452,7 @@ fn shape_of_a_language_model() {
     assert_eq!(shape.name.as_deref(), Some("sample"));
     assert_eq!(shape.file_type.and_then(file_type_name), Some("Q8_0"));
     assert_eq!(
-        (
-            shape.n_layer,
-            shape.n_embd,
-            shape.n_vocab,
-            shape.n_ctx_train
-        ),
+        (shape.n_layer, shape.n_embd, shape.n_vocab, shape.n_ctx_train),
         (2, 64, 3, 128)
     );
     assert_eq!(
@@ -519,10 +469,7 @@ fn shape_of_a_language_model() {
             .set("llama.vocab_size", 9u32)
     }));
     let wide = wide.unwrap();
-    assert_eq!(
-        (wide.head_dim_k, wide.head_dim_v, wide.n_vocab),
-        (24, 16, 9)
-    );
+    assert_eq!((wide.head_dim_k, wide.head_dim_v, wide.n_vocab), (24, 16, 9));
 }
 
 #[test]
@@ -530,30 +477,17 @@ fn what_is_not_a_language_model() {
     let message = |changes: fn(&mut GgufWriter) -> &mut GgufWriter| {
         LlmShape::from_gguf(&llm(changes)).unwrap_err().to_string()
     };
-    assert!(
-        message(|w| w.set("general.architecture", "clip")).contains("an image projector (mmproj)")
-    );
-    assert!(
-        message(|w| w.set("general.type", "adapter"))
-            .contains("a GGUF of type 'adapter', not a model")
-    );
-    assert!(
-        message(|w| w.set("llama.block_count", u32::MAX))
-            .contains("is 4294967295, expected 1 to 512")
-    );
+    assert!(message(|w| w.set("general.architecture", "clip")).contains("an image projector (mmproj)"));
+    assert!(message(|w| w.set("general.type", "adapter")).contains("a GGUF of type 'adapter', not a model"));
+    assert!(message(|w| w.set("llama.block_count", u32::MAX)).contains("is 4294967295, expected 1 to 512"));
     assert!(message(|w| w.set("llama.embedding_length", 0u32)).contains("is 0, expected 1 to"));
     assert!(
         message(|w| w.set("llama.attention.head_count", vec![4u32])).contains(
             "is an array of 1 for 2 layers, expected an integer, or an array of one for each layer"
         )
     );
-    assert!(
-        message(|w| w.set("split.count", 3u16).set("split.no", 1u16))
-            .contains("this is part 2 of 3")
-    );
-    assert!(
-        message(|w| w.set("split.count", 3u16).set("split.no", 3u16)).contains("expected 0 to 2")
-    );
+    assert!(message(|w| w.set("split.count", 3u16).set("split.no", 1u16)).contains("this is part 2 of 3"));
+    assert!(message(|w| w.set("split.count", 3u16).set("split.no", 3u16)).contains("expected 0 to 2"));
 }
 
 #[test]
@@ -624,10 +558,7 @@ fn shape_of_a_projector() {
         (shape.n_layer, shape.n_embd, shape.n_head, shape.n_ff),
         (3, 32, 2, 64)
     );
-    assert_eq!(
-        (shape.n_tokens_per_image, shape.n_embd_out),
-        (Some(16), Some(48))
-    );
+    assert_eq!((shape.n_tokens_per_image, shape.n_embd_out), (Some(16), Some(48)));
     assert!(shape.has_class_embedding);
     assert_eq!(shape.feature_layers, [3]);
 
@@ -638,10 +569,7 @@ fn shape_of_a_projector() {
     };
     assert_eq!(tokens(|w| w.set("clip.projector_type", "ldpv2")), Some(4));
     assert_eq!(tokens(|w| w.set("clip.projector_type", "gemma3")), Some(1));
-    assert_eq!(
-        tokens(|w| w.set("clip.projector_type", "qwen2vl_merger")),
-        None
-    );
+    assert_eq!(tokens(|w| w.set("clip.projector_type", "qwen2vl_merger")), None);
     assert_eq!(
         tokens(|w| w.set("clip.vision.image_grid_pinpoints", vec![56i32, 112])),
         None
@@ -655,18 +583,11 @@ fn what_is_not_a_projector() {
             .unwrap_err()
             .to_string()
     };
-    assert!(
-        message(|w| w.set("general.architecture", "llama"))
-            .contains("a model of architecture 'llama'")
-    );
+    assert!(message(|w| w.set("general.architecture", "llama")).contains("a model of architecture 'llama'"));
     assert!(message(|w| w.set("clip.has_vision_encoder", false)).contains("has no vision encoder"));
-    assert!(
-        message(|w| w.set("clip.vision.patch_size", 57u32)).contains("is 57, expected 1 to 56")
-    );
+    assert!(message(|w| w.set("clip.vision.patch_size", 57u32)).contains("is 57, expected 1 to 56"));
     assert!(message(|w| w.set("clip.vision.image_size", u32::MAX)).contains("expected 1 to 65535"));
-    assert!(
-        message(|w| w.set("clip.vision.feature_layer", vec![1f32])).contains("an array of float32")
-    );
+    assert!(message(|w| w.set("clip.vision.feature_layer", vec![1f32])).contains("an array of float32"));
 }
 
 #[test]

@@ -111,8 +111,8 @@ impl GgufWriter {
     /// Writes the file at `path`. `elements` returns the elements of a tensor, rows one behind the other.
     ///
     /// # Errors
-    /// [`Problem::Io`] where the file cannot be written, or `elements` returned too few or too many, or a tensor's type
-    /// is not F32, F16, BF16 or Q8_0, or its rows are not whole blocks of it.
+    /// [`Problem::Io`] where the file cannot be written, or `elements` returned too few or too many, or a
+    /// tensor's type is not F32, F16, BF16 or Q8_0, or its rows are not whole blocks of it.
     pub fn write_file(
         &self,
         path: impl AsRef<Path>,
@@ -135,7 +135,8 @@ impl GgufWriter {
     /// Writes the file to `out`, as [`write_file`](Self::write_file).
     ///
     /// # Errors
-    /// What `out` returns, or [`io::ErrorKind::InvalidInput`] as described at [`write_file`](Self::write_file).
+    /// What `out` returns, or [`io::ErrorKind::InvalidInput`] as described at
+    /// [`write_file`](Self::write_file).
     pub fn write(
         &self,
         mut out: impl Write,
@@ -173,12 +174,7 @@ impl GgufWriter {
         for tensor in &self.tensors {
             put_string(&mut header, &tensor.name);
             header.extend((tensor.dims.len() as u32).to_le_bytes());
-            header.extend(
-                tensor
-                    .dims
-                    .iter()
-                    .flat_map(|&dim| (dim as u64).to_le_bytes()),
-            );
+            header.extend(tensor.dims.iter().flat_map(|&dim| (dim as u64).to_le_bytes()));
             header.extend(tensor.ty.id().to_le_bytes());
             header.extend(offset.to_le_bytes());
             offset += tensor.n_bytes()?.next_multiple_of(self.alignment as u64);

@@ -1,9 +1,8 @@
-//! Policies to compare implementations with: every combination of stages, with thresholds that are taken from the
-//! statistics of the prompt at hand, so that fusion and exit happen and no decision hangs on rounding.
+//! Policies to compare implementations with: every combination of stages, with thresholds that are taken from
+//! the statistics of the prompt at hand, so that fusion and exit happen and no decision hangs on rounding.
 
 use visipruner::policy::config::{
-    ExitCount, Layer0, ShallowMask, Stages, TokensThresholdUnit, VisiPrunerConfig,
-    VisualSelfAttention,
+    ExitCount, Layer0, ShallowMask, Stages, TokensThresholdUnit, VisiPrunerConfig, VisualSelfAttention,
 };
 use visipruner::policy::{PolicyConfig, PromptLayout};
 
@@ -50,10 +49,7 @@ impl Subject<'_> {
     pub fn every_combination(&self) -> Vec<Case> {
         let mut cases = Vec::new();
         let deeper = |stages: Stages| {
-            let deep_only = Stages {
-                deep: true,
-                ..stages
-            };
+            let deep_only = Stages { deep: true, ..stages };
             let middle_only = Stages {
                 middle: true,
                 ..stages
@@ -85,8 +81,8 @@ impl Subject<'_> {
         cases
     }
 
-    /// What happens at the edges: nothing fires, nothing is kept, everything is kept, no exit, cells evicted, layers
-    /// counted one after the other, the other unit, schedules.
+    /// What happens at the edges: nothing fires, nothing is kept, everything is kept, no exit, cells evicted,
+    /// layers counted one after the other, the other unit, schedules.
     pub fn edges(&self) -> Vec<Case> {
         let tuned = self.tuned(VisiPrunerConfig {
             stages: Stages::MIDDLE_DEEP,
@@ -250,9 +246,7 @@ impl Subject<'_> {
         let mut variants = Vec::new();
         for layer0 in [Layer0::Merge, Layer0::Half, Layer0::None] {
             for shallow_mask in [ShallowMask::Sink, ShallowMask::Skip] {
-                for visual_self_attention in
-                    [VisualSelfAttention::Keep, VisualSelfAttention::Remove]
-                {
+                for visual_self_attention in [VisualSelfAttention::Keep, VisualSelfAttention::Remove] {
                     let stages = Stages {
                         shallow: true,
                         ..NOTHING
@@ -336,17 +330,12 @@ impl Subject<'_> {
         config
     }
 
-    /// Makes a layer fire that is not the first to be probed, if one can: the earliest with a token that turns the output
-    /// further than any token before. Returns it.
+    /// Makes a layer fire that is not the first to be probed, if one can: the earliest with a token that
+    /// turns the output further than any token before. Returns it.
     fn tune_fusion(&self, config: &mut VisiPrunerConfig, layers: &[LayerRun]) -> usize {
         let first = config.shallow_mid_layer + 1;
         let mut before = least(&layers[first].cos);
-        for (il, layer) in layers
-            .iter()
-            .enumerate()
-            .take(layers.len() - 3)
-            .skip(first + 1)
-        {
+        for (il, layer) in layers.iter().enumerate().take(layers.len() - 3).skip(first + 1) {
             let here = least(&layer.cos);
             if here < before {
                 config.layer_threshold = (here + before) / 2.0;

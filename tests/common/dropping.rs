@@ -1,6 +1,6 @@
-//! An engine for the crate's staged prefill in double precision, which does what the real one does: rows that are
-//! dropped are not computed and not stored, weights after softmax are changed by changing values, the probe is in closed
-//! form.
+//! An engine for the crate's staged prefill in double precision, which does what the real one does: rows that
+//! are dropped are not computed and not stored, weights after softmax are changed by changing values, the
+//! probe is in closed form.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,10 +24,7 @@ impl<'a> Dropping<'a> {
     pub fn new(reference: &'a Reference, prompt: &[Input]) -> Dropping<'a> {
         Dropping {
             reference,
-            rows: prompt
-                .iter()
-                .map(|input| (reference.embed(input), 0))
-                .collect(),
+            rows: prompt.iter().map(|input| (reference.embed(input), 0)).collect(),
             cells: vec![BTreeMap::new(); reference.n_layer],
             probe: None,
         }
@@ -56,21 +53,12 @@ impl<'a> Dropping<'a> {
             if call.probe_il == Some(il) && row + 1 == self.rows.len() {
                 self.probe = Some((il, probe));
             }
-            self.rows[row] = (
-                self.reference.finish_layer(il, &self.rows[row].0, &o),
-                il + 1,
-            );
+            self.rows[row] = (self.reference.finish_layer(il, &self.rows[row].0, &o), il + 1);
         }
     }
 
     /// The attention output of query `i` of a call, and the contributions to it.
-    fn attend(
-        &self,
-        il: usize,
-        call: &RangeCall,
-        i: usize,
-        q: &[Vec<f64>],
-    ) -> (Vec<f64>, RowProbe) {
+    fn attend(&self, il: usize, call: &RangeCall, i: usize, q: &[Vec<f64>]) -> (Vec<f64>, RowProbe) {
         let row = call.rows[i].0 as usize;
         let last = if call.causal {
             row
@@ -100,16 +88,10 @@ impl<'a> Dropping<'a> {
             }
             CallAttention::Mask { hidden, affected } => {
                 if affected[i] {
-                    hidden
-                        .iter()
-                        .filter_map(index)
-                        .for_each(|j| visible[j] = false);
+                    hidden.iter().filter_map(index).for_each(|j| visible[j] = false);
                 }
                 if !visible.contains(&true) {
-                    visible[keys
-                        .iter()
-                        .position(|&key| key == row)
-                        .expect("a row has a cell")] = true;
+                    visible[keys.iter().position(|&key| key == row).expect("a row has a cell")] = true;
                 }
             }
         }
@@ -119,13 +101,7 @@ impl<'a> Dropping<'a> {
         (o, probe)
     }
 
-    fn closed_form(
-        &self,
-        weights: &[Vec<f64>],
-        keys: &[usize],
-        cells: &[Cell],
-        o: &[f64],
-    ) -> RowProbe {
+    fn closed_form(&self, weights: &[Vec<f64>], keys: &[usize], cells: &[Cell], o: &[f64]) -> RowProbe {
         let n_rows = self.rows.len();
         let mut probe = RowProbe {
             norm2: vec![f32::NAN; n_rows],

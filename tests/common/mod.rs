@@ -1,4 +1,5 @@
-//! Shared by the integration tests: small random models and a literal implementation of the method to compare with.
+//! Shared by the integration tests: small random models and a literal implementation of the method to compare
+//! with.
 
 // Each test crate compiles this module and uses its own part of it.
 #![allow(dead_code)]

@@ -1,9 +1,9 @@
-//! Small models with random weights, as GGUF files that llama.cpp loads: every architecture that can be pruned, and
-//! LLaVA-1.5's kind of projector.
+//! Small models with random weights, as GGUF files that llama.cpp loads: every architecture that can be
+//! pruned, and LLaVA-1.5's kind of projector.
 //!
-//! The weights are scaled so that the models behave: attention is neither uniform nor one-hot, every layer changes the
-//! hidden rows by about half of their size, logits have a standard deviation of about 2, and the end-of-sequence token is
-//! never the most likely one.
+//! The weights are scaled so that the models behave: attention is neither uniform nor one-hot, every layer
+//! changes the hidden rows by about half of their size, logits have a standard deviation of about 2, and the
+//! end-of-sequence token is never the most likely one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,13 +27,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    pub const ALL: [Arch; 5] = [
-        Arch::Llama,
-        Arch::Qwen2,
-        Arch::Qwen3,
-        Arch::Qwen2Vl,
-        Arch::Gemma3,
-    ];
+    pub const ALL: [Arch; 5] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Qwen2Vl, Arch::Gemma3];
 
     /// `general.architecture`
     pub fn name(self) -> &'static str {
@@ -140,10 +134,7 @@ impl RandomLlm {
         if self.arch == Arch::Qwen2Vl {
             let pairs = self.n_embd_head as i32 / 2;
             let (time, y) = (pairs / 4, (pairs - pairs / 4) / 2);
-            writer.set(
-                key("rope.dimension_sections"),
-                vec![time, y, pairs - time - y, 0],
-            );
+            writer.set(key("rope.dimension_sections"), vec![time, y, pairs - time - y, 0]);
         }
         if self.arch == Arch::Gemma3 {
             let is_sliding: Vec<bool> = (0..self.n_layer).map(|il| il % 3 != 2).collect();
@@ -410,14 +401,7 @@ impl Plan {
         );
     }
 
-    fn matrix(
-        &mut self,
-        name: impl Into<String>,
-        n_in: usize,
-        n_out: usize,
-        std: f64,
-        zero_rows: &[usize],
-    ) {
+    fn matrix(&mut self, name: impl Into<String>, n_in: usize, n_out: usize, std: f64, zero_rows: &[usize]) {
         let init = Init {
             zero_rows: zero_rows.to_vec(),
             ..Init::normal(std)
@@ -493,7 +477,8 @@ fn plan_tokenizer(writer: &mut GgufWriter) {
         .set("tokenizer.chat_template", CHAT_TEMPLATE);
 }
 
-/// Control tokens, all bytes, a few words with every prefix of theirs (SentencePiece merges pairs), printable ASCII.
+/// Control tokens, all bytes, a few words with every prefix of theirs (SentencePiece merges pairs), printable
+/// ASCII.
 fn vocabulary() -> Vec<Piece> {
     const NORMAL: i32 = 1;
     const UNKNOWN: i32 = 2;

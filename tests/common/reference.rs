@@ -1,10 +1,10 @@
-//! The method, literally: the `llama` architecture in double precision with attention weights `a[h][i][j]` written out,
-//! and the three stages as the paper's text has them.
+//! The method, literally: the `llama` architecture in double precision with attention weights `a[h][i][j]`
+//! written out, and the three stages as the paper's text has them.
 //!
-//! Nothing is dropped here: every row runs through every layer, a key that is no longer there gets minus infinity before
-//! softmax, and what comes out for a row that is no longer there is ignored. The decisions are taken from the vectors
-//! `c_j` themselves. Nothing is shared with the crate's own policies and engine but the configuration and the reader of
-//! the file.
+//! Nothing is dropped here: every row runs through every layer, a key that is no longer there gets minus
+//! infinity before softmax, and what comes out for a row that is no longer there is ignored. The decisions
+//! are taken from the vectors `c_j` themselves. Nothing is shared with the crate's own policies and engine
+//! but the configuration and the reader of the file.
 
 use std::ops::Range;
 use std::path::Path;
@@ -112,8 +112,9 @@ pub struct Run<'a> {
     pub exit_layer: Option<usize>,
     /// The logits of the last row, `[n_vocab]`.
     pub logits: Vec<f64>,
-    /// How near any statistic came to the threshold that it was compared with, relative to the statistic's scale
-    /// (`1 - cos` for cosines, the norm for norms): what an implementation may be wrong by without deciding otherwise.
+    /// How near any statistic came to the threshold that it was compared with, relative to the statistic's
+    /// scale (`1 - cos` for cosines, the norm for norms): what an implementation may be wrong by without
+    /// deciding otherwise.
     pub margin: f64,
 }
 
@@ -196,10 +197,7 @@ impl Reference {
             n_embd_head,
             n_vocab: token_embd.elements.len() / n_embd,
             kv_precision: KvPrecision::Exact,
-            eps: gguf
-                .f32("llama.attention.layer_norm_rms_epsilon")
-                .unwrap()
-                .into(),
+            eps: gguf.f32("llama.attention.layer_norm_rms_epsilon").unwrap().into(),
             freq_base: gguf
                 .opt_f32("llama.rope.freq_base")
                 .unwrap()
@@ -261,9 +259,7 @@ impl Reference {
         for i in 0..n_rows {
             let visible = visible(i, kinds, present, operator);
             let mut weights = self.attention_weights(&queries[i], &cells, &visible);
-            weights
-                .iter_mut()
-                .for_each(|a| operate(a, i, kinds, operator));
+            weights.iter_mut().for_each(|a| operate(a, i, kinds, operator));
             let o = self.attention_output(&weights, &cells);
             hidden[i] = self.finish_layer(il, &hidden[i], &o);
             last = Some((weights, o));
@@ -310,11 +306,7 @@ impl Reference {
     /// `c_j = concat_h(a[h][last][j] * v[g(h)][j])`
     fn contribution(&self, weights: &[Vec<f64>], cells: &[Cell], j: usize) -> Vec<f64> {
         (0..self.n_head)
-            .flat_map(|h| {
-                cells[j].v[self.kv_head(h)]
-                    .iter()
-                    .map(move |v| weights[h][j] * v)
-            })
+            .flat_map(|h| cells[j].v[self.kv_head(h)].iter().map(move |v| weights[h][j] * v))
             .collect()
     }
 
@@ -375,12 +367,7 @@ impl Reference {
     }
 
     /// `a[h][j]`: softmax over the visible keys, 0 for the others.
-    pub fn attention_weights(
-        &self,
-        q: &[Vec<f64>],
-        cells: &[Cell],
-        visible: &[bool],
-    ) -> Vec<Vec<f64>> {
+    pub fn attention_weights(&self, q: &[Vec<f64>], cells: &[Cell], visible: &[bool]) -> Vec<Vec<f64>> {
         let scale = 1.0 / (self.n_embd_head as f64).sqrt();
         let head = |h: usize| {
             let score = |j: usize| match visible.get(j) {
@@ -499,19 +486,11 @@ impl Run<'_> {
         match rule {
             Rule::Present(_) | Rule::Policy(PolicyConfig::Off) => {}
             Rule::Policy(PolicyConfig::Fixed(schedule)) => self.decide_fixed(il, layer, schedule),
-            Rule::Policy(PolicyConfig::VisiPruner(config)) => {
-                self.decide_staged(il, layer, config, counted)
-            }
+            Rule::Policy(PolicyConfig::VisiPruner(config)) => self.decide_staged(il, layer, config, counted),
         }
     }
 
-    fn decide_staged(
-        &mut self,
-        il: usize,
-        layer: &LayerRun,
-        config: &VisiPrunerConfig,
-        counted: &mut usize,
-    ) {
+    fn decide_staged(&mut self, il: usize, layer: &LayerRun, config: &VisiPrunerConfig, counted: &mut usize) {
         let stages = config.stages;
         if stages.deep && !stages.middle && config.mid_deep_layer == Some(il + 1) {
             self.exit_layer = Some(il);
@@ -522,10 +501,7 @@ impl Run<'_> {
         if self.fusion_layer.is_none() {
             self.note_margin(&one_minus(&layer.cos), 1.0 - config.layer_threshold);
             if layer.cos.iter().any(|&cos| cos < config.layer_threshold) {
-                self.note_margin(
-                    &layer.norm,
-                    config.tokens_threshold * norm_unit(layer, config),
-                );
+                self.note_margin(&layer.norm, config.tokens_threshold * norm_unit(layer, config));
                 self.fuse(il, kept(layer, config));
             }
         } else if stages.deep {
@@ -552,19 +528,12 @@ impl Run<'_> {
                 .collect();
             by_norm.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             if let Some(&(next, _)) = by_norm.get(schedule.keep) {
-                let kept_norms: Vec<f64> = by_norm[..schedule.keep]
-                    .iter()
-                    .map(|&(norm, _)| norm)
-                    .collect();
+                let kept_norms: Vec<f64> = by_norm[..schedule.keep].iter().map(|&(norm, _)| norm).collect();
                 self.note_margin(&kept_norms, next);
             }
             // where the exit follows at once, no token goes on
             let n_kept = if exits { 0 } else { schedule.keep };
-            let mut kept: Vec<usize> = by_norm
-                .iter()
-                .take(n_kept)
-                .map(|&(_, token)| token)
-                .collect();
+            let mut kept: Vec<usize> = by_norm.iter().take(n_kept).map(|&(_, token)| token).collect();
             kept.sort_unstable();
             self.fuse(il, kept);
         }
