@@ -20,7 +20,7 @@ use thiserror::Error;
 pub use calls::{CallAttention, RangeCall};
 
 use crate::policy::trace::{LayerTrace, PrefillTrace, ProbeTrace};
-use crate::policy::{Decision, ProbeReading, PromptLayout, Row, StagePolicy, VisionIndex};
+use crate::policy::{Decision, LayerPlan, ProbeReading, PromptLayout, Row, StagePolicy, VisionIndex};
 use calls::{AliveRows, split_into_calls};
 
 /// What a staged prefill needs from an engine that holds a prompt.
@@ -236,7 +236,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
         }
         let started = Instant::now();
         if last_plan.probe || last_plan.decides {
-            self.decide(il_last, last_plan.probe, last_plan.decides)?;
+            self.decide(il_last, last_plan)?;
         }
         self.policy_time += started.elapsed();
         Ok(())
@@ -255,8 +255,8 @@ impl<E: LayerRanges> Prefill<'_, E> {
         }
     }
 
-    fn decide(&mut self, il: usize, probe: bool, decides: bool) -> Result<(), PrefillError<E::Error>> {
-        let reading = if probe { Some(self.read_probe(il)?) } else { None };
+    fn decide(&mut self, il: usize, plan: LayerPlan) -> Result<(), PrefillError<E::Error>> {
+        let reading = plan.probe.then(|| self.read_probe(il)).transpose()?;
         if let Some(reading) = &reading {
             self.layers[il].probe = Some(ProbeTrace {
                 tokens: reading.tokens.clone(),
@@ -265,7 +265,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
                 output_norm: reading.output_norm2.sqrt(),
             });
         }
-        if decides {
+        if plan.decides {
             if let Decision::Keep(kept) = self.policy.decide(il, reading.as_ref()) {
                 self.alive
                     .keep(&kept)

@@ -63,7 +63,7 @@ impl VisiPruner {
         self.config
             .mid_deep_layer
             .filter(|_| self.config.exits_by_layer())
-            .map(|il| il - 1)
+            .and_then(|il| il.checked_sub(1))
     }
 
     fn stage(&self, il: usize) -> Stage {
