@@ -314,7 +314,6 @@ impl<E: LayerRanges> Prefill<'_, E> {
         let Some(layers) = self.policy.evict_after_prefill() else {
             return Ok(None);
         };
-        let layers = layers.start..layers.end.min(self.params.n_layer);
         for span in &self.params.layout.vision {
             self.engine
                 .evict(layers.clone(), span.clone())

@@ -179,6 +179,9 @@ mod tests {
             },
             ModelShape {
                 n_head_kv: 8,
+                ..llava_7b()
+            },
+            ModelShape {
                 n_ff: 14336,
                 ..llava_7b()
             },

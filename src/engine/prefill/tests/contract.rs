@@ -119,6 +119,20 @@ fn probes_must_be_finite() {
 }
 
 #[test]
+fn the_probed_output_must_be_finite() {
+    let layout = one_image();
+    let mut engine = Fake::new(|_, _| Contribution::Turning(0.0)).with_output_norm(f64::INFINITY);
+    let mut policy = PolicyConfig::VisiPruner(config("middle"))
+        .build(N_LAYER, &layout)
+        .unwrap();
+    let error = error_of(&mut engine, &layout, policy.as_mut());
+    assert!(
+        matches!(error, PrefillError::Probe { il: 3, row: 9 }),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn malformed_layouts_are_refused() {
     for (n_rows, vision) in [
         (0, vec![]),
@@ -135,16 +149,19 @@ fn malformed_layouts_are_refused() {
     }
 }
 
-/// A policy that decides at layer 2 as told, with boundaries as told.
+/// A policy that does at layer 2 as told, with boundaries as told.
 struct Odd {
+    probe: bool,
+    decides: bool,
     decision: Decision,
     boundaries: Vec<usize>,
 }
 
 impl StagePolicy for Odd {
-    fn plan(&self, il: usize) -> crate::policy::LayerPlan {
-        crate::policy::LayerPlan {
-            decides: il == 2,
+    fn plan(&self, il: usize) -> LayerPlan {
+        LayerPlan {
+            probe: self.probe && il == 2,
+            decides: self.decides && il == 2,
             ..Default::default()
         }
     }
@@ -169,6 +186,8 @@ fn policies_are_held_to_their_contract() {
     for kept in [vec![4], vec![2, 1], vec![1, 1]] {
         let kept = kept.into_iter().map(VisionIndex).collect();
         let mut policy = Odd {
+            probe: false,
+            decides: true,
             decision: Decision::Keep(kept),
             boundaries: vec![3],
         };
@@ -176,9 +195,35 @@ fn policies_are_held_to_their_contract() {
         assert!(matches!(error, PrefillError::Decision { il: 2 }), "{error:?}");
     }
     let mut policy = Odd {
+        probe: false,
+        decides: true,
         decision: Decision::KeepAll,
         boundaries: vec![4],
     };
     let error = error_of(&mut typical(), &layout, &mut policy);
     assert!(matches!(error, PrefillError::Boundary { il: 3 }), "{error:?}");
+}
+
+#[test]
+fn a_layer_may_be_probed_without_a_decision() {
+    let layout = one_image();
+    let params = PrefillParams {
+        layout: &layout,
+        n_layer: N_LAYER,
+        max_rows_per_call: 99,
+        causal_images: true,
+    };
+    let mut policy = Odd {
+        probe: true,
+        decides: false,
+        decision: Decision::Keep(Vec::new()),
+        boundaries: vec![3],
+    };
+    let mut engine = typical();
+    let trace = prefill(&mut engine, &params, &mut policy, &mut go_on).unwrap();
+    engine.check_trace(&trace, &params, &[3]);
+    assert_eq!(
+        (probed_layers(&trace), rows_per_layer(&trace)),
+        (vec![2], vec![10; N_LAYER])
+    );
 }

@@ -111,6 +111,9 @@ impl Fake {
             if let Some(hidden) = hidden(&call.attention) {
                 assert!(!hidden.is_empty() && hidden.is_sorted() && *hidden.last().unwrap() <= last);
             }
+            if let CallAttention::Mask { affected, .. } = &call.attention {
+                assert!(affected.len() == call.rows.len() && affected.contains(&true));
+            }
         }
         let mut finals = self.calls.iter().filter(|call| call.layers.end == params.n_layer);
         assert_eq!(

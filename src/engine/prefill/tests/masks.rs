@@ -245,8 +245,8 @@ fn every_kind_of_attention_means_what_it_says() {
 struct Uniform(VisionAttention);
 
 impl StagePolicy for Uniform {
-    fn plan(&self, _il: usize) -> crate::policy::LayerPlan {
-        crate::policy::LayerPlan {
+    fn plan(&self, _il: usize) -> LayerPlan {
+        LayerPlan {
             attention: self.0,
             ..Default::default()
         }
