@@ -144,6 +144,28 @@ pub enum Problem {
         tensor: String,
     },
 
+    /// A tensor whose shape contradicts the metadata or another tensor.
+    #[error("tensor '{tensor}' is {found}, expected {expected}: the file is damaged or of another kind")]
+    TensorShape {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions, row length first.
+        found: String,
+        /// What they should be.
+        expected: String,
+    },
+
+    /// A tensor of a type that llama.cpp does not compute with in this place.
+    #[error("tensor '{tensor}' is {found}, only {expected} works here: convert the model again")]
+    TensorType {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: &'static str,
+        /// The types that work.
+        expected: String,
+    },
+
     /// A tensor of a type that cannot be decoded here.
     #[error("tensor '{tensor}' is {found}: only f32, f16, bf16 and q8_0 are decoded here")]
     Undecodable {

@@ -11,6 +11,7 @@
 mod encode;
 mod error;
 mod ggml_type;
+mod llava;
 mod read;
 mod shape;
 mod sniff;

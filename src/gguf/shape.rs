@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Array, Gguf, GgufError, Problem, Value};
+use super::{Array, Gguf, GgufError, Problem, Value, llava};
 
 /// `llama-hparams.h: LLAMA_MAX_LAYERS`
 const MAX_LAYERS: u32 = 512;
@@ -222,13 +222,15 @@ pub fn open_llm(path: impl AsRef<Path>) -> Result<(Gguf, LlmShape), GgufError> {
     Ok((gguf, shape))
 }
 
-/// Opens an image projector: reads its header and checks it.
+/// Opens an image projector: reads its header and checks it; for LLaVA's kinds, every tensor's shape too.
 ///
 /// # Errors
-/// As [`Gguf::open`] and [`ProjectorShape::from_gguf`].
+/// As [`Gguf::open`] and [`ProjectorShape::from_gguf`]; [`Problem::MissingTensor`], [`Problem::TensorShape`] and
+/// [`Problem::TensorType`] where tensors don't fit each other.
 pub fn open_projector(path: impl AsRef<Path>) -> Result<(Gguf, ProjectorShape), GgufError> {
     let gguf = Gguf::open(path)?;
     let shape = ProjectorShape::from_gguf(&gguf)?;
+    llava::check(&gguf, &shape)?;
     Ok((gguf, shape))
 }
 
