@@ -71,9 +71,7 @@ pub enum Error {
     Unsupported(#[from] Unsupported),
 
     /// A picture with an impossible size.
-    #[error(
-        "the image is {width}x{height} pixels: each side must be 1 to {max}, scale it down first"
-    )]
+    #[error("the image is {width}x{height} pixels: each side must be 1 to {max}, scale it down first")]
     ImageSize {
         /// Pixels per row.
         width: u32,
@@ -131,9 +129,7 @@ pub enum Error {
     },
 
     /// Quantized values in the KV cache without flash attention.
-    #[error(
-        "a KV cache with {type_v} values needs flash attention: turn it on (or auto), or use f16 values"
-    )]
+    #[error("a KV cache with {type_v} values needs flash attention: turn it on (or auto), or use f16 values")]
     QuantizedValues {
         /// The type asked for.
         type_v: KvType,

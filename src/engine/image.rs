@@ -39,11 +39,7 @@ impl Image {
                 expected,
             });
         }
-        Ok(Self {
-            width,
-            height,
-            data,
-        })
+        Ok(Self { width, height, data })
     }
 
     /// Pixels per row.

@@ -26,9 +26,14 @@ mod image;
 mod options;
 pub mod prefill;
 mod prompt;
+mod shapes;
 #[cfg_attr(not(feature = "native"), allow(dead_code))]
 mod text;
 
+#[cfg(feature = "native")]
+mod answer;
+#[cfg(feature = "native")]
+mod dense;
 #[cfg(feature = "native")]
 mod log;
 #[cfg(feature = "native")]
@@ -36,7 +41,13 @@ mod model;
 #[cfg(feature = "native")]
 mod projector;
 #[cfg(feature = "native")]
+mod record;
+#[cfg(feature = "native")]
+mod request;
+#[cfg(feature = "native")]
 mod session;
+#[cfg(feature = "native")]
+mod staged;
 #[cfg(feature = "native")]
 mod template;
 
@@ -47,7 +58,10 @@ pub use options::{
     FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
 };
 pub use prompt::{IMAGE_MARKERS, Part, Prompt};
+pub use shapes::{model_shape, vision_shape};
 
+#[cfg(feature = "native")]
+pub use answer::Answer;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]
@@ -55,4 +69,6 @@ pub use model::{Model, supported_archs};
 #[cfg(feature = "native")]
 pub use projector::Projector;
 #[cfg(feature = "native")]
-pub use session::{Answer, Event, Outcome, Request, Session, StopReason};
+pub use request::{Event, Outcome, Request, StopReason};
+#[cfg(feature = "native")]
+pub use session::Session;

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::options::ModelOptions;
 use super::prompt::{Part, Prompt};
@@ -33,6 +34,7 @@ struct Inner {
     gguf: Gguf,
     shape: LlmShape,
     specials: Specials,
+    load_time: Duration,
 }
 
 impl Model {
@@ -47,13 +49,12 @@ impl Model {
         options: &ModelOptions,
         progress: impl FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Self, Error> {
+        let began = Instant::now();
         let path = path.as_ref();
         let (gguf, shape) = open_llm(path)?;
         let params = ffi::ModelParams {
             n_gpu_layers: options.n_gpu_layers,
-            main_gpu: options
-                .main_gpu
-                .map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
+            main_gpu: options.main_gpu.map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
             use_mmap: options.use_mmap,
             use_mlock: options.use_mlock,
         };
@@ -65,9 +66,7 @@ impl Model {
             reason,
         };
         if !native.is_decoder_only() {
-            return Err(no_decoder(
-                "it is not a decoder that generates token by token",
-            ));
+            return Err(no_decoder("it is not a decoder that generates token by token"));
         }
         if !native.has_vocab() || native.n_vocab() == 0 {
             return Err(no_decoder("it has no tokenizer"));
@@ -82,6 +81,7 @@ impl Model {
             gguf,
             shape,
             specials,
+            load_time: began.elapsed(),
         })))
     }
 
@@ -130,14 +130,11 @@ impl Model {
     /// # Errors
     /// [`Unsupported`] with the reason and the architectures that can be pruned.
     pub fn supports_pruning(&self) -> Result<(), Unsupported> {
-        self.0
-            .native
-            .supports_ranges()
-            .map_err(|error| Unsupported {
-                arch: self.0.shape.arch.clone(),
-                reason: error.message,
-                supported: supported_archs(),
-            })
+        self.0.native.supports_ranges().map_err(|error| Unsupported {
+            arch: self.0.shape.arch.clone(),
+            reason: error.message,
+            supported: supported_archs(),
+        })
     }
 
     /// The tokens of a text, without BOS and EOS. Special tokens in it are recognised if `parse_special`.
@@ -172,6 +169,11 @@ impl Model {
         self.0.native.chat_template()
     }
 
+    /// How long loading took.
+    pub fn load_time(&self) -> Duration {
+        self.0.load_time
+    }
+
     /// Whether two handles share their weights.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -195,16 +197,10 @@ impl Model {
         let parts = prompt.with_places(n_images)?;
         let specials = &self.0.specials;
         match (prompt, chat_template) {
-            (Prompt::Raw(_), _) => Ok(template::Rendered {
-                parts,
-                warning: None,
-            }),
+            (Prompt::Raw(_), _) => Ok(template::Rendered { parts, warning: None }),
             (Prompt::Chat { system, .. }, Some(given)) => {
                 template::apply(given, specials, system.as_deref(), &parts)
-                    .map(|parts| template::Rendered {
-                        parts,
-                        warning: None,
-                    })
+                    .map(|parts| template::Rendered { parts, warning: None })
                     .map_err(|reason| Error::Template { reason })
             }
             (Prompt::Chat { system, .. }, None) => {

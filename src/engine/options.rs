@@ -80,9 +80,11 @@ impl Default for ProjectorOptions {
 }
 
 impl ProjectorOptions {
+    /// Checks every value.
+    ///
     /// # Errors
     /// [`Error::OptionRange`]
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    pub fn validate(&self) -> Result<(), Error> {
         in_range("n_threads", self.n_threads.unwrap_or(1), 1..=MAX_THREADS)?;
         let min = self.image_min_tokens.unwrap_or(1);
         in_range("image_min_tokens", min, 1..=MAX_IMAGE_TOKENS)?;
@@ -259,17 +261,17 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
+    /// Checks every value except the policy, which needs a model.
+    ///
     /// # Errors
     /// [`Error::OptionRange`] and [`Error::QuantizedValues`].
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    pub fn validate(&self) -> Result<(), Error> {
         in_range("n_ctx", self.n_ctx.unwrap_or(1), 1..=MAX_CTX)?;
         in_range("n_batch", self.n_batch, 1..=MAX_CTX)?;
         in_range("n_ubatch", self.n_ubatch, 1..=MAX_CTX)?;
         in_range("n_threads", self.n_threads.unwrap_or(1), 1..=MAX_THREADS)?;
         if self.type_v.is_quantized() && self.flash_attn == FlashAttention::Off {
-            return Err(Error::QuantizedValues {
-                type_v: self.type_v,
-            });
+            return Err(Error::QuantizedValues { type_v: self.type_v });
         }
         Ok(())
     }
@@ -304,9 +306,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Checks every value.
+    ///
     /// # Errors
     /// [`Error::OptionRange`]
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    pub fn validate(&self) -> Result<(), Error> {
         in_range("temp", self.temp, 0.0..=100.0)?;
         in_range("top_k", self.top_k, 0..=i32::MAX as u32)?;
         in_range("top_p", self.top_p, 0.0..=1.0)?;
@@ -391,9 +395,7 @@ mod tests {
         };
         assert!(matches!(
             options.validate(),
-            Err(Error::QuantizedValues {
-                type_v: KvType::Q8_0
-            })
+            Err(Error::QuantizedValues { type_v: KvType::Q8_0 })
         ));
         SessionOptions {
             type_k: KvType::Q8_0,
@@ -414,18 +416,8 @@ mod tests {
         for ty in KvType::ALL {
             assert_eq!(ty.name().parse::<KvType>().unwrap(), ty);
         }
-        assert!(
-            "q2_k"
-                .parse::<KvType>()
-                .unwrap_err()
-                .to_string()
-                .contains("q8_0")
-        );
-        for flash_attn in [
-            FlashAttention::Auto,
-            FlashAttention::On,
-            FlashAttention::Off,
-        ] {
+        assert!("q2_k".parse::<KvType>().unwrap_err().to_string().contains("q8_0"));
+        for flash_attn in [FlashAttention::Auto, FlashAttention::On, FlashAttention::Off] {
             assert_eq!(
                 flash_attn.to_string().parse::<FlashAttention>().unwrap(),
                 flash_attn

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::image::{Image, check_size};
 use super::model::load_native;
@@ -22,6 +23,7 @@ pub struct Projector {
     gguf: Gguf,
     shape: ProjectorShape,
     encoder: VisionEncoder,
+    load_time: Duration,
 }
 
 impl Projector {
@@ -36,6 +38,7 @@ impl Projector {
         options: &ProjectorOptions,
         progress: impl FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Self, Error> {
+        let began = Instant::now();
         let path = path.as_ref();
         options.validate()?;
         let (gguf, shape) = open_projector(path)?;
@@ -72,6 +75,7 @@ impl Projector {
             gguf,
             shape,
             encoder: options.encoder,
+            load_time: began.elapsed(),
         })
     }
 
@@ -98,6 +102,11 @@ impl Projector {
     /// Which way pictures go through the vision encoder.
     pub fn encoder(&self) -> VisionEncoder {
         self.encoder
+    }
+
+    /// How long loading took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
     }
 
     /// Vision tokens of an image of this size.
@@ -179,8 +188,7 @@ impl Projector {
             .filter(|chunk| matches!(chunk, ffi::Chunk::Image(_)))
             .count();
         let n_embd_inp = self.model.native().n_embd_inp();
-        let mut prompt =
-            EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
+        let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
         let mut n_encoded = 0;
         for chunk in chunks.iter() {
             match chunk {
@@ -189,7 +197,8 @@ impl Projector {
                     if on_encoded(n_encoded, n_chunks).is_break() {
                         return Ok(None);
                     }
-                    let index = n_encoded.min(images.len().saturating_sub(1));
+                    // Tiles of one image follow each other.
+                    let index = n_encoded * images.len() / n_chunks;
                     let embd = self.native.encode(&image, n_embd_inp);
                     prompt.push_image(
                         &image,
@@ -287,8 +296,7 @@ impl EncodedPrompt {
         self.token.resize(begin + n_tokens, -1);
         self.embd.extend_from_slice(embd);
         if self.n_pos_per_embd == 1 {
-            self.pos
-                .extend(self.next_pos..self.next_pos + n_tokens as i32);
+            self.pos.extend(self.next_pos..self.next_pos + n_tokens as i32);
         } else {
             self.pos
                 .extend(image.mrope_positions(self.next_pos).as_flattened());
@@ -317,10 +325,7 @@ mod tests {
     fn text_positions_with_and_without_mrope() {
         let mut prompt = EncodedPrompt::new(1, false);
         prompt.push_text(&[5, 6]);
-        assert_eq!(
-            (prompt.pos.as_slice(), prompt.next_pos),
-            ([0, 1].as_slice(), 2)
-        );
+        assert_eq!((prompt.pos.as_slice(), prompt.next_pos), ([0, 1].as_slice(), 2));
         let mut prompt = EncodedPrompt::new(4, false);
         prompt.push_text(&[5, 6]);
         assert_eq!(prompt.pos, [0, 0, 0, 0, 1, 1, 1, 0]);

@@ -76,10 +76,7 @@ impl Prompt {
                 (0..n_images).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]),
             );
         } else if n_markers != n_images {
-            return Err(Error::Markers {
-                n_markers,
-                n_images,
-            });
+            return Err(Error::Markers { n_markers, n_images });
         }
         let is_empty = |part: &Part| matches!(part, Part::Text(text) if text.is_empty());
         if parts.iter().all(is_empty) {
@@ -153,17 +150,12 @@ mod tests {
     #[test]
     fn a_chat_without_markers_begins_with_its_images() {
         let parts = Prompt::chat("which?").with_places(2).unwrap();
-        assert_eq!(
-            parts,
-            [Part::Image, text("\n"), Part::Image, text("\nwhich?")]
-        );
+        assert_eq!(parts, [Part::Image, text("\n"), Part::Image, text("\nwhich?")]);
     }
 
     #[test]
     fn counts_must_agree() {
-        let error = Prompt::chat("<image> and <image>")
-            .with_places(1)
-            .unwrap_err();
+        let error = Prompt::chat("<image> and <image>").with_places(1).unwrap_err();
         assert!(matches!(
             error,
             Error::Markers {
@@ -183,14 +175,8 @@ mod tests {
 
     #[test]
     fn nothing_is_no_prompt() {
-        assert!(matches!(
-            Prompt::raw("").with_places(0),
-            Err(Error::EmptyPrompt)
-        ));
-        assert!(matches!(
-            Prompt::chat("").with_places(0),
-            Err(Error::EmptyPrompt)
-        ));
+        assert!(matches!(Prompt::raw("").with_places(0), Err(Error::EmptyPrompt)));
+        assert!(matches!(Prompt::chat("").with_places(0), Err(Error::EmptyPrompt)));
         assert!(Prompt::chat("").with_places(1).is_ok());
     }
 }

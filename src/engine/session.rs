@@ -1,112 +1,33 @@
 //! Sessions: a KV cache and the computation of answers.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::time::Instant;
 
+use super::answer::Answer;
 use super::cancel::CancelHandle;
+use super::dense;
 use super::image::Image;
-use super::options::{Sampling, SessionOptions};
+use super::options::SessionOptions;
+use super::prefill::{self, PrefillError, PrefillParams, Progress};
 use super::projector::{EncodedPrompt, Projector};
-use super::prompt::{Part, Prompt};
-use super::text::{StopStrings, Utf8Stream};
+use super::prompt::Part;
+use super::record;
+use super::request::{Event, Outcome, Request, StopReason};
+use super::staged::StagedPrompt;
 use super::{Error, Model};
 use crate::ffi::{self, Status};
-use crate::policy::PolicyConfig;
+use crate::policy::trace::PrefillTrace;
+use crate::policy::{PolicyConfig, Skipped};
 
 /// The longest context that a session has unless told otherwise: a model trained for 128 Ki tokens would take
 /// gigabytes for its KV cache.
 const DEFAULT_MAX_CTX: u32 = 8192;
 
-/// What is asked of a session.
-///
-/// ```
-/// use visipruner::engine::{Prompt, Request};
-///
-/// let request = Request { n_predict: 32, ..Request::new(Prompt::chat("What is a vision token?")) };
-/// ```
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The question.
-    pub prompt: Prompt,
-    /// The images of its places, in order.
-    pub images: Vec<Image>,
-    /// At most so many tokens are generated. Default: 512.
-    pub n_predict: usize,
-    /// How tokens are chosen. Default: the most likely one.
-    pub sampling: Sampling,
-    /// Texts that end the answer. Default: none.
-    pub stop: Vec<String>,
-    /// A chat template in Jinja instead of the model's own. Default: none.
-    pub chat_template: Option<String>,
-    /// Keep the logits of the last prompt token, [`Outcome::logits`]. Default: no.
-    pub keep_logits: bool,
-}
+/// Tokens of an answer that a suggested context size leaves room for.
+const SUGGESTED_ANSWER: usize = 512;
 
-impl Request {
-    /// A request with the defaults and no images.
-    pub fn new(prompt: Prompt) -> Self {
-        Self {
-            prompt,
-            images: Vec::new(),
-            n_predict: 512,
-            sampling: Sampling::default(),
-            stop: Vec::new(),
-            chat_template: None,
-            keep_logits: false,
-        }
-    }
-}
-
-/// What happens while a session answers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// Something the user should know.
-    Warning(&'a str),
-    /// So many of the prompt's images (or tiles of images) are encoded. Comes with `done` 0 first.
-    Encode {
-        /// Encoded so far.
-        done: usize,
-        /// In the prompt.
-        total: usize,
-    },
-    /// This part of the prompt has been computed, from 0 to 1.
-    Prefill(f32),
-    /// The next piece of the answer: one or more whole characters.
-    Text(&'a str),
-}
-
-/// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StopReason {
-    /// The model said so.
-    EndOfGeneration,
-    /// One of the request's stop texts came.
-    StopText,
-    /// `n_predict` tokens were generated.
-    Length,
-    /// The context is full.
-    ContextFull,
-    /// The caller stopped it.
-    Cancelled,
-}
-
-/// An answer.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Outcome {
-    /// The text.
-    pub text: String,
-    /// The generated tokens, without the one that ended the answer.
-    pub tokens: Vec<i32>,
-    /// Why it ended.
-    pub stop: StopReason,
-    /// Logits `[n_vocab]` of the last prompt token, if the request kept them.
-    pub logits: Option<Vec<f32>>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
+/// Hears what happens and may stop it.
+type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
 
 /// Answers one request at a time.
 ///
@@ -216,62 +137,34 @@ impl Session {
         self.begin(projector, request, &mut |_| ControlFlow::Continue(()))
     }
 
+    /// Encodes and computes the prompt. If it is stopped there, the answer has ended.
     fn begin(
         &mut self,
-        projector: Option<&mut Projector>,
+        mut projector: Option<&mut Projector>,
         request: &Request,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        on_event: OnEvent<'_>,
     ) -> Result<Answer<'_>, Error> {
-        let running = Running(self.cancel.clone());
-        request.sampling.validate()?;
-        let sampler = ffi::Sampler::new(&sampler_params(&request.sampling))
-            .map_err(compute("the sampler"))?;
-        let rendered = self.model.rendered(
-            &request.prompt,
-            request.images.len(),
-            request.chat_template.as_deref(),
-        )?;
-        let warnings: Vec<String> = rendered.warning.into_iter().collect();
-        let mut stopped = warnings
-            .iter()
-            .any(|warning| on_event(Event::Warning(warning)).is_break());
-        let mut answer = Answer {
-            sampler,
-            utf8: Utf8Stream::default(),
-            stops: StopStrings::new(&request.stop),
-            pending: None,
-            pos: 0,
-            n_cells: 0,
-            n_predict: request.n_predict,
-            outcome: Outcome {
-                text: String::new(),
-                tokens: Vec::new(),
-                stop: StopReason::Length,
-                logits: None,
-                warnings,
-            },
-            ended: false,
-            _running: running,
-            session: self,
-        };
-        if !stopped {
-            stopped = answer
-                .prefill(projector, request, &rendered.parts, on_event)?
-                .is_break();
-        }
-        if stopped {
+        let report = record::start(self, projector.as_deref());
+        let mut answer = Answer::new(self, request, report)?;
+        let Some((prompt, trace)) = answer.prefill(projector.as_deref_mut(), request, on_event)? else {
             answer.end(StopReason::Cancelled);
-        }
+            return Ok(answer);
+        };
+        answer.starts_after(&prompt, &trace, projector.as_deref(), request);
         Ok(answer)
     }
 
-    /// Tokenizes and encodes the prompt. Without a prompt the caller stopped it.
-    fn encode(
-        &mut self,
+    pub(crate) fn context(&mut self) -> &mut ffi::Context {
+        &mut self.context
+    }
+
+    /// Tokenizes and encodes the prompt. There is none if the caller stopped it.
+    pub(crate) fn encode(
+        &self,
         projector: Option<&mut Projector>,
         parts: &[Part],
         images: &[Image],
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        on_event: OnEvent<'_>,
     ) -> Result<Option<EncodedPrompt>, Error> {
         let Some(projector) = projector else {
             if !images.is_empty() {
@@ -288,23 +181,19 @@ impl Session {
                 projector: projector.path().to_owned(),
             });
         }
-        let cancel = self.cancel.clone();
         projector.encode_prompt(parts, images, |done, total| {
-            if cancel.is_cancelled() {
-                return ControlFlow::Break(());
-            }
-            on_event(Event::Encode { done, total })
+            self.hear(on_event, Event::Encode { done, total })
         })
     }
 
-    /// Makes sure that the prompt can be computed: empty memory, room, and batches that hold what must be together.
-    fn fit(&mut self, prompt: &EncodedPrompt, n_predict: usize) -> Result<(), Error> {
+    /// Makes sure that the prompt can be computed: an empty memory, room, and batches that hold what must be together.
+    pub(crate) fn fit(&mut self, prompt: &EncodedPrompt, n_predict: usize) -> Result<(), Error> {
         let n_tokens = prompt.layout.n_rows;
         if n_tokens == 0 {
             return Err(Error::EmptyPrompt);
         }
         if n_tokens > self.n_ctx() as usize {
-            let suggested = (n_tokens + n_predict).next_multiple_of(256);
+            let suggested = (n_tokens + n_predict.min(SUGGESTED_ANSWER)).next_multiple_of(256);
             let (n_vision, n_ctx) = (prompt.layout.n_vision(), self.n_ctx());
             return Err(Error::PromptTooLong {
                 n_tokens,
@@ -328,63 +217,126 @@ impl Session {
         Ok(())
     }
 
-    /// Computes the prompt as `mtmd_helper_eval_chunks` does (mtmd-helper.cpp@0.1.161): text and images in turn, each
-    /// in batches of `n_batch`, so that the logits are stock's bit for bit.
+    /// Computes the prompt. There is no trace if it was stopped.
+    pub(crate) fn prefill(
+        &mut self,
+        prompt: &EncodedPrompt,
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<PrefillTrace>, Error> {
+        if self.groups.is_empty() {
+            self.prefill_dense(prompt, on_event)
+        } else {
+            self.prefill_staged(prompt, on_event)
+        }
+    }
+
     fn prefill_dense(
         &mut self,
         prompt: &EncodedPrompt,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
-        let n_batch = self.context.n_batch() as usize;
-        let mut n_embd_done = 0;
-        for (rows, is_image) in spans(&prompt.layout) {
-            for begin in rows.clone().step_by(n_batch) {
-                let batch = begin..rows.end.min(begin + n_batch);
-                if on_event(Event::Prefill(begin as f32 / prompt.layout.n_rows as f32)).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-                let computed = if is_image {
-                    let computed = self.decode_image_rows(prompt, batch.clone(), n_embd_done);
-                    n_embd_done += batch.len();
-                    computed
-                } else {
-                    let pos = prompt.pos[batch.start * prompt.n_pos_per_embd];
-                    let logits_last = batch.end == prompt.layout.n_rows;
-                    self.context
-                        .decode_tokens(&prompt.token[batch], pos, logits_last)
-                };
-                match computed {
-                    Ok(()) => {}
-                    Err(error) if error.status == Status::Aborted => {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                    Err(error) => return Err(compute("the prompt")(error)),
-                }
-            }
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<PrefillTrace>, Error> {
+        let (cancel, n_rows) = (self.cancel.clone(), prompt.layout.n_rows);
+        let mut on_progress = |n_done| hear(&cancel, on_event, Event::Prefill(n_done as f32 / n_rows as f32));
+        match dense::prefill(&mut self.context, prompt, &mut on_progress) {
+            Ok(ControlFlow::Continue(())) => Ok(Some(PrefillTrace::dense(
+                &prompt.layout,
+                self.model.n_layer(),
+                Skipped::Off,
+            ))),
+            Ok(ControlFlow::Break(())) => Ok(None),
+            Err(error) if error.status == Status::Aborted => Ok(None),
+            Err(error) => Err(compute("the prompt")(error)),
         }
-        Ok(on_event(Event::Prefill(1.0)))
     }
 
-    /// Decodes rows of an image, whose embeddings begin with the `n_embd_done`-th vision row of the prompt.
-    fn decode_image_rows(
+    fn prefill_staged(
         &mut self,
         prompt: &EncodedPrompt,
-        rows: std::ops::Range<usize>,
-        n_embd_done: usize,
-    ) -> Result<(), ffi::Error> {
-        let n_embd_inp = self.model.native().n_embd_inp();
-        let embd = &prompt.embd[n_embd_done * n_embd_inp..(n_embd_done + rows.len()) * n_embd_inp];
-        let n_pos = prompt.n_pos_per_embd;
-        let section_major: Vec<i32> = (0..n_pos)
-            .flat_map(|section| {
-                rows.clone()
-                    .map(move |row| prompt.pos[row * n_pos + section])
-            })
-            .collect();
-        self.context.set_causal(!prompt.non_causal);
-        let computed = self.context.decode_embd(embd, &section_major);
-        self.context.set_causal(true);
-        computed
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<PrefillTrace>, Error> {
+        let mut policy = self.options.policy.build(self.model.n_layer(), &prompt.layout)?;
+        let params = PrefillParams {
+            layout: &prompt.layout,
+            n_layer: self.model.n_layer(),
+            max_rows_per_call: self.context.n_batch() as usize,
+            causal_images: !prompt.non_causal,
+        };
+        let cancel = self.cancel.clone();
+        let mut on_progress = |progress: Progress| {
+            let done = progress.n_done as f32 / progress.n_total.max(1) as f32;
+            hear(&cancel, on_event, Event::Prefill(done))
+        };
+        let mut engine = StagedPrompt::begin(&mut self.context, prompt).map_err(compute("the prompt"))?;
+        match prefill::prefill(&mut engine, &params, policy.as_mut(), &mut on_progress) {
+            Ok(trace) => Ok(Some(trace)),
+            Err(PrefillError::Cancelled) => Ok(None),
+            Err(PrefillError::Engine { source, .. }) if source.status == Status::Aborted => Ok(None),
+            Err(PrefillError::Engine { layers, source }) => Err(Error::Compute {
+                what: "the prompt",
+                reason: format!("layers {} to {}: {source}", layers.start, layers.end - 1),
+            }),
+            Err(error) => Err(Error::Compute {
+                what: "the prompt",
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// Passes an event on, unless the request is to stop anyway.
+    fn hear(&self, on_event: OnEvent<'_>, event: Event<'_>) -> ControlFlow<()> {
+        hear(&self.cancel, on_event, event)
+    }
+}
+
+impl Answer<'_> {
+    /// Everything up to the first token: template, images, prompt. There is nothing if it was stopped.
+    fn prefill(
+        &mut self,
+        projector: Option<&mut Projector>,
+        request: &Request,
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<(EncodedPrompt, PrefillTrace)>, Error> {
+        let began = Instant::now();
+        let n_images = request.images.len();
+        let rendered =
+            self.session()
+                .model
+                .rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
+        if self.warn(rendered.warning, on_event).is_break() {
+            return Ok(None);
+        }
+        let encoded = self
+            .session()
+            .encode(projector, &rendered.parts, &request.images, on_event)?;
+        self.report().times_ms.encode = record::ms(began.elapsed());
+        let Some(prompt) = encoded else {
+            return Ok(None);
+        };
+
+        self.session().fit(&prompt, request.n_predict)?;
+        let too_long = record::beyond_training(self.session(), &prompt);
+        if self.warn(too_long, on_event).is_break() {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let trace = self.session().prefill(&prompt, on_event)?;
+        self.report().times_ms.prefill = record::ms(began.elapsed());
+        let Some(trace) = trace else { return Ok(None) };
+
+        let warnings = record::warnings(&self.session().options, &trace);
+        Ok(self
+            .warn(warnings, on_event)
+            .is_continue()
+            .then_some((prompt, trace)))
+    }
+
+    fn warn(&mut self, warnings: impl IntoIterator<Item = String>, on_event: OnEvent<'_>) -> ControlFlow<()> {
+        for warning in warnings {
+            let flow = self.session().hear(on_event, Event::Warning(&warning));
+            self.report().warnings.push(warning);
+            flow?;
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -397,185 +349,19 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// An answer in the making: an iterator over its text, in pieces of whole characters.
-///
-/// ```no_run
-/// # use visipruner::engine::{Error, Prompt, Request, Session};
-/// # fn run(session: &mut Session) -> Result<(), Error> {
-/// let mut answer = session.stream(None, &Request::new(Prompt::chat("Why is the sky blue?")))?;
-/// for text in &mut answer {
-///     print!("{}", text?);
-/// }
-/// println!("\n{} tokens", answer.into_outcome().tokens.len());
-/// # Ok(()) }
-/// ```
-pub struct Answer<'s> {
-    session: &'s mut Session,
-    sampler: ffi::Sampler,
-    utf8: Utf8Stream,
-    stops: StopStrings,
-    /// The token that was chosen last and is not computed yet.
-    pending: Option<i32>,
-    /// Its position.
-    pos: i32,
-    /// Cells in use in the fullest layer.
-    n_cells: usize,
-    n_predict: usize,
-    outcome: Outcome,
-    ended: bool,
-    _running: Running,
-}
-
-impl Answer<'_> {
-    /// Encodes and computes the prompt.
-    fn prefill(
-        &mut self,
-        projector: Option<&mut Projector>,
-        request: &Request,
-        parts: &[Part],
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
-        let Some(prompt) = self
-            .session
-            .encode(projector, parts, &request.images, on_event)?
-        else {
-            return Ok(ControlFlow::Break(()));
-        };
-        self.session.fit(&prompt, request.n_predict)?;
-        let flow = self.session.prefill_dense(&prompt, on_event)?;
-        self.pos = prompt.next_pos;
-        self.n_cells = prompt.layout.n_rows;
-        if flow.is_continue() && request.keep_logits {
-            self.outcome.logits = self.session.context.logits().map(<[f32]>::to_vec);
-        }
-        Ok(flow)
+fn hear(cancel: &CancelHandle, on_event: OnEvent<'_>, event: Event<'_>) -> ControlFlow<()> {
+    if cancel.is_cancelled() {
+        ControlFlow::Break(())
+    } else {
+        on_event(event)
     }
-
-    /// The next piece of text, `None` when the answer has ended.
-    fn next_text(&mut self) -> Result<Option<String>, Error> {
-        while !self.ended {
-            let text = self.step()?;
-            if !text.is_empty() {
-                self.outcome.text.push_str(&text);
-                return Ok(Some(text));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Computes the pending token and chooses the next one. Returns the text that this makes visible.
-    fn step(&mut self) -> Result<String, Error> {
-        if self.session.cancel.is_cancelled() {
-            return Ok(self.end(StopReason::Cancelled));
-        }
-        if self.outcome.tokens.len() >= self.n_predict {
-            return Ok(self.end(StopReason::Length));
-        }
-        if let Some(token) = self.pending.take() {
-            if self.n_cells >= self.session.n_ctx() as usize {
-                return Ok(self.end(StopReason::ContextFull));
-            }
-            match self.session.context.decode_tokens(&[token], self.pos, true) {
-                Ok(()) => {}
-                Err(error) if error.status == Status::Aborted => {
-                    return Ok(self.end(StopReason::Cancelled));
-                }
-                Err(error) if error.status == Status::NoSlot => {
-                    return Ok(self.end(StopReason::ContextFull));
-                }
-                Err(error) => return Err(compute("the answer")(error)),
-            }
-            self.pos += 1;
-            self.n_cells += 1;
-        }
-        let token = self
-            .sampler
-            .sample(&mut self.session.context)
-            .map_err(compute("the next token"))?;
-        if self.session.model.is_end_of_generation(token) {
-            return Ok(self.end(StopReason::EndOfGeneration));
-        }
-        self.outcome.tokens.push(token);
-        self.pending = Some(token);
-        let characters = self
-            .utf8
-            .push(&self.session.model.native().piece(token, false));
-        let (text, found) = self.stops.push(&characters);
-        if found {
-            self.ended = true;
-            self.outcome.stop = StopReason::StopText;
-        }
-        Ok(text)
-    }
-
-    /// Ends the answer. Returns the text that was held back.
-    fn end(&mut self, reason: StopReason) -> String {
-        if std::mem::replace(&mut self.ended, true) {
-            return String::new();
-        }
-        self.outcome.stop = reason;
-        let rest = self.utf8.finish();
-        let (mut text, found) = self.stops.push(&rest);
-        if !found {
-            text.push_str(&self.stops.finish());
-        }
-        text
-    }
-
-    /// The answer as far as it was iterated over.
-    pub fn into_outcome(mut self) -> Outcome {
-        let rest = self.end(StopReason::Cancelled);
-        self.outcome.text.push_str(&rest);
-        self.outcome
-    }
-}
-
-impl Iterator for Answer<'_> {
-    type Item = Result<String, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.next_text();
-        if next.is_err() {
-            self.ended = true;
-        }
-        next.transpose()
-    }
-}
-
-/// A request at work: when it is over, a cancellation has been answered.
-struct Running(CancelHandle);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.answered();
-    }
-}
-
-/// The stretches of a prompt that are all text or one image, in order.
-fn spans(layout: &crate::policy::PromptLayout) -> Vec<(std::ops::Range<usize>, bool)> {
-    let mut spans = Vec::new();
-    let mut begin = 0;
-    for image in &layout.vision {
-        if begin < image.start {
-            spans.push((begin..image.start, false));
-        }
-        spans.push((image.clone(), true));
-        begin = image.end;
-    }
-    if begin < layout.n_rows {
-        spans.push((begin..layout.n_rows, false));
-    }
-    spans
 }
 
 /// One KV cache for the layers up to each boundary.
 fn kv_groups(boundaries: &[usize]) -> Vec<ffi::KvGroup> {
     let begins = std::iter::once(0).chain(boundaries.iter().copied());
     begins
-        .map(|il_begin| ffi::KvGroup {
-            il_begin,
-            n_cells: 0,
-        })
+        .map(|il_begin| ffi::KvGroup { il_begin, n_cells: 0 })
         .collect()
 }
 
@@ -585,7 +371,7 @@ fn new_context(
     groups: &[ffi::KvGroup],
     cancel: &CancelHandle,
 ) -> Result<ffi::Context, Error> {
-    let context = ffi::Context::new(model.native(), params, groups, Arc::clone(&cancel.flag()));
+    let context = ffi::Context::new(model.native(), params, groups, cancel.flag());
     context.map_err(|error| Error::Context {
         n_ctx: params.n_ctx,
         reason: error.message,
@@ -601,19 +387,7 @@ pub(crate) fn n_threads(asked: Option<u32>) -> i32 {
     asked.unwrap_or_else(all) as i32
 }
 
-fn sampler_params(sampling: &Sampling) -> ffi::SamplerParams {
-    // llama.h: LLAMA_DEFAULT_SEED asks for a random seed.
-    const RANDOM: u32 = u32::MAX;
-    ffi::SamplerParams {
-        temp: sampling.temp,
-        top_k: sampling.top_k as i32,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        seed: sampling.seed.unwrap_or(RANDOM),
-    }
-}
-
-fn compute(what: &'static str) -> impl Fn(ffi::Error) -> Error {
+pub(crate) fn compute(what: &'static str) -> impl Fn(ffi::Error) -> Error {
     move |error| Error::Compute {
         what,
         reason: error.to_string(),

@@ -34,10 +34,7 @@ pub(crate) fn apply_or_llava(
 ) -> Rendered {
     let reason = match template.map(|template| apply(template, specials, system, user)) {
         Some(Ok(parts)) => {
-            return Rendered {
-                parts,
-                warning: None,
-            };
+            return Rendered { parts, warning: None };
         }
         Some(Err(reason)) => format!("the model's chat template failed ({reason})"),
         None => "the model has no chat template".to_owned(),
@@ -161,11 +158,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
 }
 
 fn one_line(error: &minijinja::Error) -> String {
-    error
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A text that stands for an image while the template runs: one that occurs nowhere else.
@@ -277,11 +270,7 @@ mod tests {
         let rendered = apply_or_llava(None, &specials(), None, &question());
         assert_eq!(
             rendered.parts,
-            [
-                text("USER: "),
-                Part::Image,
-                text("\nWhat is red? ASSISTANT:")
-            ]
+            [text("USER: "), Part::Image, text("\nWhat is red? ASSISTANT:")]
         );
         assert_eq!(
             rendered.warning.unwrap(),
@@ -292,10 +281,7 @@ mod tests {
     #[test]
     fn a_template_that_fails_is_replaced_and_says_why() {
         for (template, reason) in [
-            (
-                "{{ raise_exception('only with tools') }}",
-                "only with tools",
-            ),
+            ("{{ raise_exception('only with tools') }}", "only with tools"),
             ("{% for %}", "syntax error"),
             ("{{ 1 }}", "leaves out the message"),
         ] {

@@ -57,11 +57,7 @@ pub(crate) struct StopStrings {
 impl StopStrings {
     pub(crate) fn new(stops: &[String]) -> Self {
         Self {
-            stops: stops
-                .iter()
-                .filter(|stop| !stop.is_empty())
-                .cloned()
-                .collect(),
+            stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
             pending: String::new(),
         }
     }
@@ -70,11 +66,7 @@ impl StopStrings {
     /// and the string itself, are never shown.
     pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
         self.pending.push_str(piece);
-        let found = self
-            .stops
-            .iter()
-            .filter_map(|stop| self.pending.find(stop))
-            .min();
+        let found = self.stops.iter().filter_map(|stop| self.pending.find(stop)).min();
         if let Some(at) = found {
             self.pending.truncate(at);
             return (std::mem::take(&mut self.pending), true);

@@ -12,10 +12,7 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(super) fn new(closure: &'a mut dyn FnMut(f32) -> bool) -> Self {
-        Self {
-            closure,
-            panic: None,
-        }
+        Self { closure, panic: None }
     }
 
     /// What C hands back to [`Progress::callback`].

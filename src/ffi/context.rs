@@ -215,22 +215,17 @@ impl Context {
     }
 
     /// Decodes embeddings `[n][n_embd_inp]` at positions `pos`, which are section-major: `[n_pos_per_embd][n]`.
-    pub(crate) fn decode_embd(&mut self, embd: &[f32], pos: &[i32]) -> Result<(), Error> {
+    pub(crate) fn decode_embd(&mut self, embd: &[f32], pos: &[i32], logits_last: bool) -> Result<(), Error> {
         let n = pos.len() / self.model.n_pos_per_embd();
-        if embd.len() != n * self.model.n_embd_inp() || pos.len() != n * self.model.n_pos_per_embd()
-        {
+        if embd.len() != n * self.model.n_embd_inp() || pos.len() != n * self.model.n_pos_per_embd() {
             return Err(refused(
                 "llama_decode",
-                format!(
-                    "{} values and {} positions are no rows",
-                    embd.len(),
-                    pos.len()
-                ),
+                format!("{} values and {} positions are no rows", embd.len(), pos.len()),
             ));
         }
         let mut embd = embd.to_vec();
         let mut pos = pos.to_vec();
-        let mut batch = Batch::new(n, false);
+        let mut batch = Batch::new(n, logits_last);
         let c_batch = batch.as_c(std::ptr::null_mut(), embd.as_mut_ptr(), &mut pos)?;
         self.decode(c_batch)
     }
@@ -239,9 +234,7 @@ impl Context {
         let ctx = self.as_ptr();
         // SAFETY: `ctx` is live and used by nobody else; the two callers keep the batch's arrays alive across the
         // call, each with one entry per token (and per token and section for positions).
-        call("vp_decode", || {
-            VpStatus(unsafe { sys::vp_decode(ctx, batch) })
-        })
+        call("vp_decode", || VpStatus(unsafe { sys::vp_decode(ctx, batch) }))
     }
 
     /// Logits `[n_vocab]` of the last row that was asked for them. `None` if none was.
@@ -334,25 +327,14 @@ impl Context {
         // caller began.
         call("vp_prompt_probe", || {
             VpStatus(unsafe {
-                sys::vp_prompt_probe(
-                    ctx,
-                    il,
-                    norm2.as_mut_ptr(),
-                    dot.as_mut_ptr(),
-                    &mut output_norm2,
-                )
+                sys::vp_prompt_probe(ctx, il, norm2.as_mut_ptr(), dot.as_mut_ptr(), &mut output_norm2)
             })
         })?;
         Ok((norm2, dot, output_norm2))
     }
 
     /// Forgets positions `[p0, p1)` in layers `[il_begin, il_end)`.
-    pub(crate) fn kv_evict(
-        &mut self,
-        layers: std::ops::Range<usize>,
-        p0: i32,
-        p1: i32,
-    ) -> Result<(), Error> {
+    pub(crate) fn kv_evict(&mut self, layers: std::ops::Range<usize>, p0: i32, p1: i32) -> Result<(), Error> {
         let (il_begin, il_end) = (int(layers.start)?, int(layers.end)?);
         let ctx = self.as_ptr();
         // SAFETY: `ctx` is live and used by nobody else.
@@ -419,12 +401,7 @@ impl Batch {
     }
 
     /// The batch as C sees it, valid while `self` and the arrays are.
-    fn as_c(
-        &mut self,
-        token: *mut i32,
-        embd: *mut f32,
-        pos: &mut [i32],
-    ) -> Result<sys::llama_batch, Error> {
+    fn as_c(&mut self, token: *mut i32, embd: *mut f32, pos: &mut [i32]) -> Result<sys::llama_batch, Error> {
         self.seq_id.fill(&raw mut *self.zero);
         Ok(sys::llama_batch {
             n_tokens: int(self.logits.len())?,

@@ -66,11 +66,7 @@ pub(super) fn complaints() -> String {
     LINES.with_borrow(Lines::complaints)
 }
 
-unsafe extern "C" fn on_log(
-    level: sys::ggml_log_level,
-    text: *const c_char,
-    _user_data: *mut c_void,
-) {
+unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _user_data: *mut c_void) {
     // A panic of the handler must not reach C, and there is nobody to report it to but the panic hook, which has
     // already printed it.
     let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -81,10 +77,7 @@ unsafe extern "C" fn on_log(
         // returns (llama-impl.cpp:61, ggml.c ggml_log_internal_v, clip-impl.h clip_log_internal_v).
         let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
         for (level, line) in LINES.with_borrow_mut(|lines| lines.push(level_of(level), &text)) {
-            let handler = HANDLER
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let handler = HANDLER.read().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(handler) = handler {
                 handler(level, &line);
             }
@@ -166,10 +159,7 @@ impl Lines {
 
     fn complaints(&self) -> String {
         let worst = self.complaints.iter().map(|(level, _)| *level).min();
-        let lines = self
-            .complaints
-            .iter()
-            .filter(|(level, _)| Some(*level) == worst);
+        let lines = self.complaints.iter().filter(|(level, _)| Some(*level) == worst);
         lines
             .map(|(_, line)| line.as_str())
             .collect::<Vec<_>>()

@@ -37,6 +37,6 @@ pub(crate) use context::{
 };
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, c_path, supported_archs};
-pub(crate) use projector::{Bitmap, Chunk, Chunks, ImageChunk, Part, Projector, ProjectorParams};
+pub(crate) use projector::{Bitmap, Chunk, ImageChunk, Part, Projector, ProjectorParams};
 pub(crate) use sampler::{Sampler, SamplerParams};
 pub(crate) use status::{Error, Status};

@@ -156,12 +156,7 @@ impl Model {
     /// The model's own chat template, in Jinja.
     pub(crate) fn chat_template(&self) -> Option<String> {
         // SAFETY: `ptr` is a live model; NULL asks for the default template; the string belongs to the model.
-        unsafe {
-            text(sys::llama_model_chat_template(
-                self.as_ptr(),
-                std::ptr::null(),
-            ))
-        }
+        unsafe { text(sys::llama_model_chat_template(self.as_ptr(), std::ptr::null())) }
     }
 
     /// Whether there is a tokenizer.
@@ -216,14 +211,7 @@ impl Model {
             let capacity = i32::try_from(buf.len()).unwrap_or(i32::MAX);
             // SAFETY: the id is inside the vocabulary, and `buf` has `capacity` writable bytes.
             let n = unsafe {
-                sys::llama_token_to_piece(
-                    self.vocab(),
-                    token,
-                    buf.as_mut_ptr().cast(),
-                    capacity,
-                    0,
-                    special,
-                )
+                sys::llama_token_to_piece(self.vocab(), token, buf.as_mut_ptr().cast(), capacity, 0, special)
             };
             if let Ok(len) = usize::try_from(n) {
                 buf.truncate(len);

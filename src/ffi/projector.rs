@@ -114,8 +114,6 @@ impl Projector {
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
         };
-        // A warm-up pass costs as much as the first picture, and most processes look at one.
-        c_params.warmup = false;
         c_params.image_min_tokens = params.image_min_tokens.unwrap_or(-1);
         c_params.image_max_tokens = params.image_max_tokens.unwrap_or(-1);
         c_params.progress_callback = Some(Progress::callback);
@@ -150,12 +148,6 @@ impl Projector {
         unsafe { sys::mtmd_decode_use_non_causal(self.ptr.as_ptr(), std::ptr::null()) }
     }
 
-    /// Whether positions have four sections.
-    pub(crate) fn uses_mrope(&self) -> bool {
-        // SAFETY: `ptr` is live.
-        unsafe { sys::mtmd_decode_use_mrope(self.ptr.as_ptr()) }
-    }
-
     /// The chunks of a prompt: text tokens and images in turn, with BOS and EOS as the model's metadata says.
     pub(crate) fn tokenize(&self, parts: &[Part<'_>]) -> Result<Chunks, Error> {
         let texts: Vec<_> = parts
@@ -181,8 +173,7 @@ impl Projector {
                 },
             })
             .collect();
-        let pointers: Vec<*const sys::mtmd_input_part> =
-            c_parts.iter().map(std::ptr::from_ref).collect();
+        let pointers: Vec<*const sys::mtmd_input_part> = c_parts.iter().map(std::ptr::from_ref).collect();
         // SAFETY: no preconditions.
         let chunks = Chunks {
             ptr: call("mtmd_input_chunks_init", || unsafe {
@@ -205,11 +196,7 @@ impl Projector {
     }
 
     /// Encodes an image: embeddings `[n_tokens][n_embd_inp]`, valid until the next one.
-    pub(crate) fn encode(
-        &mut self,
-        image: &ImageChunk<'_>,
-        n_embd_inp: usize,
-    ) -> Result<&[f32], Error> {
+    pub(crate) fn encode(&mut self, image: &ImageChunk<'_>, n_embd_inp: usize) -> Result<&[f32], Error> {
         let ptr = self.ptr.as_ptr();
         // SAFETY: both are live, and nothing else uses the projector.
         call("mtmd_encode_chunk", || {
@@ -218,10 +205,7 @@ impl Projector {
         // SAFETY: mtmd.h promises n_tokens * n_embd_inp floats after a successful encoding; the next one needs
         // `&mut self` and so ends the borrow.
         Ok(unsafe {
-            std::slice::from_raw_parts(
-                sys::mtmd_get_output_embd(ptr),
-                image.n_tokens() * n_embd_inp,
-            )
+            std::slice::from_raw_parts(sys::mtmd_get_output_embd(ptr), image.n_tokens() * n_embd_inp)
         })
     }
 }

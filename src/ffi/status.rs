@@ -63,11 +63,7 @@ pub(super) struct ZeroIsOk(pub(super) i32);
 impl Returned for ZeroIsOk {
     type Ok = ();
     fn check(self) -> Result<(), Status> {
-        if self.0 == 0 {
-            Ok(())
-        } else {
-            Err(Status::Failed)
-        }
+        if self.0 == 0 { Ok(()) } else { Err(Status::Failed) }
     }
 }
 
@@ -122,11 +118,7 @@ pub(super) unsafe fn text(pointer: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: not NULL, and NUL-terminated by this function's contract.
-    Some(
-        unsafe { CStr::from_ptr(pointer) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -1,0 +1,227 @@
+//! Fills in the report of a run.
+
+use std::time::{Duration, Instant};
+
+use super::options::{KvType, SessionOptions};
+use super::projector::{EncodedPrompt, Projector};
+use super::request::Request;
+use super::session::Session;
+use super::shapes::{model_shape, vision_shape};
+use crate::ffi::KvUsage;
+use crate::policy::cost::{KvBytes, prefill_flops};
+use crate::policy::trace::{LayerTrace, PrefillTrace};
+use crate::policy::{PolicyConfig, Stage};
+use crate::report::{RunReport, TimesMs};
+
+/// What is known before anything runs.
+pub(crate) fn start(session: &Session, projector: Option<&Projector>) -> RunReport {
+    let model = session.model();
+    let load = model.load_time() + projector.map_or(Duration::ZERO, Projector::load_time);
+    RunReport {
+        model: model.path().display().to_string(),
+        mmproj: projector.map(|projector| projector.path().display().to_string()),
+        policy: session.options().policy.clone(),
+        times_ms: TimesMs {
+            load: ms(load),
+            ..TimesMs::default()
+        },
+        ..RunReport::default()
+    }
+}
+
+/// What the prefill did, beside what [`start`] knew.
+pub(crate) fn prefill(
+    report: RunReport,
+    session: &mut Session,
+    projector: Option<&Projector>,
+    request: &Request,
+    prompt: &EncodedPrompt,
+    trace: &PrefillTrace,
+) -> RunReport {
+    let kv = kv_usage(session);
+    let n_cells: Vec<usize> = match &kv {
+        Some(kv) => kv.iter().map(|layer| layer.n_cells as usize).collect(),
+        None => trace.n_cells(),
+    };
+    let cell_bytes: Vec<usize> = kv.iter().flatten().map(|layer| layer.cell_bytes).collect();
+    let n_vision_tokens = projector
+        .and_then(|projector| projector.shape().n_tokens_per_image)
+        .map(|n_tokens| n_tokens as usize);
+    let shape = model_shape(session.model().shape(), n_vision_tokens);
+    let vision =
+        projector.map(|projector| vision_shape(projector.gguf(), projector.shape(), projector.encoder()));
+    let logits = request
+        .report_logits
+        .then(|| session.context().logits().map(<[f32]>::to_vec))
+        .flatten();
+    let times_ms = TimesMs {
+        policy: ms(trace.policy_time),
+        ..report.times_ms
+    };
+    RunReport {
+        model: report.model,
+        mmproj: report.mmproj,
+        policy: report.policy,
+        times_ms,
+        warnings: report.warnings,
+        logits,
+        flops: prefill_flops(&shape, vision.as_ref(), &prompt.layout, !prompt.non_causal, trace).into(),
+        kv_bytes: KvBytes::of(prompt.layout.n_rows, &n_cells, &cell_bytes),
+        ..RunReport::of_prefill(
+            &prompt.layout,
+            &prompt.token,
+            trace,
+            &n_cells,
+            request.report_probes,
+        )
+    }
+}
+
+/// The answer. `decode_time` is the time that generating it took.
+pub(crate) fn answer(
+    report: &mut RunReport,
+    session: &mut Session,
+    text: &str,
+    tokens: &[i32],
+    began: Instant,
+    decode_time: Duration,
+) {
+    // A request that was stopped early may have left some layers filled and others not.
+    if !report.layers.is_empty() {
+        let kv = kv_usage(session);
+        report.kv_final = kv
+            .into_iter()
+            .flatten()
+            .map(|layer| layer.n_cells as usize)
+            .collect();
+    }
+    report.text = text.to_owned();
+    report.generated = tokens.to_vec();
+    report.times_ms.decode = ms(decode_time);
+    report.times_ms.total = report.times_ms.load + ms(began.elapsed());
+    let per_second = tokens.len() as f64 / decode_time.as_secs_f64();
+    report.tokens_per_second = (!tokens.is_empty() && per_second.is_finite()).then_some(per_second);
+}
+
+/// The KV cache of each layer; `None` for models that keep none per layer.
+fn kv_usage(session: &mut Session) -> Option<Vec<KvUsage>> {
+    let n_layer = session.model().n_layer();
+    (0..n_layer)
+        .map(|il| session.context().kv_usage(il).ok())
+        .collect()
+}
+
+/// A warning if the prompt is longer than what the model was trained for.
+pub(crate) fn beyond_training(session: &Session, prompt: &EncodedPrompt) -> Option<String> {
+    let n_ctx_train = session.model().native().n_ctx_train();
+    let n_pos = prompt.next_pos;
+    (i64::from(n_pos) > i64::from(n_ctx_train)).then(|| {
+        format!(
+            "the prompt takes {n_pos} positions, the model was trained with {n_ctx_train}: expect nonsense"
+        )
+    })
+}
+
+/// What the user should know about the decisions of a prefill: with a quantized KV cache they may be off.
+pub(crate) fn warnings(options: &SessionOptions, trace: &PrefillTrace) -> Vec<String> {
+    let PolicyConfig::VisiPruner(policy) = &options.policy else {
+        return Vec::new();
+    };
+    let Some(ty) = [options.type_k, options.type_v]
+        .into_iter()
+        .find(|ty| ty.is_quantized())
+    else {
+        return Vec::new();
+    };
+    let close: Vec<String> = trace
+        .layers
+        .iter()
+        .enumerate()
+        .filter(|(_, layer)| {
+            let threshold = if layer.stage == Stage::Deep {
+                policy.exit_threshold
+            } else {
+                policy.layer_threshold
+            };
+            is_close(layer, threshold)
+        })
+        .map(|(il, _)| il.to_string())
+        .collect();
+    if close.is_empty() {
+        Vec::new()
+    } else {
+        vec![close_warning(&close, ty)]
+    }
+}
+
+fn close_warning(layers: &[String], ty: KvType) -> String {
+    format!(
+        "with a {ty} KV cache the decision at layer(s) {} is too close to its threshold to be certain: use f16 keys and \
+         values for one that is",
+        layers.join(", ")
+    )
+}
+
+/// Error of a probe with a quantized KV cache: that of `1 - cos`, relative to the largest `1 - cos` of the layer.
+/// Measured with q8_0 on random models.
+const QUANTIZED_PROBE_ERROR: f64 = 0.13;
+
+/// Whether the smallest cosine that a layer's probe read may lie on the other side of the threshold.
+fn is_close(layer: &LayerTrace, threshold: f64) -> bool {
+    let Some(probe) = &layer.probe else {
+        return false;
+    };
+    let Some(min_cos) = probe.cos.iter().copied().reduce(f64::min) else {
+        return false;
+    };
+    let (turn, threshold) = (1.0 - min_cos, 1.0 - threshold);
+    (turn - threshold).abs() <= QUANTIZED_PROBE_ERROR * turn
+}
+
+pub(crate) fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PromptLayout;
+    use crate::policy::Skipped;
+    use crate::policy::config::VisiPrunerConfig;
+    use crate::policy::trace::ProbeTrace;
+
+    fn trace(min_cos: f64) -> PrefillTrace {
+        let layout = PromptLayout {
+            n_rows: 4,
+            vision: vec![1..3, 3..4],
+        };
+        let mut trace = PrefillTrace::dense(&layout, 3, Skipped::Off);
+        trace.layers[1].probe = Some(ProbeTrace {
+            tokens: Vec::new(),
+            cos: vec![1.0, min_cos],
+            norm: vec![0.0; 2],
+            output_norm: 1.0,
+        });
+        trace
+    }
+
+    #[test]
+    fn only_a_quantized_cache_and_a_close_decision_warn() {
+        let f16 = SessionOptions {
+            policy: PolicyConfig::VisiPruner(VisiPrunerConfig::default()),
+            ..SessionOptions::default()
+        };
+        let q8_0 = SessionOptions {
+            type_k: KvType::Q8_0,
+            ..f16.clone()
+        };
+        assert_eq!(warnings(&f16, &trace(0.9952)), Vec::<String>::new());
+        assert_eq!(warnings(&q8_0, &trace(0.98)), Vec::<String>::new());
+        assert_eq!(warnings(&q8_0, &trace(0.9999)), Vec::<String>::new());
+        let close = warnings(&q8_0, &trace(0.9952));
+        assert!(
+            close[0].contains("layer(s) 1 ") && close[0].contains("q8_0"),
+            "{close:?}"
+        );
+    }
+}
