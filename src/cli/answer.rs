@@ -1,0 +1,210 @@
+//! Loading a model and asking it, with progress on the terminal.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use visipruner::engine::{
+    Event, LogLevel, Model, ModelOptions, Outcome, Projector, ProjectorOptions, Request, Session, StopReason,
+    set_log,
+};
+use visipruner::policy::Skipped;
+use visipruner::report::{RunReport, summary};
+
+use super::error::Error;
+use super::interrupt::Interrupt;
+use super::output;
+use super::run::RunOptions;
+use super::terminal::Terminal;
+
+/// A model and its projector, ready to be asked.
+pub struct Loaded {
+    /// The language model.
+    pub model: Model,
+    /// Its projector.
+    pub projector: Option<Projector>,
+}
+
+impl Loaded {
+    /// Loads a model, and a projector if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Engine`], also for Ctrl-C.
+    pub fn load(
+        (model, options): (&Path, &ModelOptions),
+        projector: Option<(&Path, &ProjectorOptions)>,
+        terminal: &mut Terminal,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Error> {
+        let mut progress = |what: &'static str, fraction: f32| {
+            terminal.progress(what, fraction);
+            if interrupt.is_pressed() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let model = Model::load(model, options, |fraction| progress("loading the model", fraction))?;
+        let projector = projector
+            .map(|(path, options)| {
+                Projector::load(path, &model, options, |done| {
+                    progress("loading the projector", done)
+                })
+            })
+            .transpose()?;
+        terminal.clear();
+        Ok(Self { model, projector })
+    }
+}
+
+/// Shows llama.cpp's log, or hides it.
+pub fn show_log(is_verbose: bool) {
+    set_log(is_verbose.then_some(LogLevel::Debug));
+}
+
+/// Asks a session. `on_text` gets the answer piece by piece and says whether it wants more.
+///
+/// # Errors
+/// [`Error::Engine`], and what `on_text` returns.
+pub fn ask(
+    session: &mut Session,
+    projector: Option<&mut Projector>,
+    request: &Request,
+    terminal: &mut Terminal,
+    mut on_text: impl FnMut(&str) -> Result<bool, Error>,
+) -> Result<Outcome, Error> {
+    let mut text_error = None;
+    let mut show = |event: Event<'_>| match event {
+        Event::Warning(message) => {
+            terminal.warn(message);
+            true
+        }
+        Event::Encode { total: 1, .. } => {
+            terminal.busy("encoding the picture");
+            true
+        }
+        Event::Encode { done, total } => {
+            terminal.progress("encoding pictures", done as f32 / total as f32);
+            true
+        }
+        Event::Prefill(fraction) => {
+            terminal.progress("reading the prompt", fraction);
+            true
+        }
+        Event::Text(text) => {
+            terminal.clear();
+            on_text(text).unwrap_or_else(|error| {
+                text_error = Some(error);
+                false
+            })
+        }
+        _ => true,
+    };
+    let outcome = session.generate(projector, request, |event| {
+        if show(event) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    terminal.clear();
+    match text_error {
+        Some(error) => Err(error),
+        None => Ok(outcome?),
+    }
+}
+
+/// Does what `visipruner run` was asked to do.
+///
+/// # Errors
+/// What goes wrong in the engine, and output that cannot be written.
+pub fn answer(options: &RunOptions, terminal: &mut Terminal) -> Result<(), Error> {
+    show_log(options.is_verbose);
+    let interrupt = Interrupt::listen();
+    let projector = options
+        .projector_path
+        .as_deref()
+        .map(|path| (path, &options.projector));
+    let mut loaded = Loaded::load(
+        (&options.model_path, &options.model),
+        projector,
+        terminal,
+        &interrupt,
+    )?;
+    let mut session = Session::new(&loaded.model, options.session.clone())?;
+    interrupt.stops(session.cancel_handle());
+    let request = request(options, session.n_ctx());
+    let is_text = !options.report.json;
+    let mut is_first = true;
+    let outcome = ask(
+        &mut session,
+        loaded.projector.as_mut(),
+        &request,
+        terminal,
+        |text| {
+            // Most tokenizers put a space before the first word.
+            let text = if std::mem::take(&mut is_first) {
+                text.trim_start_matches(' ')
+            } else {
+                text
+            };
+            if is_text { output::print(text) } else { Ok(true) }
+        },
+    )?;
+    if is_text && !outcome.text.ends_with('\n') {
+        output::print("\n")?;
+    }
+    say_why_it_ended(outcome.stop, &request, session.n_ctx(), terminal);
+    let report = completed(outcome.report, options, &loaded.model);
+    if !is_text {
+        output::print_json(&report)?;
+    }
+    terminal.say(summary::two_lines(&report));
+    match &options.report.report {
+        Some(path) => output::write_json("the report", path, &report),
+        None => Ok(()),
+    }
+}
+
+fn request(options: &RunOptions, n_ctx: u32) -> Request {
+    Request {
+        images: options.images.clone(),
+        n_predict: options.n_predict.unwrap_or(n_ctx as usize),
+        sampling: options.sampling,
+        chat_template: options.chat_template.clone(),
+        report_logits: options.report.report_logits,
+        report_probes: options.report.report_probes,
+        ..Request::new(options.prompt.clone())
+    }
+}
+
+/// The report with what only the command line knows: where the policy came from, and that nobody chose `off`.
+fn completed(mut report: RunReport, options: &RunOptions, model: &Model) -> RunReport {
+    report.preset = options.policy.preset.map(str::to_owned);
+    if options.policy.not_calibrated && report.skipped.is_some() {
+        let reason = match model.supports_pruning() {
+            _ if options.images.is_empty() => Skipped::NoImage,
+            Ok(()) => Skipped::NotCalibrated,
+            Err(unsupported) => Skipped::UnsupportedArch {
+                arch: unsupported.arch,
+            },
+        };
+        report.skipped = Some(reason.to_string());
+    }
+    report
+}
+
+/// An answer that does not end by itself looks as if the model had stopped in the middle of a sentence.
+fn say_why_it_ended(stop: StopReason, request: &Request, n_ctx: u32, terminal: &mut Terminal) {
+    match stop {
+        StopReason::Length => {
+            terminal.say(format_args!("(stopped at the limit of -n {})", request.n_predict));
+        }
+        StopReason::ContextFull => {
+            terminal.say(format_args!(
+                "(stopped: the context of {n_ctx} tokens is full, -c sets its size)"
+            ));
+        }
+        StopReason::Cancelled => terminal.say("(stopped)"),
+        _ => {}
+    }
+}

@@ -1,0 +1,459 @@
+//! The command line: subcommands, and groups of flags that they share.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
+use visipruner::policy::config::{
+    ExitCount, Layer0, PolicyName, ShallowMask, Stages, TokensThresholdUnit, VisualSelfAttention,
+};
+use visipruner::policy::{PolicyError, PolicyOverrides};
+
+/// Parser of a policy's word: the words are listed in the help and in the message for any other.
+macro_rules! word {
+    ($type:ty) => {
+        PossibleValuesParser::new(<$type>::WORDS).try_map(|word| parse_word::<$type>(&word))
+    };
+}
+
+fn parse_word<T: FromStr<Err = PolicyError>>(word: &str) -> Result<T, PolicyError> {
+    word.parse()
+}
+
+const ABOUT: &str = "\
+Ask questions about pictures, with a quantized vision-language model that runs on this machine
+
+A picture becomes hundreds of tokens that a language model drags through all of its layers. visipruner watches which \
+of them contribute to the answer while the prompt is processed, keeps those, and drops all of them once the model has \
+read what it needs. The answer stays (nearly) the same, with a fraction of the work and of the memory.";
+
+const EXAMPLES: &str = "\
+Examples:
+  Ask a model of your own.
+      visipruner run -m llava.gguf --mmproj mmproj.gguf --image cat.jpg -p \"What is on the sofa?\"
+  See whether a model can be pruned, and what a picture costs.
+      visipruner info -m llava.gguf --mmproj mmproj.gguf";
+
+const RUN_EXAMPLES: &str = "\
+Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
+  visipruner run MODEL --image cat.jpg -p \"What is on the sofa?\"
+  visipruner run MODEL --image a.png --image b.png -p \"What has changed?\"
+  curl -s https://example.org/cat.jpg | visipruner run MODEL --image - -p \"Describe it.\"
+  Without pruning, for comparison:
+      visipruner run MODEL --image cat.jpg -p \"What is on the sofa?\" --policy off
+  32 tokens after layer 15, none from layer 24 on:
+      visipruner run MODEL ... --policy fixed --fusion-layer 15 --keep 32 --exit-from 24
+  What was kept in which layer, and what was saved:
+      visipruner run MODEL ... --report report.json";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "visipruner",
+    version,
+    about = ABOUT.split_once('\n').map(|(short, _)| short),
+    long_about = ABOUT,
+    after_help = EXAMPLES,
+    max_term_width = 110,
+    infer_long_args = false
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a prompt about pictures
+    #[command(after_help = RUN_EXAMPLES, args_override_self = true)]
+    Run(Box<RunArgs>),
+    /// Show what a model is, whether it can be pruned, and what a picture costs
+    Info(InfoArgs),
+}
+
+/// `visipruner run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `visipruner info`
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Say how many tokens this picture costs; - reads it from standard input. Can be repeated
+    #[arg(long = "image", value_name = "FILE", help_heading = "Pictures")]
+    pub images: Vec<String>,
+
+    /// Print one JSON object instead of lines
+    #[arg(long, help_heading = "Report")]
+    pub json: bool,
+}
+
+/// Which files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// The language model
+    #[arg(short, long, value_name = "GGUF")]
+    pub model: PathBuf,
+
+    /// The image projector that belongs to it, which turns pictures into tokens
+    #[arg(long, value_name = "GGUF")]
+    pub mmproj: Option<PathBuf>,
+}
+
+/// What is asked.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct PromptArgs {
+    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF); - reads it from standard input. Can be repeated
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<String>,
+
+    /// The question. <image> marks where a picture goes; without any, pictures go first
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: String,
+
+    /// Write the prompt with this template instead of the model's own: Jinja text, or a file that holds it
+    #[arg(long, value_name = "JINJA|FILE", conflicts_with = "raw")]
+    pub chat_template: Option<String>,
+
+    /// Use the prompt as it is, without a chat template; <image> or <__media__> must mark the pictures
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Answer")]
+pub struct SamplingArgs {
+    /// Tokens to generate at most; -1 for as many as the context holds
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        default_value_t = 512,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-1..)
+    )]
+    pub n_predict: i32,
+
+    /// Randomness; 0 always takes the most likely token
+    #[arg(long, alias = "temperature", value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
+    pub temp: f32,
+
+    /// Choose among the N most likely tokens only; 0 chooses among all
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)), allow_negative_numbers = true)]
+    pub top_k: u32,
+
+    /// Choose among the most likely tokens that together have probability P
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability, allow_negative_numbers = true)]
+    pub top_p: f32,
+
+    /// Leave out tokens less likely than P times the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, allow_negative_numbers = true)]
+    pub min_p: f32,
+
+    /// Seed of the random numbers; -1 takes a new one each time
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = -1,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX))
+    )]
+    pub seed: i64,
+}
+
+/// How much of the machine is used.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct ComputeArgs {
+    /// Context size in tokens, prompt and answer together; 0 takes the model's own [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub ctx_size: Option<u32>,
+
+    /// CPU threads [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), allow_negative_numbers = true)]
+    pub threads: Option<u16>,
+
+    /// Layers that run on the GPU; -1 or all for all of them [default: all]
+    #[arg(
+        long,
+        visible_alias = "gpu-layers",
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = gpu_layers
+    )]
+    pub n_gpu_layers: Option<GpuLayers>,
+
+    /// Flash attention
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_parser = flash_attn(),
+        default_value = "auto",
+        num_args = 0..=1,
+        default_missing_value = "on"
+    )]
+    pub flash_attn: FlashAttention,
+
+    /// Number format of the keys in the KV cache
+    #[arg(long, value_name = "TYPE", value_parser = kv_type(), default_value = "f16")]
+    pub cache_type_k: KvType,
+
+    /// Number format of the values in the KV cache
+    #[arg(long, value_name = "TYPE", value_parser = kv_type(), default_value = "f16")]
+    pub cache_type_v: KvType,
+
+    /// Tokens handed to the engine at once, at most
+    #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub batch_size: u32,
+
+    /// Tokens computed at once, at most
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub ubatch_size: u32,
+
+    /// How pictures are encoded: as the model was trained (reference), or as stock llama.cpp does it (upstream)
+    #[arg(long, value_name = "WHICH", value_parser = vision_encoder(), default_value = "reference")]
+    pub vision_encoder: VisionEncoder,
+}
+
+/// What is pruned.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Pruning (layers count from 0)")]
+pub struct PolicyArgs {
+    /// Prune in three stages as picture and question ask for (visipruner), at given layers (fixed), or not (off)
+    /// [default: visipruner where the model's thresholds are known, see visipruner info; else off]
+    #[arg(long, value_name = "NAME", value_parser = word!(PolicyName), hide_possible_values = true)]
+    pub policy: Option<PolicyName>,
+
+    /// Read the policy's fields from a TOML file; single flags go over it [default: MODEL.policy.toml beside the
+    /// model MODEL.gguf, if there is one]
+    #[arg(long, value_name = "TOML")]
+    pub policy_file: Option<PathBuf>,
+
+    /// Stages to run, separated by commas: shallow, middle, deep; or none
+    #[arg(long, value_name = "LIST", value_parser = stages)]
+    pub stages: Option<Stages>,
+
+    /// Layers below it are shallow, layers above it are searched for the fusion layer
+    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
+    pub shallow_mid_layer: Option<usize>,
+
+    /// Fusion: the first layer where leaving out one vision token turns the attention output to a cosine below this
+    #[arg(
+        long,
+        value_name = "COSINE",
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub layer_threshold: Option<f64>,
+
+    /// Vision tokens that contribute more than this at the fusion layer are kept
+    #[arg(
+        long,
+        value_name = "NORM",
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub tokens_threshold: Option<f64>,
+
+    /// Unit of --tokens-threshold: absolute, or relative to the attention output
+    #[arg(long, value_name = "UNIT", value_parser = word!(TokensThresholdUnit), hide_short_help = true)]
+    pub tokens_threshold_unit: Option<TokensThresholdUnit>,
+
+    /// Exit: a layer counts where leaving out any kept token leaves the cosine at this or above
+    #[arg(
+        long,
+        value_name = "COSINE",
+        allow_negative_numbers = true,
+        hide_short_help = true
+    )]
+    pub exit_threshold: Option<f64>,
+
+    /// Exit: after so many counted layers vision is dropped
+    #[arg(long, value_name = "N", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
+    pub exit_layers: Option<usize>,
+
+    /// Exit: whether the counted layers must follow each other
+    #[arg(long, value_name = "HOW", value_parser = word!(ExitCount), hide_short_help = true)]
+    pub exit_count: Option<ExitCount>,
+
+    /// With --stages deep: the layer from which vision is dropped
+    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
+    pub mid_deep_layer: Option<usize>,
+
+    /// Shallow stage, layer 0: text's weights on vision are merged onto its first token (merge), zeroed on its first
+    /// half (half), or left alone (none)
+    #[arg(long, value_name = "HOW", value_parser = word!(Layer0), hide_short_help = true)]
+    pub layer0: Option<Layer0>,
+
+    /// Shallow stage: text's weights on vision are zeroed after softmax (sink) or masked before it (skip)
+    #[arg(long, value_name = "HOW", value_parser = word!(ShallowMask), hide_short_help = true)]
+    pub shallow_mask: Option<ShallowMask>,
+
+    /// Shallow stage: whether vision tokens see each other
+    #[arg(long, value_name = "HOW", value_parser = word!(VisualSelfAttention), hide_short_help = true)]
+    pub visual_self_attention: Option<VisualSelfAttention>,
+
+    /// Forget vision in the shallow layers once the prompt is processed
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        hide_short_help = true
+    )]
+    pub evict_shallow_kv: Option<bool>,
+
+    /// --policy fixed: after this layer only --keep vision tokens go on
+    #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
+    pub fusion_layer: Option<usize>,
+
+    /// --policy fixed: vision tokens that go on, those that contribute most
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub keep: Option<usize>,
+
+    /// --policy fixed: first layer without vision
+    #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
+    pub exit_from: Option<usize>,
+}
+
+impl PolicyArgs {
+    /// The fields given as flags.
+    pub fn overrides(&self) -> PolicyOverrides {
+        PolicyOverrides {
+            policy: self.policy,
+            stages: self.stages,
+            shallow_mid_layer: self.shallow_mid_layer,
+            layer_threshold: self.layer_threshold,
+            tokens_threshold: self.tokens_threshold,
+            tokens_threshold_unit: self.tokens_threshold_unit,
+            exit_threshold: self.exit_threshold,
+            exit_layers: self.exit_layers,
+            exit_count: self.exit_count,
+            mid_deep_layer: self.mid_deep_layer,
+            layer0: self.layer0,
+            shallow_mask: self.shallow_mask,
+            visual_self_attention: self.visual_self_attention,
+            evict_shallow_kv: self.evict_shallow_kv,
+            fusion_layer: self.fusion_layer,
+            keep: self.keep,
+            exit_from: self.exit_from,
+        }
+    }
+}
+
+/// What is written down.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Report")]
+pub struct ReportArgs {
+    /// Write what was kept, computed and saved to a file, as one JSON object (docs/report.md)
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
+    /// Print that JSON object to standard output, instead of the text
+    #[arg(long)]
+    pub json: bool,
+
+    /// Put the contribution of each vision token in each probed layer into the report
+    #[arg(long)]
+    pub report_probes: bool,
+
+    /// Put the logits of the prompt's last token into the report
+    #[arg(long)]
+    pub report_logits: bool,
+}
+
+/// What is said beside the answer.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Messages")]
+pub struct OutputArgs {
+    /// Show llama.cpp's log
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+
+    /// No progress bars and no summary
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `--n-gpu-layers`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// All of them.
+    All,
+    /// The last so many.
+    Count(u32),
+}
+
+fn flash_attn() -> impl TypedValueParser<Value = FlashAttention> {
+    PossibleValuesParser::new(["on", "off", "auto"]).try_map(|word| word.parse::<FlashAttention>())
+}
+
+fn kv_type() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).try_map(|word| word.parse::<KvType>())
+}
+
+fn vision_encoder() -> impl TypedValueParser<Value = VisionEncoder> {
+    PossibleValuesParser::new(["reference", "upstream"]).map(|word| match word.as_str() {
+        "upstream" => VisionEncoder::Upstream,
+        _ => VisionEncoder::Reference,
+    })
+}
+
+fn gpu_layers(value: &str) -> Result<GpuLayers, String> {
+    match value {
+        "-1" | "all" | "auto" => Ok(GpuLayers::All),
+        _ => value
+            .parse()
+            .map(GpuLayers::Count)
+            .map_err(|_| "not a number of layers: give 0 or more, or all".to_owned()),
+    }
+}
+
+/// A whole number from 0 on, with a message in words.
+fn count(value: &str) -> Result<usize, &'static str> {
+    value.parse().map_err(|_| "must be a whole number, 0 or more")
+}
+
+fn stages(value: &str) -> Result<Stages, PolicyError> {
+    value.parse()
+}
+
+fn probability(value: &str) -> Result<f32, &'static str> {
+    number_in(value, 0.0, 1.0).ok_or("must be from 0 to 1")
+}
+
+fn temperature(value: &str) -> Result<f32, &'static str> {
+    number_in(value, 0.0, 100.0).ok_or("must be from 0 to 100")
+}
+
+fn number_in(value: &str, min: f32, max: f32) -> Option<f32> {
+    value.parse().ok().filter(|x| (min..=max).contains(x))
+}

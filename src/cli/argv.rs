@@ -1,0 +1,105 @@
+//! llama.cpp's multi-letter short flags (`-ngl 99`), which clap does not know.
+
+use std::ffi::OsString;
+
+/// Short flags of more than one letter, and the long flag that each stands for.
+const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
+    ("-ngl", "--n-gpu-layers"),
+    ("-fa", "--flash-attn"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-ub", "--ubatch-size"),
+    ("-mm", "--mmproj"),
+];
+
+/// Flags whose value is free text, which may look like a flag.
+const TEXT_FLAGS: &[&str] = &["-p", "--prompt"];
+
+/// Replaces multi-letter short flags by the long ones, also in the form `-ngl=99`. What follows a flag for free text,
+/// and everything after `--`, stays as it is.
+pub fn expand(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut expanded = Vec::new();
+    let mut is_text = false;
+    let mut is_over = false;
+    for arg in args {
+        is_over |= !is_text && arg == "--";
+        let keep = is_text || is_over;
+        is_text = !keep && TEXT_FLAGS.iter().any(|&flag| arg == flag);
+        expanded.push(if keep { arg } else { expand_one(arg) });
+    }
+    expanded
+}
+
+/// Help text with the multi-letter flags before the long ones: `-ngl, --n-gpu-layers`, where clap has left room.
+pub fn show_in_help(help: &str) -> String {
+    // clap sets flags in bold on a terminal
+    let styles = ["", "\u{1b}[1m"];
+    MULTI_LETTER_FLAGS
+        .iter()
+        .fold(help.to_owned(), |help, (short, long)| {
+            styles.iter().fold(help, |help, style| {
+                help.replace(
+                    &format!("      {style}{long}"),
+                    &format!("{style}{short:>4}, {long}"),
+                )
+            })
+        })
+}
+
+fn expand_one(arg: OsString) -> OsString {
+    let Some(text) = arg.to_str() else {
+        return arg;
+    };
+    let (flag, value) = match text.split_once('=') {
+        Some((flag, value)) => (flag, Some(value)),
+        None => (text, None),
+    };
+    let Some((_, long)) = MULTI_LETTER_FLAGS.iter().find(|(short, _)| *short == flag) else {
+        return arg;
+    };
+    match value {
+        Some(value) => format!("{long}={value}").into(),
+        None => (*long).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expand_words(line: &str) -> String {
+        let expanded = expand(line.split(' ').map(OsString::from));
+        let words: Vec<_> = expanded.iter().map(|arg| arg.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn multi_letter_flags_become_long_ones() {
+        assert_eq!(
+            expand_words("run -m a.gguf -ngl 99 -fa on -ctk q8_0 -ctv f16 -ub 256 -b 512 -mm b.gguf"),
+            "run -m a.gguf --n-gpu-layers 99 --flash-attn on --cache-type-k q8_0 --cache-type-v f16 \
+             --ubatch-size 256 -b 512 --mmproj b.gguf"
+        );
+        assert_eq!(expand_words("-ngl=99"), "--n-gpu-layers=99");
+    }
+
+    #[test]
+    fn help_shows_them() {
+        assert_eq!(
+            show_in_help(
+                "  -b, --batch-size <N>\n      --flash-attn <X>  see --cache-type-k\n      \u{1b}[1m--cache-type-k"
+            ),
+            "  -b, --batch-size <N>\n -fa, --flash-attn <X>  see --cache-type-k\n\u{1b}[1m-ctk, --cache-type-k"
+        );
+    }
+
+    #[test]
+    fn text_stays_as_it_is() {
+        assert_eq!(expand_words("-p -fa -fa on"), "-p -fa --flash-attn on");
+        assert_eq!(expand_words("--prompt -ngl"), "--prompt -ngl");
+        assert_eq!(expand_words("-p -- -fa"), "-p -- --flash-attn");
+        assert_eq!(expand_words("-p -p -fa"), "-p -p --flash-attn");
+        assert_eq!(expand_words("-- -ngl"), "-- -ngl");
+        assert_eq!(expand_words("-nglx -n 3 -f"), "-nglx -n 3 -f");
+    }
+}

@@ -1,0 +1,138 @@
+//! What keeps a command from being done.
+
+use std::path::PathBuf;
+
+use visipruner::engine;
+use visipruner::gguf::GgufError;
+use visipruner::policy::PolicyError;
+
+use super::image::PictureError;
+
+/// Why a command was not done. Every message is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No subcommand.
+    #[error("nothing to do: try 'visipruner demo', or 'visipruner --help'")]
+    NoCommand,
+
+    /// Flags that cannot be understood.
+    #[error("{0}")]
+    Usage(String),
+
+    /// A picture that cannot be read.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+
+    /// A policy that cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+
+    /// A file that is no model.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+
+    /// The engine could not do its work.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+
+    /// Pictures, and nothing that turns them into tokens.
+    #[error(
+        "pictures need the model's projector: give it with --mmproj{}",
+        in_brackets(found)
+    )]
+    NoProjector {
+        /// Files that look like one.
+        found: Vec<PathBuf>,
+    },
+
+    /// A chat template that is no Jinja and names no file.
+    #[error("--chat-template is neither Jinja nor a file that can be read ({})", path.display())]
+    ReadTemplate {
+        /// What was given.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
+    },
+
+    /// A build without the feature `native`.
+    #[cfg(not(feature = "native"))]
+    #[error("this build has no engine: build it with the feature 'native', which is on by default")]
+    NoEngine,
+
+    /// A file that cannot be written.
+    #[error("cannot write {what} {}", path.display())]
+    Write {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+
+    /// Standard output that cannot be written.
+    #[error("cannot write to standard output")]
+    Stdout(#[source] std::io::Error),
+}
+
+impl Error {
+    /// clap's error without its colours, its usage line and its line breaks.
+    pub fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let paragraphs = text
+            .split("\n\n")
+            .take_while(|paragraph| !paragraph.trim_start().starts_with("Usage:"))
+            .filter(|paragraph| !paragraph.starts_with("For more information"))
+            .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+        let line = paragraphs.collect::<Vec<_>>().join("; ");
+        let line = line.trim_start_matches("error: ");
+        Self::Usage(format!("{line} (see --help)"))
+    }
+}
+
+/// ` (beside the model: a.gguf, b.gguf)`, or nothing.
+fn in_brackets(found: &[PathBuf]) -> String {
+    let names: Vec<_> = found.iter().map(|path| path.display().to_string()).collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" (beside the model: {})", names.join(", "))
+    }
+}
+
+/// An error and its causes in one line, without causes that the message already ends with.
+pub fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !line.ends_with(&message) {
+            line = format!("{line}: {message}");
+        }
+        cause = error.source();
+    }
+    line.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_appended_once() {
+        let error = Error::Write {
+            what: "the report",
+            path: "r.json".into(),
+            source: std::io::Error::other("disk\nfull"),
+        };
+        assert_eq!(in_one_line(&error), "cannot write the report r.json: disk full");
+        let repeating = PolicyError::Read {
+            path: "p.toml".into(),
+            source: std::io::Error::other("gone"),
+        };
+        assert_eq!(
+            in_one_line(&Error::from(repeating)),
+            "cannot read the policy file p.toml: gone"
+        );
+    }
+}

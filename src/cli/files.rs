@@ -1,0 +1,161 @@
+//! What the files of a model say before they are loaded: its shape, and the policy that goes with it.
+
+use std::path::{Path, PathBuf};
+
+use visipruner::engine::model_shape;
+use visipruner::gguf::{self, Gguf, LlmShape, ProjectorShape};
+use visipruner::policy::presets::{self, Resolved};
+use visipruner::policy::shape::ModelShape;
+use visipruner::policy::{PolicyError, PolicyOverrides};
+
+use super::args::{ModelArgs, PolicyArgs};
+use super::error::Error;
+
+/// Suffix of a policy file that stands beside a model.
+const POLICY_SUFFIX: &str = ".policy.toml";
+
+/// A model's files, with their metadata read and checked.
+pub struct Files {
+    /// The language model.
+    pub model: (Gguf, LlmShape),
+    /// Its projector.
+    pub projector: Option<(Gguf, ProjectorShape)>,
+}
+
+/// The policy in force, and where it comes from.
+pub struct ChosenPolicy {
+    /// The policy.
+    pub resolved: Resolved,
+    /// The policy file that it was read from.
+    pub file: Option<PathBuf>,
+}
+
+impl Files {
+    /// Reads the headers of both files. No weights are read.
+    ///
+    /// # Errors
+    /// [`Error::Gguf`] for files that are missing, damaged, something else, or do not belong together.
+    pub fn open(args: &ModelArgs) -> Result<Self, Error> {
+        let model = gguf::open_llm(&args.model)?;
+        let projector = args.mmproj.as_ref().map(gguf::open_projector).transpose()?;
+        if let Some(projector) = &projector {
+            gguf::check_pair((&model.0, &model.1), (&projector.0, &projector.1))?;
+        }
+        Ok(Self { model, projector })
+    }
+
+    /// The sizes that policies ask for.
+    pub fn shape(&self) -> ModelShape {
+        model_shape(&self.model.1, self.n_tokens_per_image())
+    }
+
+    /// Vision tokens of an image, where it is the same number for every image.
+    pub fn n_tokens_per_image(&self) -> Option<usize> {
+        let (_, projector) = self.projector.as_ref()?;
+        projector.n_tokens_per_image.map(|n| n as usize)
+    }
+
+    /// The policy for this model: its preset, over it a policy file (the one given, else one that stands beside the
+    /// model), over it single flags.
+    ///
+    /// # Errors
+    /// [`PolicyError`] for a file that cannot be read and for fields that cannot be used with this model.
+    pub fn policy(&self, args: &PolicyArgs) -> Result<ChosenPolicy, PolicyError> {
+        let file = match &args.policy_file {
+            Some(path) => Some(path.clone()),
+            None => policy_file_beside(self.model.0.path()),
+        };
+        let overrides = file.as_deref().map(PolicyOverrides::from_file).transpose()?;
+        let resolved = presets::resolve(&self.shape(), overrides.as_ref(), &args.overrides())?;
+        Ok(ChosenPolicy { resolved, file })
+    }
+}
+
+/// Fails where pictures are to be seen without a projector.
+///
+/// # Errors
+/// [`Error::NoProjector`], with the files beside the model that are called like projectors.
+pub fn require_projector(args: &ModelArgs) -> Result<(), Error> {
+    if args.mmproj.is_some() {
+        return Ok(());
+    }
+    Err(Error::NoProjector {
+        found: projectors_beside(&args.model),
+    })
+}
+
+fn projectors_beside(model: &Path) -> Vec<PathBuf> {
+    let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Ok(entries) = std::fs::read_dir(folder.unwrap_or(Path::new("."))) else {
+        return Vec::new();
+    };
+    let is_projector = |path: &PathBuf| {
+        let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+        is_gguf
+            && path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().contains("mmproj"))
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<_> = paths.filter(is_projector).collect();
+    found.sort();
+    found
+}
+
+/// `x.policy.toml` beside `x.gguf`, or beside `x-Q4_K_M.gguf`: thresholds hold for every quantization of a model.
+fn policy_file_beside(model: &Path) -> Option<PathBuf> {
+    let stem = model.file_stem()?.to_str()?;
+    let plain = stem
+        .rsplit_once(['-', '.'])
+        .filter(|(_, suffix)| is_quantization(suffix));
+    [Some(stem), plain.map(|(plain, _)| plain)]
+        .into_iter()
+        .flatten()
+        .map(|name| model.with_file_name(format!("{name}{POLICY_SUFFIX}")))
+        .find(|path| path.is_file())
+}
+
+/// `Q4_K_M`, `q8_0`, `IQ2_XS`, `f16`, `BF16`
+fn is_quantization(suffix: &str) -> bool {
+    let suffix = suffix.to_ascii_lowercase();
+    let digits = ["iq", "tq", "q", "bf", "f"]
+        .into_iter()
+        .find_map(|prefix| suffix.strip_prefix(prefix));
+    digits.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_file_is_found_beside_every_quantization() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let policy = folder.path().join("llava-1.5.policy.toml");
+        std::fs::write(&policy, "policy = \"off\"").expect("writes");
+        let beside = |model: &str| policy_file_beside(&folder.path().join(model));
+        for model in [
+            "llava-1.5.gguf",
+            "llava-1.5-Q4_K_M.gguf",
+            "llava-1.5.q8_0.gguf",
+            "llava-1.5-f16.gguf",
+            "llava-1.5-IQ2_XS.gguf",
+        ] {
+            assert_eq!(beside(model).as_ref(), Some(&policy), "{model}");
+        }
+        assert_eq!(beside("llava-1.5-chat.gguf"), None);
+        assert_eq!(beside("llava-1.gguf"), None);
+    }
+
+    #[test]
+    fn the_exact_name_comes_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["m.policy.toml", "m-f16.policy.toml"] {
+            std::fs::write(folder.path().join(name), "").expect("writes");
+        }
+        assert_eq!(
+            policy_file_beside(&folder.path().join("m-f16.gguf")),
+            Some(folder.path().join("m-f16.policy.toml"))
+        );
+    }
+}

@@ -1,0 +1,354 @@
+//! Decoding of picture files, from disk or from standard input.
+
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, imageops};
+use visipruner::engine::Image;
+
+use super::error::Error;
+
+/// Widest and highest picture that is decoded, in pixels.
+const MAX_SIDE: u32 = 65_536;
+/// Most memory that a decoder may take for one picture, in bytes: 100 megapixels of RGBA with room to spare.
+const MAX_DECODED_BYTES: u64 = 512 << 20;
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+/// A picture with a longer side is scaled down to it, in pixels. Vision encoders see a few hundred to a few thousand,
+/// and work with square copies of the longer side.
+const MAX_ENCODED_SIDE: u32 = 4096;
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// Standard input, `-` on the command line.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+}
+
+impl From<&str> for ImageSource {
+    fn from(argument: &str) -> Self {
+        match argument {
+            "-" => Self::Stdin,
+            path => Self::File(path.into()),
+        }
+    }
+}
+
+impl std::fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("standard input"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The places to read pictures from.
+///
+/// # Errors
+/// [`Error::Usage`] if standard input is among them more than once: it holds one picture.
+pub fn sources(arguments: &[String]) -> Result<Vec<ImageSource>, Error> {
+    let sources: Vec<_> = arguments
+        .iter()
+        .map(|argument| ImageSource::from(argument.as_str()))
+        .collect();
+    let n_stdin = sources
+        .iter()
+        .filter(|source| **source == ImageSource::Stdin)
+        .count();
+    if n_stdin > 1 {
+        return Err(Error::Usage(format!(
+            "--image - was given {n_stdin} times, but standard input holds one picture: save the others to files"
+        )));
+    }
+    Ok(sources)
+}
+
+/// Why a picture could not be read. Every message names the picture.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PictureError {
+    #[error("cannot read the image {image}")]
+    Read { image: String, source: std::io::Error },
+    #[error("the image {image} is empty (0 bytes)")]
+    Empty { image: String },
+    #[error("{image} is not an image that can be read: use a PNG, JPEG, WebP, GIF, BMP or TIFF file")]
+    UnknownFormat { image: String },
+    #[error("the image {image} is damaged or cut short, save it anew")]
+    Damaged { image: String, source: ImageError },
+    #[error("the image {image} is cut short: the end of the JPEG file is missing, save it anew")]
+    CutShort { image: String },
+    #[error("the image {image} is {width} x {height} pixels: at most {MAX_SIDE} per side are read")]
+    TooLarge { image: String, width: u32, height: u32 },
+    #[error(
+        "the image {image} is {width} x {height} pixels and takes more than {} MiB decoded, which is the limit: \
+         scale it down first",
+        MAX_DECODED_BYTES >> 20
+    )]
+    TooMuchMemory { image: String, width: u32, height: u32 },
+    #[error("the image {image} is larger than {} MiB, which is the limit", MAX_FILE_BYTES >> 20)]
+    FileTooLarge { image: String },
+}
+
+/// Reads a picture as RGB, 8 bits per channel, upright (EXIF orientation applied), with no side longer than 4096
+/// pixels. Transparency is ignored, of an animation the first frame is taken.
+///
+/// # Errors
+/// Whatever [`PictureError`] lists. Sizes are checked before memory is taken, so that a small file that claims to be
+/// a huge picture is refused.
+pub fn read(image: &ImageSource) -> Result<Image, Error> {
+    let bytes = match image {
+        ImageSource::Stdin => read_limited(std::io::stdin().lock(), image)?,
+        ImageSource::File(path) => read_limited(open(path)?, image)?,
+    };
+    from_bytes(&bytes, image)
+}
+
+/// As [`read`], of the content of a file.
+pub fn from_bytes(bytes: &[u8], image: &ImageSource) -> Result<Image, Error> {
+    let picture = fit(decode(bytes, image)?);
+    let (width, height) = picture.dimensions();
+    Ok(Image::from_rgb8(width, height, picture.into_raw())?)
+}
+
+fn open(path: &Path) -> Result<std::fs::File, PictureError> {
+    let read_error = |source| PictureError::Read {
+        image: path.display().to_string(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(read_error)?;
+    if file.metadata().map_err(read_error)?.is_dir() {
+        return Err(read_error(std::io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(file)
+}
+
+fn read_limited(input: impl Read, image: &ImageSource) -> Result<Vec<u8>, PictureError> {
+    let mut bytes = Vec::new();
+    input
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| PictureError::Read {
+            image: image.to_string(),
+            source,
+        })?;
+    let image = image.to_string();
+    match bytes.len() as u64 {
+        0 => Err(PictureError::Empty { image }),
+        n if n > MAX_FILE_BYTES => Err(PictureError::FileTooLarge { image }),
+        _ => Ok(bytes),
+    }
+}
+
+fn decode(bytes: &[u8], source: &ImageSource) -> Result<DynamicImage, PictureError> {
+    let name = || source.to_string();
+    let damaged = |source| PictureError::Damaged {
+        image: name(),
+        source,
+    };
+    let format = image::guess_format(bytes)
+        .ok()
+        .filter(ImageFormat::reading_enabled)
+        .ok_or_else(|| PictureError::UnknownFormat { image: name() })?;
+    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
+        return Err(PictureError::CutShort { image: name() });
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits());
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    let too_much_memory = || PictureError::TooMuchMemory {
+        image: name(),
+        width,
+        height,
+    };
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(PictureError::TooLarge {
+            image: name(),
+            width,
+            height,
+        });
+    }
+    if decoder.total_bytes() > MAX_DECODED_BYTES {
+        return Err(too_much_memory());
+    }
+    let orientation = decoder.orientation().map_err(damaged)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| match error {
+        ImageError::Limits(_) => too_much_memory(),
+        error => damaged(error),
+    })?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    limits
+}
+
+/// Whether a JPEG file runs up to its end marker. The decoder fills the missing part of a picture that was cut short
+/// with grey, and the model would then describe grey.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    let mut at = 2; // after the start-of-image marker
+    loop {
+        // The next marker: 0xFF and a code. In picture data 0xFF is followed by 0 or by a restart code.
+        let Some(skipped) = bytes
+            .get(at..)
+            .and_then(|rest| rest.windows(2).position(|w| w[0] == 0xFF && is_marker(w[1])))
+        else {
+            return false;
+        };
+        at += skipped;
+        if bytes[at + 1] == 0xD9 {
+            return true;
+        }
+        let Some(length) = bytes.get(at + 2..at + 4) else {
+            return false;
+        };
+        at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+    }
+}
+
+/// Whether the byte after 0xFF starts a JPEG segment or ends the picture.
+fn is_marker(code: u8) -> bool {
+    !matches!(code, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
+}
+
+/// RGB, scaled down where a side is longer than a vision encoder has use for.
+fn fit(picture: DynamicImage) -> RgbImage {
+    let picture = picture.into_rgb8();
+    let (width, height) = picture.dimensions();
+    let longest = width.max(height);
+    if longest <= MAX_ENCODED_SIDE {
+        return picture;
+    }
+    let scaled = |side: u32| {
+        let side = u64::from(side) * u64::from(MAX_ENCODED_SIDE) / u64::from(longest);
+        side.max(1) as u32 // at most MAX_ENCODED_SIDE
+    };
+    imageops::resize(
+        &picture,
+        scaled(width),
+        scaled(height),
+        imageops::FilterType::Triangle,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+
+    fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).expect("encodes");
+        bytes.into_inner()
+    }
+
+    /// Red in the upper left quarter, blue elsewhere.
+    fn corner(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            let red = x < width / 2 && y < height / 2;
+            Rgb(if red { [255, 0, 0] } else { [0, 0, 255] })
+        })
+    }
+
+    fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, String> {
+        decode(bytes, &ImageSource::Stdin)
+            .map(fit)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn lossless_formats_come_back_as_they_were() {
+        let picture = corner(20, 12);
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Bmp,
+            ImageFormat::Tiff,
+            ImageFormat::WebP,
+            ImageFormat::Gif,
+        ] {
+            assert_eq!(
+                decode_rgb(&encode(&picture, format)).as_ref(),
+                Ok(&picture),
+                "{format:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn jpeg_decodes_and_is_turned_upright() {
+        let jpeg = encode(&corner(32, 16), ImageFormat::Jpeg);
+        let plain = decode_rgb(&jpeg).expect("decodes");
+        assert_eq!(plain.dimensions(), (32, 16));
+        // An EXIF segment that says "turn by 90 degrees clockwise" (orientation 6) goes after the first marker.
+        let mut tagged = jpeg[..2].to_vec();
+        tagged.extend(b"\xFF\xE1\x00\x22Exif\0\0II*\0\x08\0\0\0");
+        tagged.extend(b"\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0");
+        tagged.extend(&jpeg[2..]);
+        let upright = decode_rgb(&tagged).expect("decodes");
+        assert_eq!(upright, imageops::rotate90(&plain));
+    }
+
+    #[test]
+    fn whatever_is_cut_short_is_refused() {
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::Bmp,
+            ImageFormat::Tiff,
+            ImageFormat::WebP,
+            ImageFormat::Gif,
+        ] {
+            let bytes = encode(&corner(64, 64), format);
+            for n in [bytes.len() / 4, bytes.len() / 2] {
+                let message = decode_rgb(&bytes[..n]).err().unwrap_or_default();
+                assert!(message.contains("cut short"), "{format:?} {n}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused_with_the_formats_that_are() {
+        let message = decode_rgb(b"GGUF\x03\0\0\0 and more").expect_err("is no picture");
+        assert!(message.contains("not an image") && message.contains("PNG, JPEG"));
+    }
+
+    #[test]
+    fn one_pixel_is_a_picture() {
+        let picture = RgbImage::from_pixel(1, 1, Rgb([1, 2, 3]));
+        assert_eq!(decode_rgb(&encode(&picture, ImageFormat::Png)), Ok(picture));
+    }
+
+    #[test]
+    fn a_very_wide_picture_is_scaled_down() {
+        let bytes = encode(&corner(20_000, 3), ImageFormat::Png);
+        assert_eq!(decode_rgb(&bytes).map(|p| p.dimensions()), Ok((4096, 1)));
+    }
+
+    #[test]
+    fn a_small_file_that_claims_a_huge_picture_is_refused_before_memory_is_taken() {
+        let mut png = encode(&corner(4, 4), ImageFormat::Png);
+        for (sides, expected) in [([60_000, 60_000], "512 MiB"), ([70_000, 1], "65536 per side")] {
+            set_png_size(&mut png, sides);
+            let message = decode_rgb(&png).expect_err("is too large");
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    /// Overwrites the size in a PNG's header, and its checksum.
+    fn set_png_size(png: &mut [u8], [width, height]: [u32; 2]) {
+        png[16..20].copy_from_slice(&width.to_be_bytes());
+        png[20..24].copy_from_slice(&height.to_be_bytes());
+        let crc = !png[12..29].iter().fold(!0u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                (crc >> 1) ^ (0xEDB8_8320 * (crc & 1))
+            })
+        });
+        png[29..33].copy_from_slice(&crc.to_be_bytes());
+    }
+}

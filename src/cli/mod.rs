@@ -1,0 +1,64 @@
+//! The command line: one file per subcommand.
+#![cfg_attr(
+    not(feature = "native"),
+    allow(
+        dead_code,
+        reason = "without an engine, flags and files are checked but nothing runs"
+    )
+)]
+
+#[cfg(feature = "native")]
+mod answer;
+mod args;
+mod argv;
+pub mod error;
+mod files;
+mod image;
+mod info;
+#[cfg(feature = "native")]
+mod interrupt;
+mod output;
+mod run;
+mod terminal;
+mod units;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command};
+use error::Error;
+
+/// Does what the arguments say; the first one is the program's name.
+///
+/// # Errors
+/// Whatever keeps it from being done.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
+    let cli = match Cli::try_parse_from(argv::expand(args)) {
+        Ok(cli) => cli,
+        Err(error) => return help_or_error(error),
+    };
+    match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Info(args) => info::run(&args),
+    }
+}
+
+/// Help and version are no errors, although clap returns them as such.
+fn help_or_error(error: clap::Error) -> Result<(), Error> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let text = error.render();
+            let text = if std::io::stdout().is_terminal() {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            };
+            output::print(&argv::show_in_help(&text)).map(drop)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Err(Error::NoCommand),
+        _ => Err(Error::usage(&error)),
+    }
+}

@@ -1,0 +1,55 @@
+//! What goes to standard output.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::error::Error;
+
+/// Prints lines.
+///
+/// # Errors
+/// [`Error::Stdout`], unless nobody reads any more.
+pub fn print_lines(lines: &[String]) -> Result<(), Error> {
+    print(&(lines.join("\n") + "\n")).map(drop)
+}
+
+/// Prints one JSON object, indented.
+///
+/// # Errors
+/// [`Error::Stdout`], unless nobody reads any more.
+pub fn print_json(value: &impl Serialize) -> Result<(), Error> {
+    print(&(to_json(value) + "\n")).map(drop)
+}
+
+/// Writes one JSON object, indented, to a file; `what` says in the error what it is.
+///
+/// # Errors
+/// [`Error::Write`]
+pub fn write_json(what: &'static str, path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    fs::write(path, to_json(value) + "\n").map_err(|source| Error::Write {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("reports have text keys and plain values")
+}
+
+/// Prints text at once. Returns whether somebody still reads: `visipruner run ... | head` closes the pipe, which is no
+/// error but ends the answer.
+///
+/// # Errors
+/// [`Error::Stdout`] for anything else.
+pub fn print(text: &str) -> Result<bool, Error> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::Stdout(error)),
+    }
+}

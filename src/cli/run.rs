@@ -1,0 +1,214 @@
+//! `visipruner run`: one answer.
+
+use std::path::PathBuf;
+
+use visipruner::engine::{self, Image, ModelOptions, ProjectorOptions, Prompt, Sampling, SessionOptions};
+use visipruner::policy::PolicyConfig;
+use visipruner::policy::presets::Resolved;
+
+use super::args::{ComputeArgs, GpuLayers, ModelArgs, ReportArgs, RunArgs, SamplingArgs};
+use super::error::Error;
+use super::files::{self, ChosenPolicy, Files};
+use super::image;
+use super::terminal::Terminal;
+
+/// A context that was not asked for is at most this long: a model trained for 128 Ki tokens would take gigabytes.
+const DEFAULT_MAX_CTX: u32 = 4096;
+
+/// Everything that was asked for, checked as far as it can be before weights are loaded.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// The language model's file.
+    pub model_path: PathBuf,
+    /// The projector's file.
+    pub projector_path: Option<PathBuf>,
+    /// How the model is loaded.
+    pub model: ModelOptions,
+    /// How the projector is loaded.
+    pub projector: ProjectorOptions,
+    /// How the session is set up, policy included.
+    pub session: SessionOptions,
+    /// The question.
+    pub prompt: Prompt,
+    /// Jinja instead of the model's own template.
+    pub chat_template: Option<String>,
+    /// The pictures of the prompt's markers, in order.
+    pub images: Vec<Image>,
+    /// Tokens to generate at most, `None` until the context is full.
+    pub n_predict: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Where the policy of the session comes from.
+    pub policy: Resolved,
+    /// What is written down.
+    pub report: ReportArgs,
+    /// Whether llama.cpp's log is shown.
+    pub is_verbose: bool,
+}
+
+/// Answers one prompt.
+///
+/// # Errors
+/// Whatever is wrong with flags, files, pictures or prompt, and what goes wrong in the engine.
+pub fn run(args: RunArgs) -> Result<(), Error> {
+    let mut terminal = Terminal::new(&args.output);
+    let options = RunOptions::check(args, &mut terminal)?;
+    answer(&options, &mut terminal)
+}
+
+#[cfg(feature = "native")]
+use super::answer::answer;
+
+#[cfg(not(feature = "native"))]
+fn answer(_: &RunOptions, _: &mut Terminal) -> Result<(), Error> {
+    Err(Error::NoEngine)
+}
+
+impl RunOptions {
+    /// Checks the flags, reads the pictures and the headers of the models, and settles the policy.
+    fn check(args: RunArgs, terminal: &mut Terminal) -> Result<Self, Error> {
+        let prompt = if args.prompt.raw {
+            Prompt::raw(&args.prompt.prompt)
+        } else {
+            Prompt::chat(&args.prompt.prompt)
+        };
+        let sources = image::sources(&args.prompt.images)?;
+        check_images(&prompt, sources.len(), args.prompt.raw, &args.model)?;
+        check_report(&args.report)?;
+        let files = Files::open(&args.model)?;
+        let policy = files.policy(&args.policy)?;
+        let images = sources.iter().map(image::read).collect::<Result<Vec<_>, _>>()?;
+        if !images.is_empty() {
+            say_about_policy(&policy, terminal);
+        }
+        let session = session_options(&args.compute, files.model.1.n_ctx_train, &policy.resolved.policy);
+        session.validate()?;
+        Ok(Self {
+            model_path: args.model.model,
+            projector_path: args.model.mmproj,
+            model: model_options(&args.compute),
+            projector: projector_options(&args.compute),
+            session,
+            prompt,
+            chat_template: args.prompt.chat_template.map(chat_template).transpose()?,
+            images,
+            n_predict: usize::try_from(args.sampling.n_predict).ok(),
+            sampling: sampling(&args.sampling),
+            policy: policy.resolved,
+            report: args.report,
+            is_verbose: args.output.verbose,
+        })
+    }
+}
+
+/// How the flags want models to be loaded.
+pub fn model_options(args: &ComputeArgs) -> ModelOptions {
+    ModelOptions {
+        n_gpu_layers: match args.n_gpu_layers {
+            None | Some(GpuLayers::All) => -1,
+            Some(GpuLayers::Count(n)) => i32::try_from(n).unwrap_or(i32::MAX),
+        },
+        ..ModelOptions::default()
+    }
+}
+
+/// How the flags want projectors to be loaded. Without GPU layers the encoder stays on the CPU, too.
+pub fn projector_options(args: &ComputeArgs) -> ProjectorOptions {
+    ProjectorOptions {
+        use_gpu: args.n_gpu_layers != Some(GpuLayers::Count(0)),
+        n_threads: args.threads.map(u32::from),
+        encoder: args.vision_encoder,
+        flash_attn: args.flash_attn,
+        ..ProjectorOptions::default()
+    }
+}
+
+/// How the flags want sessions to be set up.
+pub fn session_options(args: &ComputeArgs, n_ctx_train: u32, policy: &PolicyConfig) -> SessionOptions {
+    SessionOptions {
+        n_ctx: Some(match args.ctx_size {
+            None => n_ctx_train.clamp(1, DEFAULT_MAX_CTX),
+            Some(0) => n_ctx_train.max(1),
+            Some(n_ctx) => n_ctx,
+        }),
+        n_batch: args.batch_size,
+        n_ubatch: args.ubatch_size,
+        n_threads: args.threads.map(u32::from),
+        flash_attn: args.flash_attn,
+        type_k: args.cache_type_k,
+        type_v: args.cache_type_v,
+        policy: policy.clone(),
+        ..SessionOptions::default()
+    }
+}
+
+fn sampling(args: &SamplingArgs) -> Sampling {
+    Sampling {
+        temp: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: u32::try_from(args.seed).ok(),
+    }
+}
+
+fn check_images(prompt: &Prompt, n_images: usize, is_raw: bool, model: &ModelArgs) -> Result<(), Error> {
+    let n_markers = prompt.n_markers();
+    let is_placed = is_raw || n_markers > 0;
+    if is_placed && n_markers != n_images {
+        return Err(engine::Error::Markers { n_markers, n_images }.into());
+    }
+    if n_images > 0 {
+        files::require_projector(model)?;
+    }
+    Ok(())
+}
+
+/// A report that cannot be written is worth knowing before minutes of work.
+fn check_report(report: &ReportArgs) -> Result<(), Error> {
+    let Some(path) = &report.report else {
+        return Ok(());
+    };
+    let cannot_write = |source: std::io::Error| Error::Write {
+        what: "the report",
+        path: path.clone(),
+        source,
+    };
+    if path.is_dir() {
+        return Err(cannot_write(std::io::ErrorKind::IsADirectory.into()));
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(cannot_write(
+            std::io::Error::other(format!("there is no folder {}", folder.display())),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The template itself, or what stands in the file of that name.
+fn chat_template(argument: String) -> Result<String, Error> {
+    if argument.contains("{{") || argument.contains("{%") {
+        return Ok(argument);
+    }
+    std::fs::read_to_string(&argument).map_err(|source| Error::ReadTemplate {
+        path: argument.into(),
+        source,
+    })
+}
+
+fn say_about_policy(policy: &ChosenPolicy, terminal: &mut Terminal) {
+    let resolved = &policy.resolved;
+    if resolved.not_calibrated {
+        terminal.say(
+            "hint: no pruning thresholds are known for this model, so nothing is pruned; give them with --policy-file, \
+             or choose layers with --policy fixed --fusion-layer F --keep K --exit-from E",
+        );
+    }
+    let is_borrowed = policy.file.is_none() && resolved.preset.is_none();
+    if is_borrowed && matches!(resolved.policy, PolicyConfig::VisiPruner(_)) {
+        terminal.warn(
+            "no thresholds are known for this model: what no flag says is taken from LLaVA-1.5 7B and may keep too much \
+             or too little",
+        );
+    }
+}
