@@ -38,7 +38,7 @@ pub fn llama_cpp(settings: &Settings, native: &NativeDir) -> Result<PathBuf, Str
     {
         config.generator("Ninja");
     }
-    use_ccache(&mut config, native);
+    use_ccache(&mut config, settings, native);
     config.build();
     Ok(native.variant.join("build"))
 }
@@ -90,7 +90,7 @@ fn record_options(options: &[(String, String)], path: &Path) -> Result<(), Strin
 }
 
 /// Compiles through ccache if it is there, with paths relative to our folder, so that other checkouts hit too.
-fn use_ccache(config: &mut cmake::Config, native: &NativeDir) {
+fn use_ccache(config: &mut cmake::Config, settings: &Settings, native: &NativeDir) {
     const LAUNCHERS: [&str; 2] = ["CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"];
     if LAUNCHERS
         .iter()

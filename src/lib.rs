@@ -11,3 +11,7 @@ pub mod report;
 
 #[cfg(feature = "native")]
 mod ffi;
+
+// the integration tests' support code names this crate as users do
+#[cfg(test)]
+extern crate self as visipruner;

@@ -40,3 +40,6 @@ pub(crate) use model::{Model, ModelParams, c_path, supported_archs};
 pub(crate) use projector::{Bitmap, Chunk, ImageChunk, Part, Projector, ProjectorParams};
 pub(crate) use sampler::{Sampler, SamplerParams};
 pub(crate) use status::{Error, Status};
+
+#[cfg(test)]
+mod tests;

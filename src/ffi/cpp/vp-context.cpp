@@ -17,7 +17,7 @@
 #include <stdexcept>
 #include <vector>
 
-// architectures with a test of exactness each (tests/exactness.rs): their layers pass on one tensor, and their memory
+// architectures with a test of exactness each (src/ffi/tests.rs): their layers pass on one tensor, and their memory
 // is llama_kv_cache or llama_kv_cache_iswa, used through build_attn_inp_kv() or build_attn_inp_kv_iswa() alone
 static const std::vector<std::pair<llm_arch, const char *>> supported_archs = {
     { LLM_ARCH_LLAMA,   "llama"   },
