@@ -715,6 +715,39 @@ fn files_that_are_not_what_they_should_be() {
 }
 
 #[test]
+fn damage_anywhere_in_the_header_is_an_error_or_harmless() {
+    let pair = Pair::new(Arch::Llama);
+    let whole = std::fs::read(pair.path("model.gguf")).expect("reads");
+    let n_header = visipruner::gguf::Gguf::open(pair.path("model.gguf"))
+        .expect("opens")
+        .data_offset() as usize;
+    let damaged = pair.path("damaged.gguf");
+    // Single bits of the header, spread over it: wrong lengths, types, names and values.
+    for at in (8..n_header).step_by(n_header / 40) {
+        for bit in [0, 5] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            std::fs::write(&damaged, &bytes).expect("writes");
+            let Ok(model) = load(&damaged) else { continue };
+            let Ok(mut session) = Session::new(
+                &model,
+                SessionOptions {
+                    n_ctx: Some(256),
+                    ..SessionOptions::default()
+                },
+            ) else {
+                continue;
+            };
+            let request = Request {
+                n_predict: 1,
+                ..Request::new(Prompt::raw("hello"))
+            };
+            let _ = session.generate(None, &request, ignore);
+        }
+    }
+}
+
+#[test]
 fn a_projector_of_another_model_names_both_widths() {
     let pair = Pair::new(Arch::Llama);
     RandomProjector::new(9, 96).write(pair.path("narrow.gguf"));

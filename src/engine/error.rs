@@ -43,6 +43,15 @@ pub enum Error {
         reason: &'static str,
     },
 
+    /// A vocabulary that texts cannot be split by.
+    #[error("{} has a damaged vocabulary ({reason}): download or convert it again", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// A projector made for another language model.
     #[error(
         "{} makes vectors of width {projector_width}, but {} takes {model_width}: give the mmproj file of this model",

@@ -29,6 +29,8 @@ mod prompt;
 mod shapes;
 #[cfg_attr(not(feature = "native"), allow(dead_code))]
 mod text;
+#[cfg_attr(not(feature = "native"), allow(dead_code))]
+mod vocabulary;
 
 #[cfg(feature = "native")]
 mod answer;

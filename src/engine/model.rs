@@ -9,6 +9,7 @@ use super::options::ModelOptions;
 use super::prompt::{Part, Prompt};
 use super::template::{self, Specials};
 use super::text::Utf8Stream;
+use super::vocabulary;
 use super::{Error, Unsupported};
 use crate::ffi;
 use crate::gguf::{Gguf, LlmShape, open_llm};
@@ -52,6 +53,13 @@ impl Model {
         let began = Instant::now();
         let path = path.as_ref();
         let (gguf, shape) = open_llm(path)?;
+        let vocabulary = |reason| Error::Vocabulary {
+            path: path.to_owned(),
+            reason,
+        };
+        if let Some(reason) = vocabulary::defect(&gguf)? {
+            return Err(vocabulary(reason));
+        }
         let params = ffi::ModelParams {
             n_gpu_layers: options.n_gpu_layers,
             main_gpu: options.main_gpu.map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
@@ -70,6 +78,9 @@ impl Model {
         }
         if !native.has_vocab() || native.n_vocab() == 0 {
             return Err(no_decoder("it has no tokenizer"));
+        }
+        if let Some(reason) = native.missing_special() {
+            return Err(vocabulary(reason.to_owned()));
         }
         let specials = Specials {
             bos: native.bos_text(),

@@ -177,6 +177,24 @@ impl Model {
         unsafe { sys::llama_vocab_get_add_bos(self.vocab()) }
     }
 
+    /// A token that prompts are to begin or end with but that the vocabulary lacks: llama.cpp asserts that it is there
+    /// (llama-vocab.cpp:595 ff.).
+    pub(crate) fn missing_special(&self) -> Option<&'static str> {
+        let vocab = self.vocab();
+        // SAFETY: the vocabulary belongs to the live model.
+        let (lacks_bos, lacks_eos) = unsafe {
+            (
+                sys::llama_vocab_get_add_bos(vocab) && sys::llama_vocab_bos(vocab) == sys::LLAMA_TOKEN_NULL,
+                sys::llama_vocab_get_add_eos(vocab) && sys::llama_vocab_eos(vocab) == sys::LLAMA_TOKEN_NULL,
+            )
+        };
+        match (lacks_bos, lacks_eos) {
+            (true, _) => Some("prompts are to begin with BOS, but there is no such token"),
+            (_, true) => Some("prompts are to end with EOS, but there is no such token"),
+            _ => None,
+        }
+    }
+
     /// The text of the BOS token, empty if there is none.
     pub(crate) fn bos_text(&self) -> String {
         // SAFETY: the vocabulary belongs to the live model.
