@@ -54,7 +54,7 @@ QUESTIONS = {
         ("Is there a red triangle?", "no"), ("Where is the green triangle?", "bottom right"),
         ("What color is the ring?", "white"), ("Where is the yellow star?", "top right")],
     "crosses": [
-        ("How many crosses are there?", "3"), ("How many red objects are there?", "2"),
+        ("What shape is the black object?", "cross"), ("How many red objects are there?", "2"),
         ("What color is the ring?", "cyan"), ("Is there a black cross in the image?", "yes"),
         ("Is there a cyan cross?", "no"), ("Where is the black cross?", "bottom right"),
         ("What shape is the cyan object?", "ring"), ("How many blue objects are there?", "0")],
