@@ -54,7 +54,7 @@ impl LayerRanges for StagedPrompt<'_> {
     }
 
     fn probe(&mut self, il: usize) -> Result<RowProbe, ffi::Error> {
-        let (norm2, dot, output_norm2) = self.context.prompt_probe(il, self.prompt.layout.n_rows)?;
+        let (norm2, dot, output_norm2) = self.context.prompt_probe(il)?;
         Ok(RowProbe {
             norm2,
             dot,

@@ -88,6 +88,8 @@ pub(crate) struct KvUsage {
 /// An owned `llama_context` with one sequence, number 0.
 pub(crate) struct Context {
     ptr: NonNull<sys::llama_context>,
+    /// Rows of the prompt that was begun last.
+    n_prompt_rows: usize,
     /// Read by the abort callback during computation.
     _cancel: Arc<AtomicBool>,
     /// Dropped after the context, which points into it.
@@ -134,6 +136,7 @@ impl Context {
         })?;
         Ok(Self {
             ptr,
+            n_prompt_rows: 0,
             _cancel: cancel,
             model: Arc::clone(model),
         })
@@ -271,11 +274,13 @@ impl Context {
             seq_id: 0,
         };
         let ctx = self.as_ptr();
-        // SAFETY: `ctx` is live and used by nobody else; the arrays have the lengths visipruner.h asks for, checked
-        // above, and are copied during the call.
         call("vp_prompt_begin", || {
+            // SAFETY: `ctx` is live and used by nobody else; the arrays have the lengths visipruner.h asks for, checked
+            // above, and are copied during the call.
             VpStatus(unsafe { sys::vp_prompt_begin(ctx, &c_prompt) })
-        })
+        })?;
+        self.n_prompt_rows = prompt.token.len();
+        Ok(())
     }
 
     /// Runs a range of layers for some rows of the prompt.
@@ -307,25 +312,22 @@ impl Context {
             causal: range.causal,
         };
         let ctx = self.as_ptr();
-        // SAFETY: `ctx` is live and used by nobody else; the arrays have the lengths given and outlive the call.
         call("vp_prompt_run", || {
+            // SAFETY: `ctx` is live and used by nobody else; the arrays have the lengths given and outlive the call.
             VpStatus(unsafe { sys::vp_prompt_run(ctx, &c_range) })
         })
     }
 
     /// The statistic of a probed layer, by prompt row (`norm2` and `dot`, NaN where the layer holds no cell for the
     /// row), and `||o||^2`.
-    pub(crate) fn prompt_probe(
-        &mut self,
-        il: usize,
-        n_rows: usize,
-    ) -> Result<(Vec<f32>, Vec<f32>, f32), Error> {
-        let (mut norm2, mut dot, mut output_norm2) =
-            (vec![f32::NAN; n_rows], vec![f32::NAN; n_rows], f32::NAN);
+    pub(crate) fn prompt_probe(&mut self, il: usize) -> Result<(Vec<f32>, Vec<f32>, f32), Error> {
+        let mut norm2 = vec![f32::NAN; self.n_prompt_rows];
+        let mut dot = vec![f32::NAN; self.n_prompt_rows];
+        let mut output_norm2 = f32::NAN;
         let (il, ctx) = (int(il)?, self.as_ptr());
-        // SAFETY: `ctx` is live and used by nobody else; both vectors have room for the rows of the prompt that the
-        // caller began.
         call("vp_prompt_probe", || {
+            // SAFETY: `ctx` is live and used by nobody else; both vectors have room for the rows of the prompt that it
+            // holds, which `prompt_begin` counted.
             VpStatus(unsafe {
                 sys::vp_prompt_probe(ctx, il, norm2.as_mut_ptr(), dot.as_mut_ptr(), &mut output_norm2)
             })
@@ -337,8 +339,8 @@ impl Context {
     pub(crate) fn kv_evict(&mut self, layers: std::ops::Range<usize>, p0: i32, p1: i32) -> Result<(), Error> {
         let (il_begin, il_end) = (int(layers.start)?, int(layers.end)?);
         let ctx = self.as_ptr();
-        // SAFETY: `ctx` is live and used by nobody else.
         call("vp_kv_evict", || {
+            // SAFETY: `ctx` is live and used by nobody else.
             VpStatus(unsafe { sys::vp_kv_evict(ctx, il_begin, il_end, 0, p0, p1) })
         })
     }
@@ -351,8 +353,8 @@ impl Context {
             allocated_bytes: 0,
         };
         let (il, ctx) = (int(il)?, self.as_ptr());
-        // SAFETY: `ctx` is live and used by nobody else; the three outputs are locals.
         call("vp_kv_usage", || {
+            // SAFETY: `ctx` is live and used by nobody else; the three outputs are locals.
             VpStatus(unsafe {
                 sys::vp_kv_usage(
                     ctx,

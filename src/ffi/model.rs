@@ -91,8 +91,8 @@ impl Model {
 
     /// Whether the layers can be run in ranges on a staged KV cache; the error says why not.
     pub(crate) fn supports_ranges(&self) -> Result<(), Error> {
-        // SAFETY: `ptr` is a live model.
         call("vp_model_supports_ranges", || {
+            // SAFETY: `ptr` is a live model.
             VpStatus(unsafe { sys::vp_model_supports_ranges(self.as_ptr()) })
         })
     }

@@ -174,14 +174,15 @@ impl Projector {
             })
             .collect();
         let pointers: Vec<*const sys::mtmd_input_part> = c_parts.iter().map(std::ptr::from_ref).collect();
-        // SAFETY: no preconditions.
-        let chunks = Chunks {
-            ptr: call("mtmd_input_chunks_init", || unsafe {
-                sys::mtmd_input_chunks_init()
-            })?,
+        let new_list = || {
+            // SAFETY: no preconditions.
+            unsafe { sys::mtmd_input_chunks_init() }
         };
-        // SAFETY: `ptr` is live; each part has exactly one of text and bitmap, and all of them outlive the call.
+        let chunks = Chunks {
+            ptr: call("mtmd_input_chunks_init", new_list)?,
+        };
         call("mtmd_tokenize_from_parts", || {
+            // SAFETY: `ptr` is live; each part has exactly one of text and bitmap, and all of them outlive the call.
             ZeroIsOk(unsafe {
                 sys::mtmd_tokenize_from_parts(
                     self.ptr.as_ptr(),
@@ -198,8 +199,8 @@ impl Projector {
     /// Encodes an image: embeddings `[n_tokens][n_embd_inp]`, valid until the next one.
     pub(crate) fn encode(&mut self, image: &ImageChunk<'_>, n_embd_inp: usize) -> Result<&[f32], Error> {
         let ptr = self.ptr.as_ptr();
-        // SAFETY: both are live, and nothing else uses the projector.
         call("mtmd_encode_chunk", || {
+            // SAFETY: both are live, and nothing else uses the projector.
             ZeroIsOk(unsafe { sys::mtmd_encode_chunk(ptr, image.chunk) })
         })?;
         // SAFETY: mtmd.h promises n_tokens * n_embd_inp floats after a successful encoding; the next one needs
