@@ -38,11 +38,7 @@ const CONSTANTS: [&str; 7] = [
 /// # Errors
 /// libclang is missing, or a header does not parse.
 pub fn generate(settings: &Settings, native: &NativeDir) -> Result<(), String> {
-    let wrapper = settings
-        .manifest_dir
-        .join("src")
-        .join("ffi")
-        .join("wrapper.h");
+    let wrapper = settings.manifest_dir.join("src").join("ffi").join("wrapper.h");
     println!("cargo::rerun-if-changed={}", wrapper.display());
 
     let includes = ["include", "ggml/include", "tools/mtmd"].map(|dir| native.source.join(dir));

@@ -32,13 +32,10 @@ pub fn llama_cpp(settings: &Settings, native: &NativeDir) -> Result<PathBuf, Str
     // llama.cpp asks git for a commit, and would find ours: every commit would recompile
     config.env("GIT_DIR", native.root.join("no-git"));
     // which make program is there is no property of what is compiled
-    if std::env::var_os("CMAKE_GENERATOR").is_none()
-        && !settings.target.contains("msvc")
-        && runs("ninja")
-    {
+    if std::env::var_os("CMAKE_GENERATOR").is_none() && !settings.target.contains("msvc") && runs("ninja") {
         config.generator("Ninja");
     }
-    use_ccache(&mut config, settings, native);
+    use_ccache(&mut config, native);
     config.build();
     Ok(native.variant.join("build"))
 }
@@ -46,8 +43,7 @@ pub fn llama_cpp(settings: &Settings, native: &NativeDir) -> Result<PathBuf, Str
 /// What is compiled and how: everything here can change the library, and the unpatched library that tests compare
 /// with is built with the same.
 fn options(settings: &Settings) -> Vec<(String, String)> {
-    let on =
-        |name: &str, value: bool| (name.to_owned(), if value { "ON" } else { "OFF" }.to_owned());
+    let on = |name: &str, value: bool| (name.to_owned(), if value { "ON" } else { "OFF" }.to_owned());
     let mut options = vec![
         on("LLAMA_BUILD_MTMD", true),
         on("LLAMA_BUILD_COMMON", false),
@@ -90,13 +86,9 @@ fn record_options(options: &[(String, String)], path: &Path) -> Result<(), Strin
 }
 
 /// Compiles through ccache if it is there, with paths relative to our folder, so that other checkouts hit too.
-fn use_ccache(config: &mut cmake::Config, settings: &Settings, native: &NativeDir) {
+fn use_ccache(config: &mut cmake::Config, native: &NativeDir) {
     const LAUNCHERS: [&str; 2] = ["CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"];
-    if LAUNCHERS
-        .iter()
-        .any(|name| std::env::var_os(name).is_some())
-        || !runs("ccache")
-    {
+    if LAUNCHERS.iter().any(|name| std::env::var_os(name).is_some()) || !runs("ccache") {
         return;
     }
     for name in LAUNCHERS {

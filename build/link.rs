@@ -208,8 +208,6 @@ impl CMakeCache {
 
     /// The items of a cmake list.
     fn list(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.get(name)
-            .into_iter()
-            .flat_map(|value| value.split(';'))
+        self.get(name).into_iter().flat_map(|value| value.split(';'))
     }
 }

@@ -113,10 +113,7 @@ fn hunk<'a>(
             }
             _ => return Err(malformed()),
         }
-        if lines
-            .next_if(|next| next.starts_with("\\ No newline"))
-            .is_some()
-        {
+        if lines.next_if(|next| next.starts_with("\\ No newline")).is_some() {
             // a context line stands in both
             for side in [&mut old, &mut new] {
                 if let Some(last) = side.last_mut().filter(|last| *last == text) {
@@ -128,11 +125,7 @@ fn hunk<'a>(
     if old.len() != n_old || new.len() != n_new {
         return Err(malformed());
     }
-    Ok(Hunk {
-        old_start,
-        old,
-        new,
-    })
+    Ok(Hunk { old_start, old, new })
 }
 
 /// `-12,7` or `-12` (one line), with the sign given.
@@ -161,10 +154,7 @@ impl FileDiff {
                     self.hunks.len()
                 )
             })?;
-            lines.splice(
-                start..start + hunk.old.len(),
-                hunk.new.iter().map(String::as_str),
-            );
+            lines.splice(start..start + hunk.old.len(), hunk.new.iter().map(String::as_str));
         }
         Ok(lines.concat())
     }
@@ -186,9 +176,7 @@ impl Hunk {
                 match (fitting.next(), fitting.next()) {
                     (Some(start), None) => Ok(start),
                     (None, _) => Err(format!("(line {}) fits nowhere", self.old_start)),
-                    (Some(_), Some(_)) => {
-                        Err(format!("(line {}) fits in several places", self.old_start))
-                    }
+                    (Some(_), Some(_)) => Err(format!("(line {}) fits in several places", self.old_start)),
                 }
             }
         }
@@ -202,11 +190,7 @@ impl Hunk {
 
     fn misfit(&self, lines: &[&str], start: usize) -> String {
         let at = (0..self.old.len())
-            .find(|i| {
-                lines
-                    .get(start + i)
-                    .is_none_or(|line| *line != self.old[*i])
-            })
+            .find(|i| lines.get(start + i).is_none_or(|line| *line != self.old[*i]))
             .unwrap_or_default();
         let expected = self.old.get(at).map_or("", |line| line.trim_end());
         match lines.get(start + at) {
@@ -242,10 +226,7 @@ pub fn apply(
             (Some(text), false) => text,
             (None, true) => String::new(),
             (Some(_), true) => {
-                return Err(format!(
-                    "{}: is to be created but exists already",
-                    file.path
-                ));
+                return Err(format!("{}: is to be created but exists already", file.path));
             }
             (None, false) => return Err(format!("{}: there is no such file", file.path)),
         };

@@ -115,10 +115,7 @@ impl Settings {
             name.push_str("-portable");
         }
         if !self.cmake_defines.is_empty() {
-            name.push_str(&format!(
-                "-{:08x}",
-                fnv1a(&format!("{:?}", self.cmake_defines))
-            ));
+            name.push_str(&format!("-{:08x}", fnv1a(&format!("{:?}", self.cmake_defines))));
         }
         name
     }

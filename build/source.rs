@@ -96,9 +96,7 @@ fn package_dir(metadata: &serde_json::Value) -> Result<PathBuf, String> {
         .flatten()
         .find(|package| package["name"] == PACKAGE)
         .and_then(|package| package["manifest_path"].as_str())
-        .ok_or_else(|| {
-            format!("cargo metadata does not list package {PACKAGE}; Cargo.toml must pin it")
-        })?;
+        .ok_or_else(|| format!("cargo metadata does not list package {PACKAGE}; Cargo.toml must pin it"))?;
     Path::new(manifest)
         .parent()
         .map(Path::to_path_buf)
