@@ -47,7 +47,7 @@ impl Pair {
         Session::new(
             &self.model,
             SessionOptions {
-                n_threads: Some(2),
+                n_threads: Some(1),
                 ..options
             },
         )
@@ -61,7 +61,7 @@ fn load(path: &Path) -> Result<Model, Error> {
 
 fn load_projector(path: &Path, model: &Model) -> Result<Projector, Error> {
     let options = ProjectorOptions {
-        n_threads: Some(2),
+        n_threads: Some(1),
         ..ProjectorOptions::default()
     };
     Projector::load(path, model, &options, |_| Continue(()))

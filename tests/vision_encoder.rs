@@ -208,7 +208,7 @@ impl Fixture {
 
     fn load(&self, path: &Path, encoder: VisionEncoder) -> Projector {
         let options = ProjectorOptions {
-            n_threads: Some(2),
+            n_threads: Some(1),
             encoder,
             ..ProjectorOptions::default()
         };

@@ -6,8 +6,8 @@ mod common;
 
 use std::ffi::CString;
 use std::ops::Range as Layers;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use common::random_model::{Arch, RandomLlm};
 use common::rng::Rng;
@@ -87,8 +87,8 @@ fn context_params(setup: Setup) -> ContextParams {
         n_ctx: 256,
         n_batch: 256,
         n_ubatch: setup.n_ubatch,
-        n_threads: 2,
-        n_threads_batch: 2,
+        n_threads: 1, // tests run side by side
+        n_threads_batch: 1,
         flash_attn: setup.flash_attn,
         type_k: setup.kv_type,
         type_v: setup.kv_type,
