@@ -31,6 +31,8 @@ read what it needs. The answer stays (nearly) the same, with a fraction of the w
 
 const EXAMPLES: &str = "\
 Examples:
+  Try it: a small model that comes with the program answers questions about a picture.
+      visipruner demo
   Ask a model of your own.
       visipruner run -m llava.gguf --mmproj mmproj.gguf --image cat.jpg -p \"What is on the sofa?\"
   See whether a model can be pruned, and what a picture costs.
@@ -71,6 +73,9 @@ pub enum Command {
     /// Answer a prompt about pictures
     #[command(after_help = RUN_EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Ask the small model that comes with the program, without and with pruning, side by side
+    #[command(args_override_self = true)]
+    Demo(Box<DemoArgs>),
     /// Show what a model is, whether it can be pruned, and what a picture costs
     Info(InfoArgs),
 }
@@ -90,6 +95,31 @@ pub struct RunArgs {
     pub compute: ComputeArgs,
     #[command(flatten)]
     pub report: ReportArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `visipruner demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Ask about this picture instead of the one that comes with the program; - reads it from standard input
+    #[arg(long, value_name = "FILE", help_heading = "Picture and questions")]
+    pub image: Option<String>,
+
+    /// Ask this instead of the questions that come with the program; can be repeated
+    #[arg(
+        short = 'p',
+        long = "prompt",
+        value_name = "QUESTION",
+        allow_hyphen_values = true,
+        help_heading = "Picture and questions"
+    )]
+    pub questions: Vec<String>,
+
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

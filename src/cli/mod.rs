@@ -11,12 +11,18 @@
 mod answer;
 mod args;
 mod argv;
+#[cfg(feature = "native")]
+mod demo;
+#[cfg(feature = "native")]
+mod embedded;
 pub mod error;
 mod files;
 mod image;
 mod info;
 #[cfg(feature = "native")]
 mod interrupt;
+#[cfg(feature = "native")]
+mod mosaic;
 mod output;
 mod run;
 mod terminal;
@@ -42,6 +48,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        #[cfg(feature = "native")]
+        Command::Demo(args) => demo::run(*args),
+        #[cfg(not(feature = "native"))]
+        Command::Demo(_) => Err(Error::NoEngine),
         Command::Info(args) => info::run(&args),
     }
 }

@@ -1,0 +1,402 @@
+//! Answers of the model that ships.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use image::ImageFormat;
+use serde_json::Value;
+
+use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, png, run_with, visipruner, with_stdin};
+
+const QUESTION: &str = "What color is the star?";
+
+/// Asks about the shipped picture.
+fn ask(more: &[&str]) -> Ran {
+    visipruner(&run_with(&[&["--image", PICTURE, "-p", QUESTION], more].concat()))
+}
+
+/// The report of a run that must succeed, checked against the schema.
+#[track_caller]
+fn report(args: &[&str]) -> Value {
+    let ran = visipruner(&run_with(&[args, &["--json"]].concat()));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    checked(&ran.stdout)
+}
+
+#[track_caller]
+fn checked(json: &str) -> Value {
+    let report: Value = serde_json::from_str(json).expect("one JSON object");
+    let schema = serde_json::from_str(include_str!("../../docs/report.schema.json")).expect("JSON");
+    if let Err(error) = jsonschema::validate(&schema, &report) {
+        panic!("{}: {error}", error.instance_path);
+    }
+    report
+}
+
+/// What each layer says under `key`.
+fn of_layers(report: &Value, key: &str) -> Vec<Value> {
+    report["layers"]
+        .as_array()
+        .expect("layers")
+        .iter()
+        .map(|layer| layer[key].clone())
+        .collect()
+}
+
+#[test]
+fn the_answer_goes_to_stdout_and_two_lines_to_stderr() {
+    let ran = ask(&[]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "yellow\n");
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("pruned: ") && lines[1].starts_with("load "),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn quiet_leaves_the_answer_alone() {
+    let ran = ask(&["-q"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(0), "yellow\n", "")
+    );
+}
+
+#[test]
+fn verbose_shows_the_log_of_the_engine() {
+    let ran = ask(&["-v"]);
+    assert_eq!(ran.stdout, "yellow\n");
+    assert!(ran.stderr.contains("llama_model_loader"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_report_goes_to_a_file_and_with_json_to_stdout() {
+    let folder = Folder::new();
+    let path = folder.path("report.json");
+    let path = path.to_str().expect("text");
+    let ran = ask(&["--report", path, "--report-probes", "--report-logits", "--json"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let written = std::fs::read_to_string(path).expect("the report");
+    assert_eq!(ran.stdout, written);
+    let report = checked(&written);
+    assert_eq!(report["text"].as_str().map(str::trim), Some("yellow"));
+    assert_eq!(report["policy"]["policy"], "visipruner");
+    assert_eq!(report["skipped"], Value::Null);
+    assert!(
+        report["logits"]
+            .as_array()
+            .is_some_and(|logits| logits.len() > 500)
+    );
+    let n_vision = report["image_spans"][0][1].as_u64().expect("a number") as usize;
+    let probed = of_layers(&report, "cos");
+    assert!(
+        probed
+            .iter()
+            .any(|cos| cos.as_array().is_some_and(|cos| cos.len() == n_vision))
+    );
+}
+
+#[test]
+fn without_pruning_every_layer_runs_all_rows() {
+    let report = report(&["--image", PICTURE, "-p", QUESTION, "--policy", "off"]);
+    assert_eq!(report["skipped"], "the policy is off");
+    assert!(
+        of_layers(&report, "rows")
+            .iter()
+            .all(|rows| *rows == report["n_tokens"])
+    );
+}
+
+#[test]
+fn a_fixed_schedule_drops_rows_where_it_says() {
+    let schedule = [
+        "--policy",
+        "fixed",
+        "--fusion-layer",
+        "3",
+        "--keep",
+        "5",
+        "--exit-from",
+        "6",
+    ];
+    let report = report(&[&["--image", PICTURE, "-p", QUESTION], &schedule[..]].concat());
+    let rows: Vec<_> = of_layers(&report, "rows")
+        .iter()
+        .map(|rows| rows.as_u64().expect("a number"))
+        .collect();
+    let (n, n_vision) = (rows[0], report["image_spans"][0][1].as_u64().expect("a number"));
+    assert_eq!(rows[..4], [n; 4]);
+    assert_eq!(rows[4..6], [n - n_vision + 5; 2]);
+    assert!(rows[6..].iter().all(|&rows| rows == n - n_vision));
+    assert_eq!(report["kept"].as_array().map(Vec::len), Some(5));
+    assert_eq!(
+        (&report["fusion_layer"], &report["exit_from"]),
+        (&Value::from(3), &Value::from(6))
+    );
+}
+
+#[test]
+fn policy_flags_go_over_the_policy_file_beside_the_model() {
+    let report = report(&[
+        "--image",
+        PICTURE,
+        "-p",
+        QUESTION,
+        "--stages",
+        "deep",
+        "--mid-deep-layer",
+        "4",
+    ]);
+    assert_eq!(report["policy"]["stages"], serde_json::json!(["deep"]));
+    assert_eq!(report["exit_from"], 4);
+}
+
+#[test]
+fn a_model_without_thresholds_runs_dense_with_a_hint() {
+    let folder = Folder::new();
+    let model = folder.path("other.gguf");
+    std::fs::copy(MODEL, &model).expect("copies");
+    let model = model.to_str().expect("text");
+    let args = [
+        "run", "-m", model, "--mmproj", MMPROJ, "--image", PICTURE, "-p", QUESTION,
+    ];
+    let ran = visipruner(&args);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "yellow\n"));
+    assert!(
+        ran.stderr
+            .starts_with("hint: no pruning thresholds are known for this model"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr
+            .contains("nothing was pruned: there is no preset for this model"),
+        "{}",
+        ran.stderr
+    );
+    let ran = visipruner(&[&args[..], &["--policy", "visipruner"]].concat());
+    assert!(
+        ran.stderr
+            .starts_with("warning: no thresholds are known for this model"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_prompt_without_pictures_is_answered_too() {
+    let report = report(&["-p", "How many objects are there?"]);
+    assert_eq!(report["skipped"], "the prompt has no image");
+    let ran = visipruner(&["run", "-m", MODEL, "-p", "How many objects are there?", "-n", "3"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn a_picture_from_stdin_is_the_same_picture() {
+    let picture = std::fs::read(PICTURE).expect("a picture");
+    let args = run_with(&["--image", "-", "-p", QUESTION, "--json"]);
+    let from_stdin = checked(&with_stdin(&args, &picture).stdout);
+    let from_file = report(&["--image", PICTURE, "-p", QUESTION]);
+    for key in ["token_ids", "kept", "text"] {
+        assert_eq!(from_stdin[key], from_file[key]);
+    }
+}
+
+#[test]
+fn pictures_of_any_size_are_read() {
+    let folder = Folder::new();
+    for (width, height) in [(1, 1), (20_000, 3), (3, 20_000)] {
+        let picture = folder.file("picture.png", &png(width, height));
+        let ran = visipruner(&run_with(&["--image", &picture, "-p", QUESTION]));
+        assert_eq!(ran.code, Some(0), "{width} x {height}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn other_formats_are_read() {
+    let folder = Folder::new();
+    let picture = image::open(PICTURE).expect("a picture").to_rgb8();
+    for (name, format) in [
+        ("p.bmp", ImageFormat::Bmp),
+        ("p.tiff", ImageFormat::Tiff),
+        ("p.webp", ImageFormat::WebP),
+        ("p.jpg", ImageFormat::Jpeg),
+        ("wrong-name.png", ImageFormat::Bmp),
+    ] {
+        let path = folder.path(name);
+        picture.save_with_format(&path, format).expect("writes");
+        let ran = visipruner(&run_with(&[
+            "--image",
+            path.to_str().expect("text"),
+            "-p",
+            QUESTION,
+        ]));
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(0), "yellow\n"),
+            "{name}: {}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn several_pictures_and_places_for_them() {
+    let pictures = ["--image", PICTURE, "--image", PICTURE];
+    let first = report(&[&pictures[..], &["-p", QUESTION]].concat());
+    assert_eq!(first["image_spans"].as_array().map(Vec::len), Some(2));
+    let placed = report(
+        &[
+            &pictures[..],
+            &["-p", "<image> and <__media__> What color is the star?"],
+        ]
+        .concat(),
+    );
+    let [one, other] = [0, 1].map(|i| placed["image_spans"][i][0].as_u64().expect("a number"));
+    let n_vision = placed["image_spans"][0][1].as_u64().expect("a number");
+    assert!(other > one + n_vision, "there is text between the pictures");
+}
+
+#[test]
+fn a_raw_prompt_is_used_as_it_is() {
+    let prompt = format!("USER: <image>\n{QUESTION} ASSISTANT:");
+    let raw = report(&["--raw", "--image", PICTURE, "-p", &prompt]);
+    assert_eq!(raw["text"].as_str().map(str::trim), Some("yellow"));
+    let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    let templated = report(&["--chat-template", template, "--image", PICTURE, "-p", &prompt]);
+    assert_eq!(templated["token_ids"], raw["token_ids"]);
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_says_how_many_tokens_it_needs() {
+    let long = QUESTION.repeat(100);
+    let args = ["--image", PICTURE, "-p", &long, "-n", "0"];
+    let needed = format!("needs {} tokens", report(&args)["n_tokens"]);
+    assert_error(
+        &run_with(&[&args[..], &["-c", "256"]].concat()),
+        &[&needed, "holds 256", "-c"],
+    );
+}
+
+#[test]
+fn the_number_of_tokens_is_limited_and_that_is_said() {
+    let ran = ask(&["-n", "1"]);
+    assert_eq!(ran.code, Some(0));
+    assert!(
+        ran.stderr.starts_with("(stopped at the limit of -n 1)"),
+        "{}",
+        ran.stderr
+    );
+    let none = report(&["--image", PICTURE, "-p", QUESTION, "-n", "0"]);
+    assert_eq!(
+        (&none["text"], &none["generated"]),
+        (&Value::from(""), &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn the_same_seed_draws_the_same_tokens() {
+    // Hot enough that every token of the vocabulary has a chance.
+    let hot = ["--temp", "50", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
+    let draw = |seed| ask(&[&["-q", "-n", "24", "--seed", seed], &hot[..]].concat()).stdout;
+    assert_eq!(draw("7"), draw("7"));
+    assert_ne!(draw("7"), draw("8"));
+}
+
+#[test]
+fn engine_flags_change_nothing_of_a_clear_answer() {
+    for flags in [
+        &["-fa", "off"][..],
+        &["-fa", "-ctk", "q8_0", "-ctv", "q8_0"],
+        &["-ctk", "f32", "-ctv", "f32", "-t", "1"],
+        &["-ub", "16", "-b", "32"],
+        &["-ngl", "0", "-c", "512"],
+    ] {
+        let ran = ask(flags);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(0), "yellow\n"),
+            "{flags:?}: {}",
+            ran.stderr
+        );
+    }
+    assert_error(
+        &run_with(&[
+            "-q", "--image", PICTURE, "-p", QUESTION, "-fa", "off", "-ctv", "q8_0",
+        ]),
+        &["q8_0", "flash attention"],
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_answer_without_an_error() {
+    let mut child = endless().spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_answer_with_its_summary() {
+    let mut child = endless().spawn().expect("starts");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0]).expect("the answer begins");
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .expect("kill runs")
+            .success()
+    );
+    stdout.read_to_end(&mut Vec::new()).expect("the answer ends");
+    let output = child.wait_with_output().expect("ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, "(stopped)"), "{stderr}");
+}
+
+/// A command whose answer fills the context: at such a temperature the token that ends it is one of hundreds.
+fn endless() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("visipruner"));
+    command
+        .args(run_with(&[
+            "--image", PICTURE, "-p", QUESTION, "-n", "-1", "-c", "2048",
+        ]))
+        .args([
+            "--temp", "50", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "1",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn the_demo_compares_both_ways() {
+    let ran = visipruner(&["demo", "-t", "1"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    for part in ["1. ", "dense", "pruned", "rows per layer", "answers are the same"] {
+        assert!(ran.stdout.contains(part), "{part:?} is not in\n{}", ran.stdout);
+    }
+    let ran = visipruner(&[
+        "demo", "-t", "1", "--image", PICTURE, "-p", QUESTION, "--policy", "off",
+    ]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("1 of 1 answers are the same"),
+        "{}",
+        ran.stdout
+    );
+    assert_error(&["demo", "--image", MODEL], &["not an image"]);
+}
