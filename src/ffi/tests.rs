@@ -409,7 +409,7 @@ fn contributions_sum_up_to_the_output() {
                         ..range(il..il + 1, &all)
                     })
                     .unwrap();
-                let (norm2, dot, output_norm2) = engine.context.prompt_probe(il, N_ROWS).unwrap();
+                let (norm2, dot, output_norm2) = engine.context.prompt_probe(il).unwrap();
                 let sum: f64 = dot.iter().map(|&x| f64::from(x)).sum();
                 let relative = (sum / f64::from(output_norm2) - 1.0).abs();
                 assert!(relative < 2e-3, "{arch:?} {setup:?} layer {il}: {relative}");
@@ -447,14 +447,14 @@ fn a_probe_knows_which_rows_a_layer_holds() {
             ..range(2..4, &rest)
         })
         .unwrap();
-    let (norm2, dot, _) = engine.context.prompt_probe(2, N_ROWS).unwrap();
+    let (norm2, dot, _) = engine.context.prompt_probe(2).unwrap();
     for row in 0..N_ROWS {
         let is_held = rest.contains(&(row as i32));
         assert_eq!(norm2[row].is_finite(), is_held, "row {row}");
         assert_eq!(dot[row].is_finite(), is_held, "row {row}");
     }
     assert!(
-        engine.context.prompt_probe(3, N_ROWS).is_err(),
+        engine.context.prompt_probe(3).is_err(),
         "layer 3 was not probed"
     );
 }
