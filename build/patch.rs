@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub enum Placement {
     /// At the line that it names.
     Exact,
-    /// Wherever its context matches, if that is one place only.
+    /// There, else wherever its context matches, if that is one place only.
     UniqueContext,
 }
 
@@ -169,7 +169,7 @@ impl Hunk {
             self.old_start.saturating_sub(1)
         };
         match placement {
-            Placement::Exact if self.fits(lines, named) => Ok(named),
+            _ if self.fits(lines, named) => Ok(named),
             Placement::Exact => Err(self.misfit(lines, named)),
             Placement::UniqueContext => {
                 let mut fitting = (0..=lines.len()).filter(|start| self.fits(lines, *start));
@@ -192,12 +192,12 @@ impl Hunk {
         let at = (0..self.old.len())
             .find(|i| lines.get(start + i).is_none_or(|line| *line != self.old[*i]))
             .unwrap_or_default();
-        let expected = self.old.get(at).map_or("", |line| line.trim_end());
+        let expected = self.old.get(at).map_or("", |line| without_newline(line));
         match lines.get(start + at) {
             Some(found) => format!(
                 "does not fit at line {}: expected '{expected}', found '{}'",
                 start + at + 1,
-                found.trim_end()
+                without_newline(found)
             ),
             None => format!(
                 "does not fit at line {}: expected '{expected}', the file ends before",
@@ -205,6 +205,11 @@ impl Hunk {
             ),
         }
     }
+}
+
+/// Blanks at the end of a line count, and are shown.
+fn without_newline(line: &str) -> &str {
+    line.strip_suffix('\n').unwrap_or(line)
 }
 
 /// Applies one patch to files that `read` gives (`None`: there is no such file) and that earlier patches changed.

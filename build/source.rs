@@ -22,18 +22,16 @@ pub struct Source {
 /// # Errors
 /// No source was found, or what was named is none.
 pub fn locate(settings: &Settings) -> Result<Source, String> {
-    let vendored = settings.vendored();
     if let Some(dir) = &settings.llama_cpp {
-        println!("cargo::rerun-if-changed={}", dir.display());
-        return checked(
+        return watched(checked(
             dir.clone(),
             Placement::UniqueContext,
             Settings::llama_cpp_variable(),
-        );
+        )?);
     }
+    let vendored = settings.vendored();
     if vendored.join("CMakeLists.txt").is_file() {
-        println!("cargo::rerun-if-changed={}", vendored.display());
-        return checked(vendored, Placement::Exact, "vendor/");
+        return watched(checked(vendored, Placement::Exact, "vendor/")?);
     }
     // registry sources never change: nothing to watch
     checked(in_registry(settings)?, Placement::Exact, PACKAGE)
@@ -53,6 +51,11 @@ fn checked(dir: PathBuf, placement: Placement, origin: &str) -> Result<Source, S
         }
     }
     Ok(Source { dir, placement })
+}
+
+fn watched(source: Source) -> Result<Source, String> {
+    println!("cargo::rerun-if-changed={}", source.dir.display());
+    Ok(source)
 }
 
 /// Asks `cargo metadata` where the pinned package was unpacked; goes to the network only if it has to.

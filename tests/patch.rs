@@ -80,7 +80,10 @@ fn refuses_changed_context_wherever_it_is() {
 #[test]
 fn refuses_context_that_fits_in_several_places() {
     let twice = ten_lines().repeat(2);
-    let error = apply(DIFF, Some(&twice), UniqueContext).expect_err("ambiguous");
+    let changed = apply(DIFF, Some(&twice), UniqueContext).expect("both hunks fit at their lines");
+    assert!(changed[FILE].starts_with("line 1\nline 2\nline 3\nline 4\nline five\n"));
+    let drifted = format!("one more\n{twice}");
+    let error = apply(DIFF, Some(&drifted), UniqueContext).expect_err("ambiguous");
     assert!(error.contains("fits in several places"), "{error}");
 }
 
