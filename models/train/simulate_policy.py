@@ -2,7 +2,7 @@
 
     python simulate_policy.py runs/model.npz runs/eval --policy ../tiny-llava-shapes.policy.toml
 
-Follows docs of the policy to the letter for stages middle and deep (shallow off): layers above
+Stages middle and deep, cumulative exit, relative unit; the shallow stage is off. Layers above
 `shallow_mid_layer` are probed at the last prompt row; the first in which a vision token has
 cos < layer_threshold is the fusion layer; tokens with a norm above tokens_threshold go on to the
 next layer; after `exit_layers` later layers in which all of them have cos >= exit_threshold,

@@ -1,18 +1,18 @@
 """Stage 1: projector and language model learn to answer questions; the tower is frozen.
 
-    python train_llm.py --tower runs/tower.npz --steps 2600 --out runs/model.npz
+    python train_llm.py --tower runs/tower.npz --steps 1600 --out runs/model.npz
 
 Two things besides the answers' cross-entropy, both gone at export:
 
 Mentions. Where a question has just named something ("Is the red circle | left of ..."), a linear
 head on the rows after layer MENTION_LAYERS must say whether it is there, which colour and shape it
-has, where it is, or how many there are. Without it the model finds a single thing within minutes
-but needs hours before it compares two.
+has, where it is, or how many there are. Without it a run of this length found single
+things but compared two of them rightly in 70 to 79 % of the cases only.
 
 Visibility. For a share of the pictures the questions see no vision token in the first two layers,
 or in all layers from a random one on. That is how big LLaVA models behave by themselves (shallow
-layers read the task, middle layers fuse the picture, deep layers do without), and ten layers
-trained for an hour do not find it alone.
+layers read the task, middle layers fuse the picture, deep layers do without); a model of ten
+layers shows it only faintly without help.
 """
 import argparse
 import datetime
@@ -100,7 +100,7 @@ def projector_from_dense(key, tower, dense):
     """A projector that passes on what the tower's dense heads read, and whitened features.
 
     Colour, shape and place then reach the language model as directions of their own from the
-    first step on, which saves some hundred steps.
+    first step on.
     """
     rng = random.Random(99)
     pictures = np.stack([draw(random_scene(rng)) for _ in range(128)])
@@ -203,7 +203,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tower", required=True, help="checkpoint of train_tower.py")
     parser.add_argument("--out", default="runs/model.npz")
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--finish-by", metavar="HH:MM", help="UTC; end the schedule by then")
     parser.add_argument("--resume", action="store_true", help="go on from OUT with its optimizer state")
     parser.add_argument("--scenes", type=int, default=12, help="pictures per step")
