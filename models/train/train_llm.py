@@ -5,9 +5,9 @@
 Two things besides the answers' cross-entropy, both gone at export:
 
 Mentions. Where a question has just named something ("Is the red circle | left of ..."), a linear
-head on the rows after layer MENTION_LAYERS must say whether it is there, which colour and shape it
-has, where it is, or how many there are. Without it a run of this length found single
-things but compared two of them rightly in 70 to 79 % of the cases only.
+head on the rows after the first MENTION_LAYERS layers must say whether it is there, which colour and
+shape it has, where it is, or how many there are. Without it a run of this length found single things,
+but compared two of them rightly in 70 to 79 % of the cases only.
 
 Visibility. For a share of the pictures the questions see no vision token in the first two layers,
 or in all layers from a random one on. That is how big LLaVA models behave by themselves (shallow

@@ -1,8 +1,8 @@
 """Stage 0: the vision tower alone learns to say, for every patch, what it belongs to.
 
 The language model's loss alone teaches seeing slowly: the answer's gradient says little about where
-to look. Dense targets (colour, shape, size, centre,
-offset, absolute position) are free, since the scenes are ours. The heads are dropped afterwards.
+to look. Dense targets (colour, shape, size, centre, offset, absolute position) are free, since the
+scenes are ours. The heads are dropped afterwards.
 
     python train_tower.py --steps 1500 --out runs/tower.npz
 """
