@@ -75,16 +75,11 @@ fn find_libraries(dir: &Path, found: &mut BTreeMap<String, Library>) -> Result<(
             if !path.ends_with("CMakeFiles") {
                 find_libraries(&path, found)?;
             }
-        } else if let Some((name, shared)) = library_name(&path) {
-            if !shared || !found.contains_key(&name) {
-                found.insert(
-                    name,
-                    Library {
-                        dir: dir.to_path_buf(),
-                        shared,
-                    },
-                );
-            }
+        } else if let Some((name, shared)) = library_name(&path)
+            && (!shared || !found.contains_key(&name))
+        {
+            let dir = dir.to_path_buf();
+            found.insert(name, Library { dir, shared });
         }
     }
     Ok(())
