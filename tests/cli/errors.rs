@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use image::ImageFormat;
 
+use super::common::random_model::RandomProjector;
 use super::{
     Folder, MMPROJ, MODEL, PICTURE, assert_error, assert_failed, png, run_with, visipruner, with_stdin,
 };
@@ -144,6 +145,18 @@ fn files_that_are_no_models() {
     }
     assert_error(&["info", "-m", MMPROJ], &["projector"]);
     assert_error(&["info", "-m", MODEL, "--mmproj", MODEL], &[MODEL]);
+}
+
+#[test]
+fn a_projector_of_another_model() {
+    let folder = Folder::new();
+    let other = folder.path("mmproj-other.gguf");
+    RandomProjector::new(1, 256).write(&other);
+    let other = other.to_str().expect("text");
+    for args in [&["run", "-p", "x", "--image", PICTURE][..], &["info"]] {
+        let args = [args, &["-m", MODEL, "--mmproj", other]].concat();
+        assert_error(&args, &[other, "256", "192"]);
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "native")]
 mod answers;
+#[path = "../common/mod.rs"]
+mod common;
 mod errors;
 
 use std::io::Cursor;
