@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use visipruner::gguf::{f16_bits_to_f32, f32_to_f16_bits, Gguf};
+use visipruner::gguf::{Gguf, f16_bits_to_f32, f32_to_f16_bits};
 use visipruner::policy::config::{
     ExitCount, Layer0, ShallowMask, TokensThresholdUnit, VisiPrunerConfig, VisualSelfAttention,
 };
