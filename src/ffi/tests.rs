@@ -6,8 +6,8 @@ mod common;
 
 use std::ffi::CString;
 use std::ops::Range as Layers;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::random_model::{Arch, RandomLlm};
 use common::rng::Rng;
