@@ -25,6 +25,7 @@ mod error;
 mod image;
 mod options;
 pub mod prefill;
+#[cfg_attr(not(feature = "native"), allow(dead_code))]
 mod prompt;
 mod shapes;
 #[cfg_attr(not(feature = "native"), allow(dead_code))]
