@@ -453,10 +453,7 @@ fn a_probe_knows_which_rows_a_layer_holds() {
         assert_eq!(norm2[row].is_finite(), is_held, "row {row}");
         assert_eq!(dot[row].is_finite(), is_held, "row {row}");
     }
-    assert!(
-        engine.context.prompt_probe(3).is_err(),
-        "layer 3 was not probed"
-    );
+    assert!(engine.context.prompt_probe(3).is_err(), "layer 3 was not probed");
 }
 
 #[test]
@@ -536,7 +533,13 @@ fn bad_arguments_are_errors_and_change_nothing() {
     let refused = [
         ("not a union of groups", plain(2..4)),
         ("no layers", plain(2..2)),
-        ("descending layers", Range { il_end: 2, ..plain(5..6) }),
+        (
+            "descending layers",
+            Range {
+                il_end: 2,
+                ..plain(5..6)
+            },
+        ),
         ("past the last layer", plain(2..n_layer + 1)),
         ("not due yet", plain(5..n_layer)),
         ("done already", plain(0..2)),
