@@ -381,7 +381,9 @@ fn merging_one_key_onto_itself_changes_nothing_and_zeroing_it_does() {
                 engine.logits()
             };
             let merged = max_difference(&run_with(AttentionMode::Merge), &plain);
-            assert!(merged < 2e-2, "{arch:?} {setup:?}: {merged}");
+            // a quantized cache is read as F32 where values are changed, and as it is where they are not
+            let tolerance = if setup.kv_type == Q8_0 { 1e-1 } else { 2e-2 };
+            assert!(merged < tolerance, "{arch:?} {setup:?}: {merged}");
             let zeroed = max_difference(&run_with(AttentionMode::Zero), &plain);
             assert!(
                 zeroed > merged,
