@@ -122,9 +122,10 @@ fn a_dense_answer() {
     assert_eq!(outcome.text, pair.model.detokenize(&outcome.tokens, false));
     assert_eq!(
         events.first().map(String::as_str),
-        Some("Encode { done: 0, total: 1 }")
+        Some("Encode { done: 0, total: 3 }")
     );
-    assert!(events.contains(&"Encode { done: 1, total: 1 }".to_owned()));
+    assert!(events.contains(&"Encode { done: 1, total: 3 }".to_owned()));
+    assert!(events.contains(&"Encode { done: 3, total: 3 }".to_owned()));
     assert!(events.contains(&"Prefill(1.0)".to_owned()));
     assert_eq!(report.image_spans.len(), 1);
     assert_eq!(report.image_spans[0][1], 16);
@@ -319,7 +320,7 @@ fn shallow_vision_is_forgotten_after_the_prefill() {
 #[test]
 fn long_prompts_small_batches_and_several_images() {
     let mut pair = Pair::new(Arch::Llama);
-    let filler = "a long story about colours. ".repeat(20);
+    let filler = "a long story about colours. ".repeat(8);
     let request = Request {
         prompt: Prompt::raw(&format!("{filler}<image> and {filler}<image> which? ")),
         images: vec![picture(32, 32, 3), picture(64, 20, 4)],
@@ -430,7 +431,7 @@ fn stopping_at_every_point_leaves_a_session_that_works() {
         let whole = session
             .generate(Some(&mut pair.projector), &question(), ignore)
             .expect("an answer");
-        for stop_at in 0..8 {
+        for stop_at in 0..12 {
             let mut n_events = 0;
             let outcome = session
                 .generate(Some(&mut pair.projector), &question(), |_| {
@@ -514,6 +515,15 @@ fn a_full_context_ends_the_answer() {
         assert_eq!(outcome.stop, StopReason::ContextFull);
         assert_eq!(outcome.report.n_tokens + outcome.tokens.len(), 256 + 1);
     }
+    let session = pair.session(SessionOptions {
+        n_ctx: Some(100),
+        ..SessionOptions::default()
+    });
+    assert_eq!(
+        session.n_ctx(),
+        100,
+        "what was asked for, however llama.cpp rounds it"
+    );
 }
 
 #[test]

@@ -9,8 +9,9 @@ use super::model::load_native;
 use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
 use super::prompt::Part;
 use super::session::n_threads;
+use super::shapes::vision_shape;
 use super::{Error, Model};
-use crate::ffi;
+use crate::ffi::{self, Status};
 use crate::gguf::{Gguf, ProjectorShape, open_projector};
 use crate::policy::PromptLayout;
 
@@ -23,6 +24,8 @@ pub struct Projector {
     gguf: Gguf,
     shape: ProjectorShape,
     encoder: VisionEncoder,
+    /// Layers that every image (or tile of one) goes through.
+    n_encoder_layers: usize,
     load_time: Duration,
 }
 
@@ -69,11 +72,13 @@ impl Projector {
                 reason: "it has no vision encoder".to_owned(),
             });
         }
+        let n_encoder_layers = vision_shape(&gguf, &shape, options.encoder).n_layer.max(1);
         Ok(Self {
             native,
             model: model.clone(),
             gguf,
             shape,
+            n_encoder_layers,
             encoder: options.encoder,
             load_time: began.elapsed(),
         })
@@ -149,7 +154,7 @@ impl Projector {
         self.native.uses_non_causal()
     }
 
-    /// Tokenizes a prompt and encodes its images. `on_encoded` hears how many of how many are done, starting with
+    /// Tokenizes a prompt and encodes its images. `on_encoded` hears how many of how many layers are done, starting with
     /// none, and may stop: then there is no prompt.
     ///
     /// # Errors
@@ -189,26 +194,30 @@ impl Projector {
             .count();
         let n_embd_inp = self.model.native().n_embd_inp();
         let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
+        let n_steps = n_chunks * self.n_encoder_layers;
         let mut n_encoded = 0;
         for chunk in chunks.iter() {
             match chunk {
                 ffi::Chunk::Text(tokens) => prompt.push_text(tokens),
                 ffi::Chunk::Image(image) => {
-                    if on_encoded(n_encoded, n_chunks).is_break() {
+                    let n_done = n_encoded * self.n_encoder_layers;
+                    if on_encoded(n_done, n_steps).is_break() {
                         return Ok(None);
                     }
+                    let mut on_layer =
+                        |il: usize| on_encoded((n_done + il).min(n_steps), n_steps).is_continue();
                     // Tiles of one image follow each other.
                     let index = n_encoded * images.len() / n_chunks;
-                    let embd = self.native.encode(&image, n_embd_inp);
-                    prompt.push_image(
-                        &image,
-                        embd.map_err(|error| encode_error(index, &images[index], &error))?,
-                    );
+                    match self.native.encode(&image, n_embd_inp, &mut on_layer) {
+                        Ok(embd) => prompt.push_image(&image, embd),
+                        Err(error) if error.status == Status::Aborted => return Ok(None),
+                        Err(error) => return Err(encode_error(index, &images[index], &error)),
+                    }
                     n_encoded += 1;
                 }
             }
         }
-        if n_chunks > 0 && on_encoded(n_encoded, n_chunks).is_break() {
+        if n_chunks > 0 && on_encoded(n_steps, n_steps).is_break() {
             return Ok(None);
         }
         Ok(Some(prompt))

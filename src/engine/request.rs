@@ -54,11 +54,12 @@ impl Request {
 pub enum Event<'a> {
     /// Something the user should know. It is in the report, too.
     Warning(&'a str),
-    /// So many of the prompt's images (or tiles of images) are encoded. Comes with `done` 0 first.
+    /// So many of the encoder's layers are done, over all images (or tiles of images) of the prompt. Comes with `done`
+    /// 0 first.
     Encode {
-        /// Encoded so far.
+        /// Layers done.
         done: usize,
-        /// In the prompt.
+        /// Layers that all images go through.
         total: usize,
     },
     /// This part of the prompt has been computed, from 0 to 1.

@@ -95,7 +95,8 @@ impl Session {
 
     /// Tokens of prompt and answer together.
     pub fn n_ctx(&self) -> u32 {
-        self.context.n_ctx()
+        // llama.cpp rounds up; what was asked for is what holds.
+        self.context.n_ctx().min(self.params.n_ctx)
     }
 
     /// Stops the running request, from any thread.

@@ -18,9 +18,10 @@ pub(crate) fn defect(gguf: &Gguf) -> Result<Option<String>, GgufError> {
     };
     let mut seen = HashSet::with_capacity(tokens.len());
     for (id, token) in tokens.iter().enumerate() {
-        // Empty tokens are renamed, and texts that are no UTF-8 look alike here without being so.
+        // Upstream reads C strings, renames empty ones, and texts that are no UTF-8 look alike here without being so.
+        let token = token.split('\0').next().unwrap_or_default();
         let is_comparable = !token.is_empty() && !token.contains(char::REPLACEMENT_CHARACTER);
-        if is_comparable && !seen.insert(token.as_str()) {
+        if is_comparable && !seen.insert(token) {
             return Ok(Some(format!("token {id} is another {token:?}")));
         }
     }
@@ -62,7 +63,11 @@ mod tests {
 
     #[test]
     fn tokens_must_differ() {
-        assert_eq!(defect_of("llama", &["a", "b", "", ""]), None);
+        assert_eq!(defect_of("llama", &["a", "b", "", "", "\0x", "\0y"]), None);
+        assert_eq!(
+            defect_of("llama", &["a", "a\0b"]).as_deref(),
+            Some("token 257 is another \"a\"")
+        );
         assert_eq!(
             defect_of("llama", &["a", "b", "a"]).as_deref(),
             Some("token 258 is another \"a\"")

@@ -1,6 +1,6 @@
 //! Pictures: the vision encoder and projector, and the chunks of a prompt that has images.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub(crate) struct ProjectorParams {
 /// An owned `mtmd_context`.
 pub(crate) struct Projector {
     ptr: NonNull<sys::mtmd_context>,
+    /// From `Box::into_raw`; the projector's callback points to it. Touched only while `&mut self` is held.
+    hook: NonNull<LayerHook>,
     /// Dropped after the projector, which uses its vocabulary.
     _model: Arc<Model>,
 }
@@ -41,8 +43,54 @@ unsafe impl Sync for Projector {}
 
 impl Drop for Projector {
     fn drop(&mut self) {
-        // SAFETY: `ptr` came from a successful load and is freed only here; the model is still alive.
-        unsafe { sys::mtmd_free(self.ptr.as_ptr()) }
+        // SAFETY: `ptr` came from a successful load and `hook` from a Box; both are freed only here, the hook after the
+        // projector that points to it. The model is still alive.
+        unsafe {
+            sys::mtmd_free(self.ptr.as_ptr());
+            drop(Box::from_raw(self.hook.as_ptr()));
+        }
+    }
+}
+
+/// Hears of every layer that the encoder has computed.
+struct LayerHook {
+    /// A [`Progress`] while an image is being encoded, else NULL.
+    progress: *mut c_void,
+    /// Layers computed.
+    n_done: usize,
+    /// Whether the listener asked to stop.
+    is_stopped: bool,
+}
+
+impl LayerHook {
+    const IDLE: Self = Self {
+        progress: std::ptr::null_mut(),
+        n_done: 0,
+        is_stopped: false,
+    };
+
+    /// ggml's question before a node whether its result is wanted, and after a wanted one whether to go on. Layers end
+    /// with a node named `layer_out-<il>` (clip-graph and models/llava.cpp@0.1.161); between two of them nothing is
+    /// fused, so asking for them changes no result.
+    ///
+    /// # Safety
+    /// `tensor` is a live node and `user_data` the hook of the projector that computes.
+    unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, user_data: *mut c_void) -> bool {
+        // SAFETY: by this function's contract; the encoding that runs holds the projector's `&mut self`.
+        let this = unsafe { &mut *user_data.cast::<Self>() };
+        if this.progress.is_null() {
+            return !ask;
+        }
+        if ask {
+            // SAFETY: the tensor is live; ggml keeps names NUL-terminated (ggml.c ggml_set_name).
+            let name = unsafe { CStr::from_ptr((*tensor).name.as_ptr()) };
+            return name.to_bytes().starts_with(b"layer_out-");
+        }
+        this.n_done += 1;
+        // SAFETY: `progress` is not NULL, hence the Progress on the stack of `Projector::encode`.
+        let go_on = unsafe { Progress::callback(this.n_done as f32, this.progress) };
+        this.is_stopped |= !go_on;
+        go_on
     }
 }
 
@@ -116,6 +164,9 @@ impl Projector {
         };
         c_params.image_min_tokens = params.image_min_tokens.unwrap_or(-1);
         c_params.image_max_tokens = params.image_max_tokens.unwrap_or(-1);
+        let hook = NonNull::from(Box::leak(Box::new(LayerHook::IDLE)));
+        c_params.cb_eval = Some(LayerHook::on_node);
+        c_params.cb_eval_user_data = hook.as_ptr().cast();
         c_params.progress_callback = Some(Progress::callback);
         c_params.progress_callback_user_data = progress.user_data();
         let encoder = if params.upstream_encoder {
@@ -129,11 +180,22 @@ impl Projector {
             sys::vp_set_vision_encoder(encoder);
             sys::mtmd_init_from_file(path.as_ptr(), model.as_ptr(), c_params)
         });
-        progress.finish();
-        Ok(Self {
-            ptr: loaded?,
+        let ptr = match loaded {
+            Ok(ptr) => ptr,
+            Err(error) => {
+                // SAFETY: from the Box above; the projector that would have pointed to it was not made.
+                drop(unsafe { Box::from_raw(hook.as_ptr()) });
+                progress.finish();
+                return Err(error);
+            }
+        };
+        let this = Self {
+            ptr,
+            hook,
             _model: Arc::clone(model),
-        })
+        };
+        progress.finish();
+        Ok(this)
     }
 
     /// Whether it takes pictures (and not just sound).
@@ -196,13 +258,40 @@ impl Projector {
         Ok(chunks)
     }
 
-    /// Encodes an image: embeddings `[n_tokens][n_embd_inp]`, valid until the next one.
-    pub(crate) fn encode(&mut self, image: &ImageChunk<'_>, n_embd_inp: usize) -> Result<&[f32], Error> {
-        let ptr = self.ptr.as_ptr();
-        call("mtmd_encode_chunk", || {
+    /// Encodes an image: embeddings `[n_tokens][n_embd_inp]`, valid until the next one. `on_layer` hears how many layers
+    /// of the encoder are done and says whether to go on; if not, the status is [`Status::Aborted`].
+    pub(crate) fn encode(
+        &mut self,
+        image: &ImageChunk<'_>,
+        n_embd_inp: usize,
+        on_layer: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<&[f32], Error> {
+        let mut closure = |n_done: f32| on_layer(n_done as usize);
+        let mut progress = Progress::new(&mut closure);
+        let (ptr, hook) = (self.ptr.as_ptr(), self.hook.as_ptr());
+        // SAFETY: the hook is live, and nothing but the encoding below reads it.
+        unsafe {
+            *hook = LayerHook {
+                progress: progress.user_data(),
+                ..LayerHook::IDLE
+            }
+        };
+        let encoded = call("mtmd_encode_chunk", || {
             // SAFETY: both are live, and nothing else uses the projector.
             ZeroIsOk(unsafe { sys::mtmd_encode_chunk(ptr, image.chunk) })
-        })?;
+        });
+        // SAFETY: the encoding is over, so nothing else uses the hook.
+        let is_stopped = unsafe { std::ptr::replace(hook, LayerHook::IDLE) }.is_stopped;
+        progress.finish();
+        if is_stopped {
+            let message = "stopped by the caller".to_owned();
+            return Err(Error {
+                call: "mtmd_encode_chunk",
+                status: Status::Aborted,
+                message,
+            });
+        }
+        encoded?;
         // SAFETY: mtmd.h promises n_tokens * n_embd_inp floats after a successful encoding; the next one needs
         // `&mut self` and so ends the borrow.
         Ok(unsafe {
