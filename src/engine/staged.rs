@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::prefill::{CallAttention, LayerRanges, RangeCall, RowProbe};
 use super::projector::EncodedPrompt;
-use crate::ffi::{self, AttentionMode};
+use crate::ffi::{self, AttentionMode, Probe};
 use crate::policy::Row;
 
 /// A prompt in a context that was created with KV groups.
@@ -48,7 +48,7 @@ impl LayerRanges for StagedPrompt<'_> {
             mode,
             hidden: &hidden,
             affected: affected.as_deref(),
-            probe_il: call.probe_il,
+            probe: call.probe_il.map(|il| Probe::Contribution { il }),
             causal: call.causal,
         })
     }

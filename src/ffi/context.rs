@@ -70,8 +70,17 @@ pub(crate) struct Range<'a> {
     pub(crate) hidden: &'a [i32],
     /// Parallel to `rows`; `None` for all.
     pub(crate) affected: Option<&'a [u8]>,
-    pub(crate) probe_il: Option<usize>,
+    pub(crate) probe: Option<Probe<'a>>,
     pub(crate) causal: bool,
+}
+
+/// What is read from the attention of one layer of a range: `vp_statistic`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Probe<'a> {
+    /// The contribution of each key to the last prompt row.
+    Contribution { il: usize },
+    /// The weights that the rows `queries` of the call put on each key. The call has at most `n_ubatch` rows.
+    Attention { il: usize, queries: &'a [i32] },
 }
 
 /// The KV cache of one layer.
@@ -294,6 +303,11 @@ impl Context {
                 "one `affected` flag per row is needed".to_owned(),
             ));
         }
+        let (probe_il, statistic, queries) = match range.probe {
+            None => (-1, sys::VP_STATISTIC_CONTRIBUTION, [].as_slice()),
+            Some(Probe::Contribution { il }) => (int(il)?, sys::VP_STATISTIC_CONTRIBUTION, [].as_slice()),
+            Some(Probe::Attention { il, queries }) => (int(il)?, sys::VP_STATISTIC_ATTENTION, queries),
+        };
         let c_range = sys::vp_range {
             il_begin: int(range.il_begin)?,
             il_end: int(range.il_end)?,
@@ -308,7 +322,10 @@ impl Context {
             n_hidden: int(range.hidden.len())?,
             hidden: range.hidden.as_ptr(),
             affected: range.affected.map_or(std::ptr::null(), <[u8]>::as_ptr),
-            probe_il: range.probe_il.map_or(Ok(-1), int)?,
+            probe_il,
+            statistic,
+            n_queries: int(queries.len())?,
+            queries: queries.as_ptr(),
             causal: range.causal,
         };
         let ctx = self.as_ptr();
@@ -333,6 +350,30 @@ impl Context {
             })
         })?;
         Ok((norm2, dot, output_norm2))
+    }
+
+    /// The weights that the last call probed for attention in layer `il` put on each prompt row, averaged over heads and
+    /// summed over the queries: `[n_rows]`, NaN where the layer holds no cell for the row.
+    pub(crate) fn prompt_attention(&mut self, il: usize) -> Result<Vec<f32>, Error> {
+        let mut weight = vec![f32::NAN; self.n_prompt_rows];
+        let (il, ctx) = (int(il)?, self.as_ptr());
+        call("vp_prompt_attention", || {
+            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the rows of the prompt that it
+            // holds, which `prompt_begin` counted.
+            VpStatus(unsafe { sys::vp_prompt_attention(ctx, il, weight.as_mut_ptr()) })
+        })?;
+        Ok(weight)
+    }
+
+    /// What rows between two ranges take into the next one: `[rows][n_embd]`.
+    pub(crate) fn prompt_hidden(&mut self, rows: &[i32]) -> Result<Vec<f32>, Error> {
+        let mut hidden = vec![f32::NAN; rows.len() * self.model.n_embd()];
+        let (n_rows, ctx) = (int(rows.len())?, self.as_ptr());
+        call("vp_prompt_hidden", || {
+            // SAFETY: `ctx` is live and used by nobody else; `hidden` has room for as many rows as are asked for.
+            VpStatus(unsafe { sys::vp_prompt_hidden(ctx, rows.as_ptr(), n_rows, hidden.as_mut_ptr()) })
+        })?;
+        Ok(hidden)
     }
 
     /// Forgets positions `[p0, p1)` in layers `[il_begin, il_end)`.

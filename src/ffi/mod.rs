@@ -33,7 +33,7 @@ mod sys {
 }
 
 pub(crate) use context::{
-    AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Prompt, Range,
+    AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Prompt, Range,
 };
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, c_path, supported_archs};

@@ -104,6 +104,12 @@ impl Model {
     }
 
     /// Width of an input embedding.
+    pub(crate) fn n_embd(&self) -> usize {
+        // SAFETY: the model is alive; a field is read.
+        count(unsafe { sys::llama_model_n_embd(self.as_ptr()) })
+    }
+
+    /// Width of an embedding that takes the place of a token.
     pub(crate) fn n_embd_inp(&self) -> usize {
         // SAFETY: `ptr` is a live model.
         count(unsafe { sys::llama_model_n_embd_inp(self.as_ptr()) })
@@ -249,7 +255,7 @@ impl Model {
         parse_special: bool,
     ) -> Result<Vec<i32>, Error> {
         let too_long = || Error {
-            call: "llama_tokenize",
+            call: "vp_tokenize",
             status: Status::BadArgument,
             message: format!("a text of {} bytes is too long", text.len()),
         };
@@ -257,18 +263,22 @@ impl Model {
         let mut tokens = vec![0i32; text.len() + 2];
         loop {
             let capacity = i32::try_from(tokens.len()).map_err(|_| too_long())?;
-            // SAFETY: `text` has `n_bytes` bytes and `tokens` room for `capacity`.
-            let n = unsafe {
-                sys::llama_tokenize(
-                    self.vocab(),
-                    text.as_ptr().cast(),
-                    n_bytes,
-                    tokens.as_mut_ptr(),
-                    capacity,
-                    add_special,
-                    parse_special,
-                )
-            };
+            let mut n = 0;
+            call("vp_tokenize", || {
+                // SAFETY: `text` has `n_bytes` bytes and `tokens` room for `capacity`; `n` is a local.
+                VpStatus(unsafe {
+                    sys::vp_tokenize(
+                        self.vocab(),
+                        text.as_ptr().cast(),
+                        n_bytes,
+                        tokens.as_mut_ptr(),
+                        capacity,
+                        add_special,
+                        parse_special,
+                        &mut n,
+                    )
+                })
+            })?;
             match n {
                 0.. => {
                     tokens.truncate(n as usize);
@@ -278,6 +288,25 @@ impl Model {
                 _ => tokens.resize(n.unsigned_abs() as usize, 0),
             }
         }
+    }
+}
+
+impl Model {
+    /// The rows of the token embedding for some tokens: `[tokens][n_embd]`.
+    pub(crate) fn token_embd(&self, tokens: &[i32]) -> Result<Vec<f32>, Error> {
+        let mut embd = vec![f32::NAN; tokens.len() * self.n_embd()];
+        let n_tokens = i32::try_from(tokens.len()).map_err(|_| Error {
+            call: "vp_token_embd",
+            status: Status::BadArgument,
+            message: format!("{} tokens are too many", tokens.len()),
+        })?;
+        call("vp_token_embd", || {
+            // SAFETY: the model is alive; `embd` has room for a row of n_embd floats per token.
+            VpStatus(unsafe {
+                sys::vp_token_embd(self.as_ptr(), tokens.as_ptr(), n_tokens, embd.as_mut_ptr())
+            })
+        })?;
+        Ok(embd)
     }
 }
 

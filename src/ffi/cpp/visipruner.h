@@ -41,6 +41,20 @@ LLAMA_API int32_t vp_model_supports_ranges(const struct llama_model * model);
 // the architectures that vp_model_supports_ranges() accepts, a NULL-terminated list
 LLAMA_API const char * const * vp_supported_archs(void);
 
+// llama_tokenize() with exceptions caught; *n_tokens is what it returns
+LLAMA_API int32_t vp_tokenize(
+        const struct llama_vocab * vocab,
+        const char  * text,
+        int32_t       text_len,
+        llama_token * tokens,
+        int32_t       n_tokens_max,
+        bool          add_special,
+        bool          parse_special,
+        int32_t     * n_tokens);
+
+// the rows of the token embedding, as floats: [n_tokens][n_embd]
+LLAMA_API int32_t vp_token_embd(const struct llama_model * model, const llama_token * tokens, int32_t n_tokens, float * out);
+
 // layers [il_begin, il_begin of the next group) share one KV cache
 struct vp_kv_group {
     int32_t  il_begin; // first layer; the first group must start at 0
@@ -84,6 +98,12 @@ enum vp_attention_mode {
     VP_ATTENTION_MASK  = 3, // hidden keys are masked before softmax; a query that would see nothing keeps itself
 };
 
+// what is read from the attention of one layer
+enum vp_statistic {
+    VP_STATISTIC_CONTRIBUTION = 0, // of each key to the attention output of the last prompt row, see vp_prompt_probe()
+    VP_STATISTIC_ATTENTION    = 1, // the weights that some rows of the call put on each key, see vp_prompt_attention()
+};
+
 struct vp_range {
     int32_t il_begin;
     int32_t il_end;            // one past the last layer; both must be group boundaries
@@ -95,7 +115,11 @@ struct vp_range {
     const int32_t * hidden;    // [n_hidden] prompt rows, ascending, as keys; unused for VP_ATTENTION_PLAIN
     const uint8_t * affected;  // [n_rows] VP_ATTENTION_MASK only: which of the queries, NULL = all
 
-    int32_t probe_il;          // layer of the range in which the last prompt row is probed, -1 = none
+    int32_t probe_il;          // layer of the range that is probed, -1 = none
+    enum vp_statistic statistic;
+    int32_t n_queries;         // VP_STATISTIC_ATTENTION only, for calls of at most n_ubatch rows
+    const int32_t * queries;   // [n_queries] rows of the call, ascending, whose weights are read
+
     bool    causal;            // false: the rows of this call see each other both ways (Gemma's images)
 };
 
@@ -108,7 +132,11 @@ LLAMA_API int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_rang
 //   norm2 [n_rows]: ||c_j||^2, dot [n_rows]: o.c_j, returns through output_norm2: ||o||^2
 LLAMA_API int32_t vp_prompt_probe(struct llama_context * ctx, int32_t il, float * norm2, float * dot, float * output_norm2);
 
-// hidden rows after the last range that each row was run through: [n_rows][n_embd], for tests
+// the statistic of a layer probed for attention, by prompt row: NaN where the layer holds no cell for the row
+//   weight [n_rows]: a[h][i][row], averaged over the heads h and summed over the queries i of the last probed call
+LLAMA_API int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, float * weight);
+
+// what rows between two ranges take into the next one: [n_rows][n_embd]
 LLAMA_API int32_t vp_prompt_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out);
 
 // forget positions [p0, p1) of the sequence in layers [il_begin, il_end) (group boundaries)

@@ -14,6 +14,7 @@
 #include "llama-cpp.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <vector>
 
@@ -63,6 +64,46 @@ int32_t vp_model_supports_ranges(const struct llama_model * model) {
     });
 }
 
+int32_t vp_tokenize(
+        const struct llama_vocab * vocab,
+        const char  * text,
+        int32_t       text_len,
+        llama_token * tokens,
+        int32_t       n_tokens_max,
+        bool          add_special,
+        bool          parse_special,
+        int32_t     * n_tokens) {
+    return vp_guard(VP_BAD_ARGUMENT, [&]() -> int32_t {
+        *n_tokens = llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
+        return VP_OK;
+    });
+}
+
+int32_t vp_token_embd(const struct llama_model * model, const llama_token * tokens, int32_t n_tokens, float * out) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        const auto * table = model->tok_embd;
+        if (!table || table->ne[0] != model->hparams.n_embd) {
+            return vp_fail(VP_BAD_ARGUMENT, "the model has no plain token embedding");
+        }
+        const auto    to_float = ggml_get_type_traits(table->type)->to_float;
+        const int64_t n_embd   = table->ne[0];
+
+        std::vector<uint8_t> row(table->nb[1]);
+        for (int32_t i = 0; i < n_tokens; ++i) {
+            if (tokens[i] < 0 || tokens[i] >= table->ne[1]) {
+                return vp_fail(VP_BAD_ARGUMENT, format("token %d of a vocabulary of %d", tokens[i], (int) table->ne[1]));
+            }
+            ggml_backend_tensor_get(table, row.data(), tokens[i]*table->nb[1], row.size());
+            if (to_float) {
+                to_float(row.data(), out + i*n_embd, n_embd);
+            } else {
+                memcpy(out + i*n_embd, row.data(), n_embd*sizeof(float)); // F32
+            }
+        }
+        return VP_OK;
+    });
+}
+
 int32_t vp_n_pos_per_embd(const struct llama_model * model) {
     return model->hparams.n_pos_per_embd();
 }
@@ -94,9 +135,9 @@ static bool check_cuts(llama_context & ctx, vp_kv_groups & kv) {
 
     bool res = true;
     for (const int32_t il : kv.boundaries()) {
-        vp = { 0, il, -1, VP_ATTENTION_PLAIN, &kv.prompt };
+        vp = { 0, il, -1, 0, VP_ATTENTION_PLAIN, &kv.prompt };
         res = res && vp_access::build_graph(ctx, ubatch, mctx.get());
-        vp = { il, -1, -1, VP_ATTENTION_PLAIN, &kv.prompt };
+        vp = { il, -1, -1, 0, VP_ATTENTION_PLAIN, &kv.prompt };
         res = res && vp_access::build_graph(ctx, ubatch, mctx.get());
     }
     vp = {};

@@ -34,9 +34,14 @@ struct vp_prompt_state {
     std::vector<int32_t> rows;     // prompt row of each batch row
     std::vector<int32_t> keys;     // prompt rows of the hidden keys
     std::vector<uint8_t> affected; // [rows] whether the batch row is masked, empty = all are
+    std::vector<int32_t> queries;  // batch rows whose attention is read
 
-    // results: per probed layer, norm2 and dot of each prompt row and, last, the squared norm of the output
-    std::map<int32_t, std::vector<float>> probes; // il -> [2*n_rows + 1]
+    // results: per probed layer, one vector [n_rows] per value that the statistic has for a key, and its scalar
+    struct probe {
+        std::vector<std::vector<float>> by_row;
+        float scalar;
+    };
+    std::map<int32_t, probe> probes; // il -> ...
 };
 
 class vp_kv_groups : public llama_memory_i {

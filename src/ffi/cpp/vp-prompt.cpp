@@ -116,6 +116,34 @@ static bool are_rows(const int32_t * rows, int32_t n, int32_t n_rows) {
     return true;
 }
 
+static int32_t check_probe(llama_context & ctx, const vp_prompt_state & prompt, const vp_range & range) {
+    const auto * rows_end = range.rows + range.n_rows;
+
+    if (range.probe_il < range.il_begin || range.probe_il >= range.il_end) {
+        return vp_fail(VP_BAD_ARGUMENT, format("layer %d cannot be probed in layers [%d, %d)", range.probe_il, range.il_begin, range.il_end));
+    }
+    if (range.mode == VP_ATTENTION_ZERO || range.mode == VP_ATTENTION_MERGE) {
+        return vp_fail(VP_BAD_ARGUMENT, "a layer whose weights are changed after softmax cannot be probed");
+    }
+    switch (range.statistic) {
+        case VP_STATISTIC_CONTRIBUTION:
+            if (rows_end[-1] != prompt.n_rows - 1) {
+                return vp_fail(VP_BAD_ARGUMENT, format("layer %d can be probed only where the last row of the prompt is run", range.probe_il));
+            }
+            return VP_OK;
+        case VP_STATISTIC_ATTENTION:
+            if (range.n_queries <= 0 || !are_rows(range.queries, range.n_queries, prompt.n_rows) ||
+                    !std::includes(range.rows, rows_end, range.queries, range.queries + range.n_queries)) {
+                return vp_fail(VP_BAD_ARGUMENT, "the queries of a probe must ascend and be rows of the call");
+            }
+            if ((uint32_t) range.n_rows > ctx.n_ubatch()) {
+                return vp_fail(VP_BAD_ARGUMENT, format("attention is probed in calls of one ubatch: %d rows, not %u", range.n_rows, ctx.n_ubatch()));
+            }
+            return VP_OK;
+    }
+    return vp_fail(VP_BAD_ARGUMENT, format("statistic %d is not known", (int) range.statistic));
+}
+
 static int32_t check_range(llama_context & ctx, const vp_kv_groups & kv, const vp_range & range) {
     const auto & prompt = kv.prompt;
 
@@ -142,15 +170,7 @@ static int32_t check_range(llama_context & ctx, const vp_kv_groups & kv, const v
     if (range.mode == VP_ATTENTION_MERGE && prompt.il_next[range.hidden[0]] < range.il_end && !std::binary_search(range.rows, range.rows + range.n_rows, range.hidden[0])) {
         return vp_fail(VP_BAD_ARGUMENT, format("weights are to be merged onto row %d, which these layers do not hold", range.hidden[0]));
     }
-    if (range.probe_il >= 0) {
-        if (range.probe_il < range.il_begin || range.probe_il >= range.il_end || range.rows[range.n_rows - 1] != prompt.n_rows - 1) {
-            return vp_fail(VP_BAD_ARGUMENT, format("layer %d can be probed only where the last row of the prompt is run", range.probe_il));
-        }
-        if (range.mode == VP_ATTENTION_ZERO || range.mode == VP_ATTENTION_MERGE) {
-            return vp_fail(VP_BAD_ARGUMENT, "a layer whose weights are changed after softmax cannot be probed");
-        }
-    }
-    return VP_OK;
+    return range.probe_il >= 0 ? check_probe(ctx, prompt, range) : VP_OK;
 }
 
 static llama_batch_ext build_batch(llama_context & ctx, const vp_prompt_state & prompt, const vp_range & range, bool is_last) {
@@ -187,29 +207,45 @@ static llama_batch_ext build_batch(llama_context & ctx, const vp_prompt_state & 
 }
 
 // of the graph that was computed last: the probe by cell becomes one by row
-static void read_probe(llama_context & ctx, vp_kv_groups & kv, int32_t il) {
+static void read_probe(llama_context & ctx, vp_kv_groups & kv, int32_t il, enum vp_statistic statistic) {
     auto & prompt = kv.prompt;
 
     auto * probe = ggml_graph_get_tensor(vp_access::last_graph(ctx)->get_gf(), format("vp_probe-%d", il).c_str());
     if (!probe) {
         throw std::runtime_error(format("layer %d left no probe in the graph", il));
     }
-
-    const int64_t n_kv = (probe->ne[0] - 1)/2;
     std::vector<float> by_cell(probe->ne[0]);
     ggml_backend_tensor_get(probe, by_cell.data(), 0, ggml_nbytes(probe));
 
+    const bool    has_scalar = statistic == VP_STATISTIC_CONTRIBUTION;
+    const int32_t n_values   = statistic == VP_STATISTIC_CONTRIBUTION ? 2 : 1;
+    const int64_t n_kv       = probe->ne[0]/n_values; // the scalar is a remainder
+
     const auto & cells = kv.cells_of_rows(kv.group_of(il));
 
-    std::vector<float> by_row(2*prompt.n_rows + 1, std::numeric_limits<float>::quiet_NaN());
-    for (size_t row = 0; row < cells.size(); ++row) {
-        if (cells[row] >= 0 && cells[row] < n_kv) {
-            by_row[row]                 = by_cell[cells[row]];
-            by_row[row + prompt.n_rows] = by_cell[cells[row] + n_kv];
+    vp_prompt_state::probe res;
+    res.scalar = has_scalar ? by_cell.back() : 0.0f;
+    for (int32_t i = 0; i < n_values; ++i) {
+        std::vector<float> by_row(prompt.n_rows, std::numeric_limits<float>::quiet_NaN());
+        for (size_t row = 0; row < cells.size(); ++row) {
+            if (cells[row] >= 0 && cells[row] < n_kv) {
+                by_row[row] = by_cell[i*n_kv + cells[row]];
+            }
+        }
+        res.by_row.push_back(std::move(by_row));
+    }
+    prompt.probes[il] = std::move(res);
+}
+
+// the batch rows that the queries of a probe are
+static std::vector<int32_t> batch_rows(const vp_range & range) {
+    std::vector<int32_t> res;
+    for (int32_t i = 0; i < range.n_rows && (int32_t) res.size() < range.n_queries; ++i) {
+        if (range.rows[i] == range.queries[res.size()]) {
+            res.push_back(i);
         }
     }
-    by_row[2*prompt.n_rows] = by_cell[2*n_kv];
-    prompt.probes[il] = std::move(by_row);
+    return res;
 }
 
 int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range) {
@@ -242,9 +278,16 @@ int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range)
                 if (range.mode == VP_ATTENTION_MASK && range.affected) {
                     kv.prompt.affected.assign(range.affected, range.affected + range.n_rows);
                 }
+                if (range.probe_il >= 0 && range.statistic == VP_STATISTIC_ATTENTION) {
+                    kv.prompt.queries = batch_rows(range);
+                }
                 kv.set_range(range.il_begin, range.il_end);
                 ctx.set_causal_attn(range.causal);
-                vp_access::cparams(ctx).vp = { range.il_begin, is_last ? -1 : range.il_end, range.probe_il, range.mode, &kv.prompt };
+                vp_access::cparams(ctx).vp = {
+                    range.il_begin, is_last ? -1 : range.il_end,
+                    range.probe_il, (int32_t) kv.prompt.queries.size(),
+                    range.mode, &kv.prompt,
+                };
             }
             ~scope() {
                 vp_access::cparams(ctx).vp = {};
@@ -253,6 +296,7 @@ int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range)
                 kv.prompt.rows.clear();
                 kv.prompt.keys.clear();
                 kv.prompt.affected.clear();
+                kv.prompt.queries.clear();
             }
             llama_context & ctx;
             vp_kv_groups  & kv;
@@ -269,7 +313,7 @@ int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range)
                 ret = vp_fail(VP_COMPUTE_FAILED, err.what());
             }
             if (ret == VP_OK && range->probe_il >= 0) {
-                read_probe(*ctx, *kv, range->probe_il);
+                read_probe(*ctx, *kv, range->probe_il, range->statistic);
             }
         }
 
@@ -298,22 +342,45 @@ int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range)
 // results
 //
 
+// what the probe of layer il read, if it read n_values per key; NULL with a message if not
+static const vp_prompt_state::probe * find_probe(llama_context * ctx, int32_t il, size_t n_values) {
+    const auto * kv = get_groups(ctx);
+    if (!kv) {
+        fail_no_groups();
+        return nullptr;
+    }
+    const auto it = kv->prompt.probes.find(il);
+    if (it == kv->prompt.probes.end() || it->second.by_row.size() != n_values) {
+        vp_fail(VP_BAD_ARGUMENT, format("layer %d was not probed for this statistic", il));
+        return nullptr;
+    }
+    return &it->second;
+}
+
+static void copy(const std::vector<float> & src, float * dst) {
+    std::copy(src.begin(), src.end(), dst);
+}
+
 int32_t vp_prompt_probe(struct llama_context * ctx, int32_t il, float * norm2, float * dot, float * output_norm2) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        auto * kv = get_groups(ctx);
-        if (!kv) {
-            return fail_no_groups();
+        const auto * probe = find_probe(ctx, il, 2);
+        if (!probe) {
+            return VP_BAD_ARGUMENT;
         }
-        const auto & prompt = kv->prompt;
+        copy(probe->by_row[0], norm2);
+        copy(probe->by_row[1], dot);
+        *output_norm2 = probe->scalar;
+        return VP_OK;
+    });
+}
 
-        const auto it = prompt.probes.find(il);
-        if (it == prompt.probes.end()) {
-            return vp_fail(VP_BAD_ARGUMENT, format("layer %d was not probed", il));
+int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, float * weight) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        const auto * probe = find_probe(ctx, il, 1);
+        if (!probe) {
+            return VP_BAD_ARGUMENT;
         }
-        const float * src = it->second.data();
-        memcpy(norm2, src,                 prompt.n_rows*sizeof(float));
-        memcpy(dot,   src + prompt.n_rows, prompt.n_rows*sizeof(float));
-        *output_norm2 = src[2*prompt.n_rows];
+        copy(probe->by_row[0], weight);
         return VP_OK;
     });
 }
@@ -328,7 +395,12 @@ int32_t vp_prompt_hidden(struct llama_context * ctx, const int32_t * rows, int32
         if (!are_rows(rows, n_rows, prompt.n_rows)) {
             return vp_fail(VP_BAD_ARGUMENT, format("rows must ascend and be below %d", prompt.n_rows));
         }
+        const int32_t n_layer = ctx->get_model().hparams.n_layer();
         for (int32_t i = 0; i < n_rows; ++i) {
+            const int32_t il = prompt.il_next[rows[i]];
+            if (il == 0 || il == n_layer) {
+                return vp_fail(VP_BAD_ARGUMENT, format("row %d is not between two ranges", rows[i]));
+            }
             ggml_backend_tensor_get(prompt.hidden, out + i*prompt.hidden->ne[0], rows[i]*prompt.hidden->nb[1], prompt.hidden->nb[1]);
         }
         return VP_OK;
