@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::cancel::CancelHandle;
-use super::projector::{EncodedPrompt, Projector};
+use super::encoded::EncodedPrompt;
 use super::record;
 use super::request::{Outcome, Request, StopReason};
 use super::session::{Session, compute};
@@ -52,7 +52,7 @@ impl<'s> Answer<'s> {
         let running = Running(session.cancel_handle());
         request.sampling.validate()?;
         Ok(Self {
-            sampler: ffi::Sampler::new(&sampler_params(&request.sampling)).map_err(compute("the sampler"))?,
+            sampler: sampler(session, request)?,
             session,
             utf8: Utf8Stream::default(),
             stops: StopStrings::new(&request.stop),
@@ -70,6 +70,12 @@ impl<'s> Answer<'s> {
         })
     }
 
+    /// The same, with time that was spent on it before.
+    pub(crate) fn begun_earlier_by(mut self, time: Duration) -> Self {
+        self.began = self.began.checked_sub(time).unwrap_or(self.began);
+        self
+    }
+
     pub(crate) fn session(&mut self) -> &mut Session {
         self.session
     }
@@ -79,17 +85,11 @@ impl<'s> Answer<'s> {
     }
 
     /// To be called when the prompt has been computed.
-    pub(crate) fn starts_after(
-        &mut self,
-        prompt: &EncodedPrompt,
-        trace: &PrefillTrace,
-        projector: Option<&Projector>,
-        request: &Request,
-    ) {
+    pub(crate) fn starts_after(&mut self, prompt: &EncodedPrompt, trace: &PrefillTrace, request: &Request) {
         self.pos = prompt.next_pos;
         self.n_cells = prompt.layout.n_rows;
         let report = std::mem::take(&mut self.report);
-        self.report = record::prefill(report, self.session, projector, request, prompt, trace);
+        self.report = record::prefill(report, self.session, request, prompt, trace);
     }
 
     /// The next piece of text, `None` when the answer has ended.
@@ -205,6 +205,20 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.0.answered();
     }
+}
+
+fn sampler(session: &Session, request: &Request) -> Result<ffi::Sampler, Error> {
+    let banned = if request.ignore_eos {
+        session.model().end_of_generation_tokens()
+    } else {
+        Vec::new()
+    };
+    ffi::Sampler::new(
+        &sampler_params(&request.sampling),
+        &banned,
+        session.model().native().n_vocab(),
+    )
+    .map_err(compute("the sampler"))
 }
 
 fn sampler_params(sampling: &Sampling) -> ffi::SamplerParams {

@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::projector::EncodedPrompt;
+use super::encoded::EncodedPrompt;
 use crate::ffi;
 use crate::policy::PromptLayout;
 

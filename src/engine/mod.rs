@@ -38,6 +38,8 @@ mod answer;
 #[cfg(feature = "native")]
 mod dense;
 #[cfg(feature = "native")]
+mod encoded;
+#[cfg(feature = "native")]
 mod log;
 #[cfg(feature = "native")]
 mod model;
@@ -65,6 +67,8 @@ pub use shapes::{model_shape, vision_shape};
 
 #[cfg(feature = "native")]
 pub use answer::Answer;
+#[cfg(feature = "native")]
+pub use encoded::EncodedPrompt;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]

@@ -175,6 +175,13 @@ impl Model {
         self.0.native.is_end_of_generation(token)
     }
 
+    /// The tokens that end generation.
+    pub(crate) fn end_of_generation_tokens(&self) -> Vec<i32> {
+        (0..self.0.native.n_vocab() as i32)
+            .filter(|&token| self.is_end_of_generation(token))
+            .collect()
+    }
+
     /// The model's own chat template, in Jinja.
     pub fn chat_template(&self) -> Option<String> {
         self.0.native.chat_template()

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::encoded::{EncodedBy, EncodedPrompt};
 use super::image::{Image, check_size};
 use super::model::load_native;
 use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
@@ -13,7 +14,6 @@ use super::shapes::vision_shape;
 use super::{Error, Model};
 use crate::ffi::{self, Status};
 use crate::gguf::{Gguf, ProjectorShape, open_projector};
-use crate::policy::PromptLayout;
 
 /// An image projector (mmproj). It keeps its language model alive.
 ///
@@ -149,6 +149,16 @@ impl Projector {
         Ok(prompt.map_or_else(Vec::new, |prompt| prompt.embd))
     }
 
+    /// What reports say of the projector.
+    pub(crate) fn facts(&self) -> EncodedBy {
+        EncodedBy {
+            path: self.path().to_owned(),
+            load_time: self.load_time,
+            shape: vision_shape(&self.gguf, &self.shape, self.encoder),
+            n_tokens_per_image: self.shape.n_tokens_per_image.map(|n_tokens| n_tokens as usize),
+        }
+    }
+
     /// Whether the rows of an image see each other both ways.
     pub(crate) fn uses_non_causal(&self) -> bool {
         self.native.uses_non_causal()
@@ -194,6 +204,7 @@ impl Projector {
             .count();
         let n_embd_inp = self.model.native().n_embd_inp();
         let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
+        prompt.encoded_by = Some(self.facts());
         let n_steps = n_chunks * self.n_encoder_layers;
         let mut n_encoded = 0;
         for chunk in chunks.iter() {
@@ -249,101 +260,5 @@ fn encode_error(index: usize, image: &Image, error: &ffi::Error) -> Error {
         width: image.width(),
         height: image.height(),
         reason: error.message.clone(),
-    }
-}
-
-/// A whole prompt as the language model gets it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct EncodedPrompt {
-    /// `[n_rows]`, -1 for vision.
-    pub(crate) token: Vec<i32>,
-    /// `[vision rows][n_embd_inp]`
-    pub(crate) embd: Vec<f32>,
-    /// `[n_rows][n_pos_per_embd]`
-    pub(crate) pos: Vec<i32>,
-    /// Where the images are.
-    pub(crate) layout: PromptLayout,
-    /// The position of the first generated token.
-    pub(crate) next_pos: i32,
-    /// 1, or 4 with M-RoPE.
-    pub(crate) n_pos_per_embd: usize,
-    /// Whether the rows of an image see each other both ways.
-    pub(crate) non_causal: bool,
-}
-
-impl EncodedPrompt {
-    pub(crate) fn new(n_pos_per_embd: usize, non_causal: bool) -> Self {
-        Self {
-            token: Vec::new(),
-            embd: Vec::new(),
-            pos: Vec::new(),
-            layout: PromptLayout {
-                n_rows: 0,
-                vision: Vec::new(),
-            },
-            next_pos: 0,
-            n_pos_per_embd,
-            non_causal,
-        }
-    }
-
-    /// Adds text at the positions that follow.
-    pub(crate) fn push_text(&mut self, tokens: &[i32]) {
-        for &token in tokens {
-            self.token.push(token);
-            // With M-RoPE text has the same time, y and x, and 0 in the fourth section: llama-batch.cpp@0.1.161
-            // expands it so.
-            let sections = [self.next_pos, self.next_pos, self.next_pos, 0];
-            self.pos.extend_from_slice(&sections[..self.n_pos_per_embd]);
-            self.next_pos += 1;
-        }
-        self.layout.n_rows = self.token.len();
-    }
-
-    fn push_image(&mut self, image: &ffi::ImageChunk<'_>, embd: &[f32]) {
-        let (begin, n_tokens) = (self.token.len(), image.n_tokens());
-        self.token.resize(begin + n_tokens, -1);
-        self.embd.extend_from_slice(embd);
-        if self.n_pos_per_embd == 1 {
-            self.pos.extend(self.next_pos..self.next_pos + n_tokens as i32);
-        } else {
-            self.pos
-                .extend(image.mrope_positions(self.next_pos).as_flattened());
-        }
-        self.next_pos += image.n_pos();
-        self.layout.vision.push(begin..begin + n_tokens);
-        self.layout.n_rows = self.token.len();
-    }
-
-    /// Rows of the longest image.
-    pub(crate) fn longest_image(&self) -> usize {
-        self.layout
-            .vision
-            .iter()
-            .map(ExactSizeIterator::len)
-            .max()
-            .unwrap_or(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_positions_with_and_without_mrope() {
-        let mut prompt = EncodedPrompt::new(1, false);
-        prompt.push_text(&[5, 6]);
-        assert_eq!((prompt.pos.as_slice(), prompt.next_pos), ([0, 1].as_slice(), 2));
-        let mut prompt = EncodedPrompt::new(4, false);
-        prompt.push_text(&[5, 6]);
-        assert_eq!(prompt.pos, [0, 0, 0, 0, 1, 1, 1, 0]);
-        assert_eq!(
-            prompt.layout,
-            PromptLayout {
-                n_rows: 2,
-                vision: Vec::new()
-            }
-        );
     }
 }

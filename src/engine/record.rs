@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::encoded::{EncodedBy, EncodedPrompt};
 use super::options::{KvType, SessionOptions};
-use super::projector::{EncodedPrompt, Projector};
 use super::request::Request;
 use super::session::Session;
-use super::shapes::{model_shape, vision_shape};
+use super::shapes::model_shape;
 use crate::ffi::KvUsage;
 use crate::policy::cost::{KvBytes, prefill_flops};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
@@ -14,12 +14,12 @@ use crate::policy::{PolicyConfig, Stage};
 use crate::report::{RunReport, TimesMs};
 
 /// What is known before anything runs.
-pub(crate) fn start(session: &Session, projector: Option<&Projector>) -> RunReport {
+pub(crate) fn start(session: &Session, encoder: Option<&EncodedBy>) -> RunReport {
     let model = session.model();
-    let load = model.load_time() + projector.map_or(Duration::ZERO, Projector::load_time);
+    let load = model.load_time() + encoder.map_or(Duration::ZERO, |encoder| encoder.load_time);
     RunReport {
         model: model.path().display().to_string(),
-        mmproj: projector.map(|projector| projector.path().display().to_string()),
+        mmproj: encoder.map(|encoder| encoder.path.display().to_string()),
         policy: session.options().policy.clone(),
         times_ms: TimesMs {
             load: ms(load),
@@ -33,7 +33,6 @@ pub(crate) fn start(session: &Session, projector: Option<&Projector>) -> RunRepo
 pub(crate) fn prefill(
     report: RunReport,
     session: &mut Session,
-    projector: Option<&Projector>,
     request: &Request,
     prompt: &EncodedPrompt,
     trace: &PrefillTrace,
@@ -44,12 +43,12 @@ pub(crate) fn prefill(
         None => trace.n_cells(),
     };
     let cell_bytes: Vec<usize> = kv.iter().flatten().map(|layer| layer.cell_bytes).collect();
-    let n_vision_tokens = projector
-        .and_then(|projector| projector.shape().n_tokens_per_image)
-        .map(|n_tokens| n_tokens as usize);
-    let shape = model_shape(session.model().shape(), n_vision_tokens);
-    let vision =
-        projector.map(|projector| vision_shape(projector.gguf(), projector.shape(), projector.encoder()));
+    let encoder = prompt.encoded_by.as_ref();
+    let shape = model_shape(
+        session.model().shape(),
+        encoder.and_then(|encoder| encoder.n_tokens_per_image),
+    );
+    let vision = encoder.map(|encoder| &encoder.shape);
     let logits = request
         .report_logits
         .then(|| session.context().logits().map(<[f32]>::to_vec))
@@ -65,7 +64,7 @@ pub(crate) fn prefill(
         times_ms,
         warnings: report.warnings,
         logits,
-        flops: prefill_flops(&shape, vision.as_ref(), &prompt.layout, !prompt.non_causal, trace).into(),
+        flops: prefill_flops(&shape, vision, &prompt.layout, !prompt.non_causal, trace).into(),
         kv_bytes: KvBytes::of(prompt.layout.n_rows, &n_cells, &cell_bytes),
         ..RunReport::of_prefill(
             &prompt.layout,

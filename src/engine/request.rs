@@ -24,6 +24,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Texts that end the answer. Default: none.
     pub stop: Vec<String>,
+    /// Never choose a token that ends the answer, so that it has `n_predict` tokens. Default: no.
+    pub ignore_eos: bool,
     /// A chat template in Jinja instead of the model's own. Default: none.
     pub chat_template: Option<String>,
     /// Put the logits `[n_vocab]` of the last prompt token into the report. Default: no.
@@ -41,6 +43,7 @@ impl Request {
             n_predict: 512,
             sampling: Sampling::default(),
             stop: Vec::new(),
+            ignore_eos: false,
             chat_template: None,
             report_logits: false,
             report_probes: false,

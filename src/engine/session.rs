@@ -6,10 +6,11 @@ use std::time::Instant;
 use super::answer::Answer;
 use super::cancel::CancelHandle;
 use super::dense;
+use super::encoded::EncodedPrompt;
 use super::image::Image;
 use super::options::SessionOptions;
 use super::prefill::{self, PrefillError, PrefillParams, Progress};
-use super::projector::{EncodedPrompt, Projector};
+use super::projector::Projector;
 use super::prompt::Part;
 use super::record;
 use super::request::{Event, Outcome, Request, StopReason};
@@ -117,13 +118,7 @@ impl Session {
         request: &Request,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome, Error> {
-        let mut answer = self.begin(projector, request, &mut on_event)?;
-        while let Some(text) = answer.next_text()? {
-            if on_event(Event::Text(&text)).is_break() {
-                answer.end(StopReason::Cancelled);
-            }
-        }
-        Ok(answer.into_outcome())
+        self.begin(projector, request, &mut on_event)?.run(&mut on_event)
     }
 
     /// Answers a request piece by piece: the prompt is computed at once, the answer while it is iterated over.
@@ -138,20 +133,53 @@ impl Session {
         self.begin(projector, request, &mut |_| ControlFlow::Continue(()))
     }
 
+    /// Encodes a request's prompt once, for several calls of [`Session::generate_encoded`]. There is none if `on_event`
+    /// or a cancellation stopped it.
+    ///
+    /// # Errors
+    /// As [`Session::generate`], as far as they concern the prompt.
+    pub fn encode(
+        &self,
+        projector: Option<&mut Projector>,
+        request: &Request,
+        mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<EncodedPrompt>, Error> {
+        self.encode_request(projector, request, &mut on_event)
+    }
+
+    /// As [`Session::generate`], for a prompt that is encoded already: `prompt`, `images` and `chat_template` of the
+    /// request are not looked at.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn generate_encoded(
+        &mut self,
+        prompt: &EncodedPrompt,
+        request: &Request,
+        mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome, Error> {
+        let report = record::start(self, prompt.encoded_by.as_ref());
+        let mut answer = Answer::new(self, request, report)?.begun_earlier_by(prompt.encode_time);
+        answer.compute_prompt(prompt, request, &mut on_event)?;
+        answer.run(&mut on_event)
+    }
+
     /// Encodes and computes the prompt. If it is stopped there, the answer has ended.
     fn begin(
         &mut self,
-        mut projector: Option<&mut Projector>,
+        projector: Option<&mut Projector>,
         request: &Request,
         on_event: OnEvent<'_>,
     ) -> Result<Answer<'_>, Error> {
-        let report = record::start(self, projector.as_deref());
+        let encoder = projector.as_deref().map(Projector::facts);
+        let report = record::start(self, encoder.as_ref());
         let mut answer = Answer::new(self, request, report)?;
-        let Some((prompt, trace)) = answer.prefill(projector.as_deref_mut(), request, on_event)? else {
-            answer.end(StopReason::Cancelled);
-            return Ok(answer);
-        };
-        answer.starts_after(&prompt, &trace, projector.as_deref(), request);
+        match answer.session().encode_request(projector, request, on_event)? {
+            Some(prompt) => answer.compute_prompt(&prompt, request, on_event)?,
+            None => {
+                answer.end(StopReason::Cancelled);
+            }
+        }
         Ok(answer)
     }
 
@@ -159,8 +187,27 @@ impl Session {
         &mut self.context
     }
 
+    fn encode_request(
+        &self,
+        projector: Option<&mut Projector>,
+        request: &Request,
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<EncodedPrompt>, Error> {
+        let began = Instant::now();
+        let n_images = request.images.len();
+        let rendered = self
+            .model
+            .rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
+        let prompt = self.encode_parts(projector, &rendered.parts, &request.images, on_event)?;
+        Ok(prompt.map(|prompt| EncodedPrompt {
+            encode_time: began.elapsed(),
+            warning: rendered.warning,
+            ..prompt
+        }))
+    }
+
     /// Tokenizes and encodes the prompt. There is none if the caller stopped it.
-    pub(crate) fn encode(
+    fn encode_parts(
         &self,
         projector: Option<&mut Projector>,
         parts: &[Part],
@@ -290,45 +337,54 @@ impl Session {
 }
 
 impl Answer<'_> {
-    /// Everything up to the first token: template, images, prompt. There is nothing if it was stopped.
-    fn prefill(
+    /// Everything up to the first token. If it is stopped, the answer has ended.
+    fn compute_prompt(
         &mut self,
-        projector: Option<&mut Projector>,
+        prompt: &EncodedPrompt,
         request: &Request,
         on_event: OnEvent<'_>,
-    ) -> Result<Option<(EncodedPrompt, PrefillTrace)>, Error> {
-        let began = Instant::now();
-        let n_images = request.images.len();
-        let rendered =
-            self.session()
-                .model
-                .rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
-        if self.warn(rendered.warning, on_event).is_break() {
+    ) -> Result<(), Error> {
+        self.report().times_ms.encode = record::ms(prompt.encode_time);
+        match self.prefill(prompt, request, on_event)? {
+            Some(trace) => self.starts_after(prompt, &trace, request),
+            None => {
+                self.end(StopReason::Cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    fn prefill(
+        &mut self,
+        prompt: &EncodedPrompt,
+        request: &Request,
+        on_event: OnEvent<'_>,
+    ) -> Result<Option<PrefillTrace>, Error> {
+        if self.warn(prompt.warning.clone(), on_event).is_break() {
             return Ok(None);
         }
-        let encoded = self
-            .session()
-            .encode(projector, &rendered.parts, &request.images, on_event)?;
-        self.report().times_ms.encode = record::ms(began.elapsed());
-        let Some(prompt) = encoded else {
-            return Ok(None);
-        };
-
-        self.session().fit(&prompt, request.n_predict)?;
-        let too_long = record::beyond_training(self.session(), &prompt);
+        self.session().fit(prompt, request.n_predict)?;
+        let too_long = record::beyond_training(self.session(), prompt);
         if self.warn(too_long, on_event).is_break() {
             return Ok(None);
         }
         let began = Instant::now();
-        let trace = self.session().prefill(&prompt, on_event)?;
+        let trace = self.session().prefill(prompt, on_event)?;
         self.report().times_ms.prefill = record::ms(began.elapsed());
         let Some(trace) = trace else { return Ok(None) };
 
         let warnings = record::warnings(&self.session().options, &trace);
-        Ok(self
-            .warn(warnings, on_event)
-            .is_continue()
-            .then_some((prompt, trace)))
+        Ok(self.warn(warnings, on_event).is_continue().then_some(trace))
+    }
+
+    /// Generates to the end, `on_event` hears the text.
+    fn run(mut self, on_event: OnEvent<'_>) -> Result<Outcome, Error> {
+        while let Some(text) = self.next_text()? {
+            if on_event(Event::Text(&text)).is_break() {
+                self.end(StopReason::Cancelled);
+            }
+        }
+        Ok(self.into_outcome())
     }
 
     fn warn(&mut self, warnings: impl IntoIterator<Item = String>, on_event: OnEvent<'_>) -> ControlFlow<()> {

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::encoded::EncodedPrompt;
 use super::prefill::{CallAttention, LayerRanges, RangeCall, RowProbe};
-use super::projector::EncodedPrompt;
 use crate::ffi::{self, AttentionMode, Probe};
 use crate::policy::Row;
 

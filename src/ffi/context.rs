@@ -465,7 +465,7 @@ fn consecutive(pos_0: i32, n: usize) -> Result<Vec<i32>, Error> {
     Ok((pos_0..end).collect())
 }
 
-fn int(n: usize) -> Result<i32, Error> {
+pub(super) fn int(n: usize) -> Result<i32, Error> {
     i32::try_from(n).map_err(|_| refused("llama.cpp", format!("{n} does not fit an int32_t")))
 }
 

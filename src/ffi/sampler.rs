@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::context::Context;
+use super::context::{Context, int};
 use super::status::{Error, Status, call};
 use super::sys;
 
@@ -33,13 +33,26 @@ impl Drop for Sampler {
 }
 
 impl Sampler {
-    /// Top-k, top-p, min-p, temperature, draw: llama.cpp's order.
-    pub(crate) fn new(params: &SamplerParams) -> Result<Self, Error> {
+    /// Top-k, top-p, min-p, temperature, draw: llama.cpp's order. `banned` tokens are never chosen; they must not be the
+    /// whole vocabulary.
+    pub(crate) fn new(params: &SamplerParams, banned: &[i32], n_vocab: usize) -> Result<Self, Error> {
         // SAFETY: no preconditions.
         let chain = call("llama_sampler_chain_init", || unsafe {
             sys::llama_sampler_chain_init(sys::llama_sampler_chain_default_params())
         })?;
         let this = Self { ptr: chain };
+        if !banned.is_empty() {
+            let bias: Vec<_> = banned
+                .iter()
+                .map(|&token| sys::llama_logit_bias {
+                    token,
+                    bias: f32::NEG_INFINITY,
+                })
+                .collect();
+            let (n_vocab, n_bias) = (int(n_vocab)?, int(bias.len())?);
+            // SAFETY: `bias` has `n_bias` entries and is copied.
+            this.add(unsafe { sys::llama_sampler_init_logit_bias(n_vocab, n_bias, bias.as_ptr()) })?;
+        }
         if params.temp <= 0.0 {
             // SAFETY: no preconditions.
             this.add(unsafe { sys::llama_sampler_init_greedy() })?;
