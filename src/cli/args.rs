@@ -1,5 +1,7 @@
 //! The command line: subcommands, and groups of flags that they share.
 
+mod bench;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -10,6 +12,8 @@ use visipruner::policy::config::{
     ExitCount, Layer0, PolicyName, ShallowMask, Stages, TokensThresholdUnit, VisualSelfAttention,
 };
 use visipruner::policy::{PolicyError, PolicyOverrides};
+
+pub use bench::BenchArgs;
 
 /// Parser of a policy's word: the words are listed in the help and in the message for any other.
 macro_rules! word {
@@ -50,6 +54,19 @@ Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
   What was kept in which layer, and what was saved:
       visipruner run MODEL ... --report report.json";
 
+const BENCH_EXAMPLES: &str = "\
+Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
+  The model's own policy, and the schedule that the paper found on average, against the model as it is:
+      visipruner bench MODEL
+  Two schedules: 10 tokens kept after layer 18 (or 13), none from layer 28 (or 24) on:
+      visipruner bench MODEL --schedule 18/10/28 --schedule 13/10/24
+  What the probes cost where nothing is dropped:
+      visipruner bench MODEL --policy visipruner --stages middle --layer-threshold -1
+  More pictures:
+      visipruner bench MODEL --n-images 1,2,5
+Speed does not depend on what the weights are, so a model written by visipruner synth will do. It does depend on how many
+tokens are dropped, and where: that is what --schedule fixes.";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -78,6 +95,9 @@ pub enum Command {
     Demo(Box<DemoArgs>),
     /// Show what a model is, whether it can be pruned, and what a picture costs
     Info(InfoArgs),
+    /// Measure what pruning buys on this machine, side by side with the model as it is
+    #[command(after_help = BENCH_EXAMPLES, args_override_self = true)]
+    Bench(Box<BenchArgs>),
 }
 
 /// `visipruner run`

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
+use tempfile::TempDir;
 use visipruner::engine::Image;
 
 use super::error::Error;
@@ -28,7 +28,7 @@ const PICTURES: [(&str, &[u8]); 3] = [
 
 /// The model's files in a folder of their own, which goes away with this value.
 pub struct ModelFiles {
-    folder: PathBuf,
+    folder: TempDir,
 }
 
 impl ModelFiles {
@@ -37,10 +37,8 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::Write`]
     pub fn write() -> Result<Self, Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("visipruner-{}-{}", std::process::id(), now.as_nanos());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).map_err(|source| cannot_write(&folder, source))?;
+        let folder = tempfile::Builder::new().prefix("visipruner-").tempdir();
+        let folder = folder.map_err(|source| cannot_write(&std::env::temp_dir(), source))?;
         let files = Self { folder };
         for (path, content) in [(files.model(), MODEL), (files.projector(), PROJECTOR)] {
             fs::write(&path, content).map_err(|source| cannot_write(&path, source))?;
@@ -50,19 +48,12 @@ impl ModelFiles {
 
     /// The language model.
     pub fn model(&self) -> PathBuf {
-        self.folder.join("tiny-llava-shapes.gguf")
+        self.folder.path().join("tiny-llava-shapes.gguf")
     }
 
     /// Its projector.
     pub fn projector(&self) -> PathBuf {
-        self.folder.join("mmproj-tiny-llava-shapes.gguf")
-    }
-}
-
-impl Drop for ModelFiles {
-    fn drop(&mut self) {
-        // What is left in the system's folder for temporary files goes away sooner or later.
-        let _ = fs::remove_dir_all(&self.folder);
+        self.folder.path().join("mmproj-tiny-llava-shapes.gguf")
     }
 }
 

@@ -35,6 +35,19 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] engine::Error),
 
+    /// Stock llama.cpp could not be measured.
+    #[error("{} could not be measured: {reason}", program.display())]
+    Stock {
+        /// The program.
+        program: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+
+    /// Ctrl-C, before there was anything to show.
+    #[error("interrupted before the first round was measured")]
+    Interrupted,
+
     /// Pictures, and nothing that turns them into tokens.
     #[error(
         "pictures need the model's projector: give it with --mmproj{}",

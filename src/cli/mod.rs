@@ -12,6 +12,8 @@ mod answer;
 mod args;
 mod argv;
 #[cfg(feature = "native")]
+mod bench;
+#[cfg(feature = "native")]
 mod demo;
 #[cfg(feature = "native")]
 mod embedded;
@@ -53,6 +55,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         #[cfg(not(feature = "native"))]
         Command::Demo(_) => Err(Error::NoEngine),
         Command::Info(args) => info::run(&args),
+        #[cfg(feature = "native")]
+        Command::Bench(args) => bench::run(&args),
+        #[cfg(not(feature = "native"))]
+        Command::Bench(_) => Err(Error::NoEngine),
     }
 }
 

@@ -29,11 +29,40 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Write`]
 pub fn write_json(what: &'static str, path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    fs::write(path, to_json(value) + "\n").map_err(|source| Error::Write {
+    write(what, path, &(to_json(value) + "\n"))
+}
+
+/// Writes text to a file; `what` says in the error what it is.
+///
+/// # Errors
+/// [`Error::Write`]
+pub fn write(what: &'static str, path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|source| cannot_write(what, path, source))
+}
+
+/// Fails for a file that cannot be written, which is worth knowing before minutes of work.
+///
+/// # Errors
+/// [`Error::Write`]
+pub fn check_writable(what: &'static str, path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Err(cannot_write(what, path, ErrorKind::IsADirectory.into()));
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            let reason = format!("there is no folder {}", folder.display());
+            Err(cannot_write(what, path, io::Error::other(reason)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn cannot_write(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Write {
         what,
         path: path.to_owned(),
         source,
-    })
+    }
 }
 
 fn to_json(value: &impl Serialize) -> String {

@@ -9,8 +9,8 @@ use visipruner::policy::presets::Resolved;
 use super::args::{ComputeArgs, GpuLayers, ModelArgs, ReportArgs, RunArgs, SamplingArgs};
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
-use super::image;
 use super::terminal::Terminal;
+use super::{image, output};
 
 /// A context that was not asked for is at most this long: a model trained for 128 Ki tokens would take gigabytes.
 const DEFAULT_MAX_CTX: u32 = 4096;
@@ -74,7 +74,9 @@ impl RunOptions {
         };
         let sources = image::sources(&args.prompt.images)?;
         check_images(&prompt, sources.len(), args.prompt.raw, &args.model)?;
-        check_report(&args.report)?;
+        if let Some(path) = &args.report.report {
+            output::check_writable("the report", path)?;
+        }
         let files = Files::open(&args.model)?;
         let policy = files.policy(&args.policy)?;
         let images = sources.iter().map(image::read).collect::<Result<Vec<_>, _>>()?;
@@ -162,27 +164,6 @@ fn check_images(prompt: &Prompt, n_images: usize, is_raw: bool, model: &ModelArg
         files::require_projector(model)?;
     }
     Ok(())
-}
-
-/// A report that cannot be written is worth knowing before minutes of work.
-fn check_report(report: &ReportArgs) -> Result<(), Error> {
-    let Some(path) = &report.report else {
-        return Ok(());
-    };
-    let cannot_write = |source: std::io::Error| Error::Write {
-        what: "the report",
-        path: path.clone(),
-        source,
-    };
-    if path.is_dir() {
-        return Err(cannot_write(std::io::ErrorKind::IsADirectory.into()));
-    }
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(cannot_write(
-            std::io::Error::other(format!("there is no folder {}", folder.display())),
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// The template itself, or what stands in the file of that name.

@@ -72,7 +72,7 @@ pub use encoded::EncodedPrompt;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]
-pub use model::{Model, supported_archs};
+pub use model::{Model, devices, supported_archs};
 #[cfg(feature = "native")]
 pub use projector::Projector;
 #[cfg(feature = "native")]

@@ -261,6 +261,11 @@ pub fn supported_archs() -> Vec<String> {
     ffi::supported_archs()
 }
 
+/// The devices that llama.cpp can compute on: `CPU (AMD EPYC 7763)`.
+pub fn devices() -> Vec<String> {
+    ffi::devices()
+}
+
 /// Loads a file through `load`, telling a stop by the caller from a failure.
 pub(crate) fn load_native<T>(
     path: &Path,

@@ -42,6 +42,11 @@ pub(crate) fn prefill(
         Some(kv) => kv.iter().map(|layer| layer.n_cells as usize).collect(),
         None => trace.n_cells(),
     };
+    let kv_allocated_bytes = kv
+        .iter()
+        .flatten()
+        .map(|layer| layer.allocated_bytes as u64)
+        .sum();
     let cell_bytes: Vec<usize> = kv.iter().flatten().map(|layer| layer.cell_bytes).collect();
     let encoder = prompt.encoded_by.as_ref();
     let shape = model_shape(
@@ -66,6 +71,7 @@ pub(crate) fn prefill(
         logits,
         flops: prefill_flops(&shape, vision, &prompt.layout, !prompt.non_causal, trace).into(),
         kv_bytes: KvBytes::of(prompt.layout.n_rows, &n_cells, &cell_bytes),
+        kv_allocated_bytes,
         ..RunReport::of_prefill(
             &prompt.layout,
             &prompt.token,

@@ -51,6 +51,7 @@ pub(super) fn install() {
             sys::mtmd_log_set(Some(on_log), std::ptr::null_mut());
             sys::ggml_set_abort_callback(Some(on_abort));
             sys::llama_backend_init();
+            sys::ggml_backend_load_all();
         }
     });
 }

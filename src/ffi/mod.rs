@@ -9,6 +9,7 @@
 //! Versions: the comments below cite llama.cpp as packaged in `llama-cpp-sys-2` 0.1.161.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod backend;
 mod callback;
 mod context;
 mod log;
@@ -32,6 +33,7 @@ mod sys {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
+pub(crate) use backend::devices;
 pub(crate) use context::{
     AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Prompt, Range,
 };

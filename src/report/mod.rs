@@ -62,6 +62,8 @@ pub struct RunReport {
     pub flops: FlopsReport,
     /// Keys and values of the prompt.
     pub kv_bytes: KvBytes,
+    /// Bytes allocated for keys and values of all layers; 0 for models that keep none per layer.
+    pub kv_allocated_bytes: u64,
     /// Where the time went.
     pub times_ms: TimesMs,
     /// Generated tokens per second of `times_ms.decode`; `None` if nothing was generated.

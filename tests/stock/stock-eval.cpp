@@ -3,17 +3,25 @@
 //   prompt <token ids, -1 for each image token>
 //   generated <token ids>
 // and writes the logits of the last prompt token as raw float32 [n_vocab] in the byte order of the machine.
+//
+// With --bench 1 it encodes the images once, prints `encoded <ms>`, and then runs the prompt and decodes N tokens once per
+// line of standard input, printing the tokens and `times <prefill ms> <decode ms>` each time.
 
-#include "llama.h"
+#include "ggml-backend.h"
+#include "llama-cpp.h"
 #include "mtmd-helper.h"
 #include "mtmd.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <iostream>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,6 +34,7 @@ const char * const usage =
     "  --image FILE     binary PPM (P6, 8 bit), once per <__media__> in the prompt\n"
     "  -o FILE          where the logits of the last prompt token go\n"
     "  -n N             tokens to generate (0)\n"
+    "  --bench 1        run again and again, with times; needs a projector\n"
     "  -c N             size of the context (model's own)\n"
     "  -b N -ub N       batch and micro-batch (llama.cpp's defaults)\n"
     "  -t N             threads (4)\n"
@@ -42,6 +51,7 @@ struct options {
     int32_t n_predict    = 0;
     int32_t n_threads    = 4;
     int32_t n_gpu_layers = 0;
+    bool    is_bench     = false;
     llama_context_params ctx = llama_context_default_params();
 };
 
@@ -73,6 +83,7 @@ options parse(int argc, char ** argv) {
         { "--image",  [&](const std::string & v) { opt.images.push_back(v); } },
         { "-p",       [&](const std::string & v) { opt.prompt       = v; } },
         { "-o",       [&](const std::string & v) { opt.logits       = v; } },
+        { "--bench",  [&](const std::string & v) { opt.is_bench     = v != "0"; } },
         { "-n",       [&](const std::string & v) { opt.n_predict    = std::stoi(v); } },
         { "-t",       [&](const std::string & v) { opt.n_threads    = std::stoi(v); } },
         { "-ngl",     [&](const std::string & v) { opt.n_gpu_layers = std::stoi(v); } },
@@ -90,7 +101,7 @@ options parse(int argc, char ** argv) {
         }
         flag->second(argv[i + 1]);
     }
-    if (opt.model.empty() || opt.prompt.empty()) {
+    if (opt.model.empty() || opt.prompt.empty() || (opt.is_bench && opt.mmproj.empty())) {
         throw std::runtime_error(usage);
     }
     opt.ctx.n_threads       = opt.n_threads;
@@ -116,52 +127,97 @@ mtmd_bitmap * load_ppm(const std::string & path) {
     return mtmd_bitmap_init(nx, ny, reinterpret_cast<const unsigned char *>(rgb.data()));
 }
 
-// text and images, as mtmd's own tools evaluate them
-void eval_multimodal(const options & opt, llama_context * ctx) {
-    mtmd_context_params params = mtmd_context_params_default();
-    params.use_gpu         = opt.n_gpu_layers != 0;
-    params.n_threads       = opt.n_threads;
-    params.flash_attn_type = opt.ctx.flash_attn_type;
-    params.warmup          = false;
-    mtmd_context * mctx = mtmd_init_from_file(opt.mmproj.c_str(), llama_get_model(ctx), params);
-    if (mctx == nullptr) {
-        throw std::runtime_error("cannot load " + opt.mmproj);
-    }
+// a projector and a prompt with images for it
+class multimodal {
+public:
+    multimodal(const options & opt, const llama_model * model) {
+        mtmd_context_params params = mtmd_context_params_default();
+        params.use_gpu         = opt.n_gpu_layers != 0;
+        params.n_threads       = opt.n_threads;
+        params.flash_attn_type = opt.ctx.flash_attn_type;
+        params.warmup          = false;
+        mctx.reset(mtmd_init_from_file(opt.mmproj.c_str(), model, params));
+        if (mctx == nullptr) {
+            throw std::runtime_error("cannot load " + opt.mmproj);
+        }
+        n_embd = llama_model_n_embd_inp(model);
 
-    std::vector<mtmd_bitmap *> bitmaps;
-    for (const auto & image : opt.images) {
-        bitmaps.push_back(load_ppm(image));
-    }
-    const std::vector<const mtmd_bitmap *> views(bitmaps.begin(), bitmaps.end());
-    const mtmd_input_text text = { opt.prompt.c_str(), opt.prompt.size(), /*add_special=*/true, /*parse_special=*/true };
-    mtmd_input_chunks * chunks = mtmd_input_chunks_init();
-    if (mtmd_tokenize(mctx, chunks, &text, views.data(), views.size()) != 0) {
-        throw std::runtime_error("cannot tokenize the prompt");
-    }
-
-    printf("prompt");
-    for (size_t i = 0; i < mtmd_input_chunks_size(chunks); i++) {
-        const mtmd_input_chunk * chunk = mtmd_input_chunks_get(chunks, i);
-        const bool is_text = mtmd_input_chunk_get_type(chunk) == MTMD_INPUT_CHUNK_TYPE_TEXT;
-        size_t n_text = 0;
-        const llama_token * tokens = is_text ? mtmd_input_chunk_get_tokens_text(chunk, &n_text) : nullptr;
-        for (size_t j = 0; j < mtmd_input_chunk_get_n_tokens(chunk); j++) {
-            printf(" %d", is_text ? tokens[j] : -1);
+        std::vector<mtmd::bitmap_ptr> bitmaps;
+        std::vector<const mtmd_bitmap *> views;
+        for (const auto & image : opt.images) {
+            bitmaps.emplace_back(load_ppm(image));
+            views.push_back(bitmaps.back().get());
+        }
+        const mtmd_input_text text = { opt.prompt.c_str(), opt.prompt.size(), /*add_special=*/true, /*parse_special=*/true };
+        chunks.reset(mtmd_input_chunks_init());
+        if (mtmd_tokenize(mctx.get(), chunks.get(), &text, views.data(), views.size()) != 0) {
+            throw std::runtime_error("cannot tokenize the prompt");
         }
     }
-    printf("\n");
 
-    llama_pos n_past = 0;
-    if (mtmd_helper_eval_chunks(mctx, ctx, chunks, 0, 0, llama_n_batch(ctx), /*logits_last=*/true, &n_past) != 0) {
-        throw std::runtime_error("cannot evaluate the prompt");
+    void print() const {
+        printf("prompt");
+        for (size_t i = 0; i < mtmd_input_chunks_size(chunks.get()); i++) {
+            const mtmd_input_chunk * chunk = mtmd_input_chunks_get(chunks.get(), i);
+            size_t n_text = 0;
+            const llama_token * tokens = is_text(chunk) ? mtmd_input_chunk_get_tokens_text(chunk, &n_text) : nullptr;
+            for (size_t j = 0; j < mtmd_input_chunk_get_n_tokens(chunk); j++) {
+                printf(" %d", tokens ? tokens[j] : -1);
+            }
+        }
+        printf("\n");
     }
 
-    mtmd_input_chunks_free(chunks);
-    for (auto * bitmap : bitmaps) {
-        mtmd_bitmap_free(bitmap);
+    // as mtmd's own tools do it
+    void eval(llama_context * ctx) const {
+        llama_pos n_past = 0;
+        if (mtmd_helper_eval_chunks(mctx.get(), ctx, chunks.get(), 0, 0, llama_n_batch(ctx), /*logits_last=*/true, &n_past) != 0) {
+            throw std::runtime_error("cannot evaluate the prompt");
+        }
     }
-    mtmd_free(mctx);
-}
+
+    void encode() {
+        for (size_t i = 0; i < mtmd_input_chunks_size(chunks.get()); i++) {
+            const mtmd_input_chunk * chunk = mtmd_input_chunks_get(chunks.get(), i);
+            embd.emplace_back();
+            if (is_text(chunk)) {
+                continue;
+            }
+            if (mtmd_encode_chunk(mctx.get(), chunk) != 0) {
+                throw std::runtime_error("cannot encode an image");
+            }
+            const float * src = mtmd_get_output_embd(mctx.get());
+            embd.back().assign(src, src + mtmd_input_chunk_get_n_tokens(chunk)*n_embd);
+        }
+    }
+
+    // the same as eval(), on what encode() has left
+    void eval_encoded(llama_context * ctx) {
+        llama_pos n_past = 0;
+        const size_t n_chunks = mtmd_input_chunks_size(chunks.get());
+        for (size_t i = 0; i < n_chunks; i++) {
+            const mtmd_input_chunk * chunk = mtmd_input_chunks_get(chunks.get(), i);
+            const int32_t n_batch = llama_n_batch(ctx);
+            const int32_t status  = is_text(chunk) ?
+                mtmd_helper_eval_chunk_single(mctx.get(), ctx, chunk, n_past, 0, n_batch, i + 1 == n_chunks, &n_past) :
+                mtmd_helper_decode_image_chunk(mctx.get(), ctx, chunk, embd[i].data(), n_past, 0, n_batch, &n_past);
+            if (status != 0) {
+                throw std::runtime_error("cannot evaluate the prompt");
+            }
+        }
+    }
+
+private:
+    static bool is_text(const mtmd_input_chunk * chunk) {
+        return mtmd_input_chunk_get_type(chunk) == MTMD_INPUT_CHUNK_TYPE_TEXT;
+    }
+
+    mtmd::context_ptr      mctx;
+    mtmd::input_chunks_ptr chunks;
+
+    size_t n_embd = 0;
+    std::vector<std::vector<float>> embd; // [chunks] of image chunks, else empty
+};
 
 void eval_text(const options & opt, llama_context * ctx) {
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
@@ -187,49 +243,26 @@ void eval_text(const options & opt, llama_context * ctx) {
     }
 }
 
-llama_token most_likely(const float * logits, int32_t n_vocab) {
-    llama_token best = 0;
-    for (llama_token id = 1; id < n_vocab; id++) {
-        if (logits[id] > logits[best]) {
-            best = id;
+// the most likely token, in bench mode of those that do not end the answer
+llama_sampler * new_sampler(const llama_vocab * vocab, bool is_bench) {
+    std::vector<llama_logit_bias> banned;
+    for (llama_token id = 0; is_bench && id < llama_vocab_n_tokens(vocab); id++) {
+        if (llama_vocab_is_eog(vocab, id)) {
+            banned.push_back({ id, -INFINITY });
         }
     }
-    return best;
+    llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
+    llama_sampler_chain_add(chain, llama_sampler_init_logit_bias(llama_vocab_n_tokens(vocab), banned.size(), banned.data()));
+    llama_sampler_chain_add(chain, llama_sampler_init_greedy());
+    return chain;
 }
 
-void run(const options & opt) {
-    llama_backend_init();
-
-    llama_model_params mparams = llama_model_default_params();
-    mparams.n_gpu_layers = opt.n_gpu_layers;
-    llama_model * model = llama_model_load_from_file(opt.model.c_str(), mparams);
-    if (model == nullptr) {
-        throw std::runtime_error("cannot load " + opt.model);
-    }
-    llama_context * ctx = llama_init_from_model(model, opt.ctx);
-    if (ctx == nullptr) {
-        throw std::runtime_error("cannot make a context");
-    }
-
-    if (opt.mmproj.empty()) {
-        eval_text(opt, ctx);
-    } else {
-        eval_multimodal(opt, ctx);
-    }
-
-    const llama_vocab * vocab = llama_model_get_vocab(model);
-    const int32_t n_vocab = llama_vocab_n_tokens(vocab);
-    const float * logits = llama_get_logits_ith(ctx, -1);
-    if (!opt.logits.empty()) {
-        std::ofstream file(opt.logits, std::ios::binary);
-        if (!file.write(reinterpret_cast<const char *>(logits), n_vocab * sizeof(float))) {
-            throw std::runtime_error("cannot write " + opt.logits);
-        }
-    }
-
+void generate(const options & opt, llama_context * ctx) {
+    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
+    const llama_sampler_ptr sampler(new_sampler(vocab, opt.is_bench));
     printf("generated");
     for (int32_t i = 0; i < opt.n_predict; i++) {
-        llama_token id = most_likely(llama_get_logits_ith(ctx, -1), n_vocab);
+        llama_token id = llama_sampler_sample(sampler.get(), ctx, -1);
         if (llama_vocab_is_eog(vocab, id)) {
             break;
         }
@@ -239,10 +272,74 @@ void run(const options & opt) {
         }
     }
     printf("\n");
+}
 
-    llama_free(ctx);
-    llama_model_free(model);
-    llama_backend_free();
+void write_logits(const options & opt, llama_context * ctx) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
+    std::ofstream file(opt.logits, std::ios::binary);
+    if (!file.write(reinterpret_cast<const char *>(llama_get_logits_ith(ctx, -1)), n_vocab * sizeof(float))) {
+        throw std::runtime_error("cannot write " + opt.logits);
+    }
+}
+
+double ms_since(std::chrono::steady_clock::time_point began) {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
+}
+
+// answers each line of standard input with a run; another process decides when
+void bench(const options & opt, llama_context * ctx, multimodal & prompt) {
+    const auto began = std::chrono::steady_clock::now();
+    prompt.encode();
+    printf("encoded %f\n", ms_since(began));
+    fflush(stdout);
+    for (std::string line; std::getline(std::cin, line);) {
+        llama_memory_clear(llama_get_memory(ctx), true);
+
+        const auto prefill = std::chrono::steady_clock::now();
+        prompt.eval_encoded(ctx);
+        llama_synchronize(ctx);
+        const double prefill_ms = ms_since(prefill);
+
+        const auto decode = std::chrono::steady_clock::now();
+        generate(opt, ctx);
+        printf("times %f %f\n", prefill_ms, ms_since(decode));
+        fflush(stdout);
+    }
+}
+
+void run(const options & opt) {
+    ggml_backend_load_all();
+    llama_backend_init();
+
+    llama_model_params mparams = llama_model_default_params();
+    mparams.n_gpu_layers = opt.n_gpu_layers;
+    const llama_model_ptr model(llama_model_load_from_file(opt.model.c_str(), mparams));
+    if (model == nullptr) {
+        throw std::runtime_error("cannot load " + opt.model);
+    }
+    const llama_context_ptr ctx(llama_init_from_model(model.get(), opt.ctx));
+    if (ctx == nullptr) {
+        throw std::runtime_error("cannot make a context");
+    }
+
+    std::unique_ptr<multimodal> prompt;
+    if (!opt.mmproj.empty()) {
+        prompt = std::make_unique<multimodal>(opt, model.get());
+        prompt->print();
+    }
+    if (opt.is_bench) {
+        bench(opt, ctx.get(), *prompt);
+        return;
+    }
+    if (prompt) {
+        prompt->eval(ctx.get());
+    } else {
+        eval_text(opt, ctx.get());
+    }
+    if (!opt.logits.empty()) {
+        write_logits(opt, ctx.get());
+    }
+    generate(opt, ctx.get());
 }
 
 } // namespace

@@ -1,0 +1,78 @@
+//! The flags of `visipruner bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use visipruner::policy::PolicyError;
+use visipruner::policy::fixed::Schedule;
+
+use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs};
+
+/// `visipruner bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) instead of the one that comes with the program. Can be repeated
+    #[arg(long = "image", value_name = "FILE", help_heading = "Measurement")]
+    pub images: Vec<String>,
+
+    /// Pictures in the prompt; several numbers, separated by commas, are measured one after the other
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1",
+        value_parser = positive,
+        allow_negative_numbers = true,
+        help_heading = "Measurement"
+    )]
+    pub n_images: Vec<usize>,
+
+    /// Tokens of text in the prompt
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = positive, allow_negative_numbers = true, help_heading = "Measurement")]
+    pub n_text: usize,
+
+    /// Tokens to generate after the prompt
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 16, value_parser = positive, allow_negative_numbers = true, help_heading = "Measurement")]
+    pub n_gen: usize,
+
+    /// F/K/E: K vision tokens go on after layer F, none from layer E on. Can be repeated
+    #[arg(long = "schedule", value_name = "F/K/E", value_parser = schedule, help_heading = "Measurement")]
+    pub schedules: Vec<Schedule>,
+
+    /// Rounds; each runs every variant once
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive, allow_negative_numbers = true, help_heading = "Measurement")]
+    pub repetitions: usize,
+
+    /// Measure stock llama.cpp, too: the program stock-eval that make stock builds
+    #[arg(long, value_name = "PROGRAM", help_heading = "Measurement")]
+    pub stock: Option<PathBuf>,
+
+    /// Print one JSON object instead of the table
+    #[arg(long, help_heading = "Results")]
+    pub json: bool,
+
+    /// Write that JSON object to a file
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub report: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+fn positive(value: &str) -> Result<usize, &'static str> {
+    match value.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, 1 or more"),
+        Ok(n) => Ok(n),
+    }
+}
+
+fn schedule(value: &str) -> Result<Schedule, PolicyError> {
+    value.parse()
+}

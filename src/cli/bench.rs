@@ -1,0 +1,79 @@
+//! `visipruner bench`: what pruning buys on this machine, side by side with the model as it is.
+//!
+//! ```text
+//! plan: variants, prompts ──► measure: A B A B … ──► result: medians, ratios to dense ──► table, JSON, plot
+//! ```
+
+mod measure;
+mod memory;
+mod plan;
+mod result;
+mod stock;
+mod table;
+
+use visipruner::engine::Image;
+
+use super::answer::{Loaded, show_log};
+use super::args::BenchArgs;
+use super::error::Error;
+use super::files::{self, Files};
+use super::interrupt::Interrupt;
+use super::run::{model_options, projector_options};
+use super::terminal::Terminal;
+use super::{embedded, image, output};
+use measure::Bench;
+use plan::Plan;
+
+/// Measures, and prints what came out.
+///
+/// # Errors
+/// Files and flags that cannot be used, and what goes wrong in the engine. Nothing that was measured before Ctrl-C is
+/// lost: it is printed.
+pub fn run(args: &BenchArgs) -> Result<(), Error> {
+    let mut terminal = Terminal::new(&args.output);
+    show_log(args.output.verbose);
+    let interrupt = Interrupt::listen();
+    files::require_projector(&args.model)?;
+    for path in args.report.iter() {
+        output::check_writable("the results", path)?;
+    }
+    let files = Files::open(&args.model)?;
+    let plan = Plan::new(args, &files)?;
+    let images = images(args)?;
+    let projector = projector_options(&args.compute);
+    let loaded = Loaded::load(
+        (&args.model.model, &model_options(&args.compute)),
+        args.model.mmproj.as_deref().map(|path| (path, &projector)),
+        &mut terminal,
+        &interrupt,
+    )?;
+    let mut bench = Bench {
+        args,
+        files: &files,
+        plan: &plan,
+        images: &images,
+        loaded,
+        terminal: &mut terminal,
+        interrupt: &interrupt,
+    };
+    let report = bench.run()?;
+    if args.json {
+        output::print_json(&report)?;
+    } else {
+        output::print_lines(&table::lines(&report))?;
+    }
+    if let Some(path) = &args.report {
+        output::write_json("the results", path, &report)?;
+    }
+    Ok(())
+}
+
+/// The pictures given, or the one that comes with the program.
+fn images(args: &BenchArgs) -> Result<Vec<Image>, Error> {
+    if args.images.is_empty() {
+        let shipped = embedded::scenes().swap_remove(0);
+        return Ok(vec![embedded::picture(&shipped.image)?]);
+    }
+    let sources = image::sources(&args.images)?;
+    sources.iter().map(image::read).collect()
+}

@@ -1,0 +1,144 @@
+//! The results as a table.
+
+use super::super::units;
+use super::result::{BenchReport, Case, Measured, VariantResult};
+
+const HEADINGS: [&str; 10] = [
+    "",
+    "prefill",
+    "speedup",
+    "ideal",
+    "efficiency",
+    "first token",
+    "decode",
+    "KV held",
+    "KV allocated",
+    "peak memory",
+];
+
+/// The table of each case, with what was measured above it and what the columns mean below.
+pub fn lines(report: &BenchReport) -> Vec<String> {
+    let mut lines = header(report);
+    for case in &report.cases {
+        lines.push(String::new());
+        lines.extend(case_lines(case));
+    }
+    lines.push(String::new());
+    lines.extend(LEGEND.lines().map(str::to_owned));
+    lines
+}
+
+const LEGEND: &str = "\
+Medians; +/- is half the distance of the quartiles. speedup: dense / variant, the median over the rounds.
+ideal: rows times layers, dense / variant. efficiency: speedup / ideal; in brackets against FLOPs instead of rows.
+first token: pictures encoded and prompt read. peak memory: of the process, with the model's file as far as it was read.";
+
+fn header(report: &BenchReport) -> Vec<String> {
+    let compute = &report.compute;
+    let name = if report.name.is_empty() {
+        &report.model
+    } else {
+        &report.name
+    };
+    vec![
+        format!(
+            "{name}: {}, {} layers, {}",
+            report.arch,
+            report.n_layer,
+            units::bytes(report.file_bytes)
+        ),
+        format!(
+            "{}; {} threads, -ngl {}, flash attention {}, KV {}/{}, batches of {}/{}",
+            compute.devices.join(", "),
+            compute.n_threads,
+            compute.n_gpu_layers,
+            compute.flash_attn,
+            compute.kv_types[0],
+            compute.kv_types[1],
+            compute.batch[0],
+            compute.batch[1]
+        ),
+    ]
+}
+
+fn case_lines(case: &Case) -> Vec<String> {
+    let pictures = if case.n_images == 1 { "picture" } else { "pictures" };
+    let mut lines = vec![format!(
+        "{} {pictures}: {} rows ({} text, {} vision), {} tokens generated, {} rounds; encoding took {}",
+        case.n_images,
+        case.n_rows,
+        case.n_rows - case.n_vision,
+        case.n_vision,
+        case.n_gen,
+        case.n_rounds,
+        units::milliseconds(case.encode_ms)
+    )];
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(case.variants.iter().map(|variant| cells(case, variant)));
+    lines.extend(aligned(&rows));
+    lines
+}
+
+fn cells(case: &Case, variant: &VariantResult) -> [String; 10] {
+    let work = |cell: &dyn Fn(&super::result::Work) -> String| {
+        variant.work.as_ref().map_or_else(|| "-".to_owned(), cell)
+    };
+    let note = if variant.same_tokens { "" } else { " *" };
+    [
+        format!("{}{note}", variant.label),
+        with_spread(&variant.prefill_ms),
+        format!("{:.3}x", variant.prefill_speedup),
+        work(&|work| format!("{:.3}x", work.ideal_by_rows)),
+        work(&|work| format!("{:.3} ({:.3})", work.efficiency_by_rows, work.efficiency_by_flops)),
+        units::milliseconds(case.encode_ms + variant.prefill_ms.median),
+        match (&variant.decode_ms_per_token, variant.decode_speedup) {
+            (Some(decode), Some(speedup)) => format!("{:.1} ms/token {speedup:.3}x", decode.median),
+            _ => "-".to_owned(),
+        },
+        work(&|work| units::bytes(work.kv_held_bytes)),
+        work(&|work| units::bytes(work.kv_allocated_bytes)),
+        variant
+            .peak_memory_bytes
+            .map_or_else(|| "-".to_owned(), units::bytes),
+    ]
+}
+
+fn with_spread(measured: &Measured) -> String {
+    format!(
+        "{} +/- {:.1} %",
+        units::milliseconds(measured.median),
+        measured.spread() * 100.0
+    )
+}
+
+/// Columns as wide as their widest cell: the first to the left, the others to the right.
+fn aligned(rows: &[[String; 10]]) -> Vec<String> {
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let line = |row: &[String; 10]| {
+        let cells = row.iter().enumerate().map(|(column, cell)| match column {
+            0 => format!("{cell:<width$}", width = width(0)),
+            _ => format!("{cell:>width$}", width = width(column)),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut rows = vec![["a"; 10].map(str::to_owned), ["bcd"; 10].map(str::to_owned)];
+        rows[1][9] = String::new();
+        let lines = aligned(&rows);
+        assert_eq!(lines[0], "a      a    a    a    a    a    a    a    a  a");
+        assert_eq!(lines[1], "bcd  bcd  bcd  bcd  bcd  bcd  bcd  bcd  bcd");
+    }
+}
