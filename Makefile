@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock
+.PHONY: help setup demo test lint fmt bench stock bench-stock
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -11,6 +11,7 @@ help:
 	@echo 'make lint    rustfmt, clippy, documentation, patches'
 	@echo 'make fmt     format the sources'
 	@echo 'make bench   benchmarks'
+	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
 	@build/setup.sh
@@ -41,3 +42,14 @@ fmt:
 
 bench: setup
 	$(CARGO) bench
+
+# Without MODEL the one that ships. FLAGS are those of `visipruner bench`.
+MODEL  ?= models/tiny-llava-shapes-f16.gguf
+MMPROJ ?= models/tiny-llava-shapes-mmproj-f16.gguf
+FLAGS  ?=
+
+bench-stock: setup
+	$(CARGO) build --release
+	$(MAKE) --no-print-directory stock
+	target/release/visipruner bench -m $(MODEL) --mmproj $(MMPROJ) --stock target/stock/stock-eval \
+		--vision-encoder upstream $(FLAGS)

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "native")]
 mod answers;
+#[cfg(feature = "native")]
+mod bench;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
@@ -108,6 +110,7 @@ fn help_of_every_subcommand() {
         ("help_run_short", vec!["run", "-h"]),
         ("help_demo", vec!["demo", "-h"]),
         ("help_info", vec!["info", "--help"]),
+        ("help_bench", vec!["bench", "-h"]),
     ] {
         let ran = visipruner(&args);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));

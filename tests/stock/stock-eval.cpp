@@ -200,7 +200,7 @@ public:
             const int32_t n_batch = llama_n_batch(ctx);
             const int32_t status  = is_text(chunk) ?
                 mtmd_helper_eval_chunk_single(mctx.get(), ctx, chunk, n_past, 0, n_batch, i + 1 == n_chunks, &n_past) :
-                mtmd_helper_decode_image_chunk(mctx.get(), ctx, chunk, embd[i].data(), n_past, 0, n_batch, &n_past);
+                mtmd_helper_decode_image_chunk(mctx.get(), ctx, chunk, embd[i].data(), n_past, 0, n_batch, &n_past, nullptr, nullptr);
             if (status != 0) {
                 throw std::runtime_error("cannot evaluate the prompt");
             }

@@ -31,7 +31,7 @@ pub fn lines(report: &BenchReport) -> Vec<String> {
 const LEGEND: &str = "\
 Medians; +/- is half the distance of the quartiles. speedup: dense / variant, the median over the rounds.
 ideal: rows times layers, dense / variant. efficiency: speedup / ideal; in brackets against FLOPs instead of rows.
-first token: pictures encoded and prompt read. peak memory: of the process, with the model's file as far as it was read.";
+* generated other tokens than dense. first token: pictures encoded and prompt read. peak memory: of the process, with the model's file as far as it was read.";
 
 fn header(report: &BenchReport) -> Vec<String> {
     let compute = &report.compute;
