@@ -16,6 +16,8 @@ use visipruner::engine::{
     Session, SessionOptions, VisionEncoder,
 };
 use visipruner::gguf::GgmlType;
+#[cfg(feature = "cli")]
+use visipruner::report::RunReport;
 
 const N_CTX: u32 = 1024;
 const N_PREDICT: u32 = 24;
@@ -287,6 +289,67 @@ fn several_images_and_small_batches() {
             ..Case::new(Arch::Llama)
         });
     }
+}
+
+/// The same through the command line, as a user would ask for stock's behaviour.
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_line() {
+    let case = Case::new(Arch::Llama);
+    let files = Files::new(&case);
+    let png = files.path("0.png");
+    let image = &files.images[0];
+    image::save_buffer(
+        &png,
+        image.data(),
+        image.width(),
+        image.height(),
+        image::ExtendedColorType::Rgb8,
+    )
+    .unwrap();
+    let flags = [
+        "run",
+        "--raw",
+        "-fa",
+        "off",
+        "--policy",
+        "off",
+        "--vision-encoder",
+        "upstream",
+        "--json",
+        "--report-logits",
+    ];
+    let output = Command::new(env!("CARGO_BIN_EXE_visipruner"))
+        .args(flags)
+        .args([
+            "-n",
+            &N_PREDICT.to_string(),
+            "-c",
+            &N_CTX.to_string(),
+            "-t",
+            &N_THREADS.to_string(),
+        ])
+        .args(["-p", &case.prompt(), "-m"])
+        .arg(files.path("model.gguf"))
+        .arg("--mmproj")
+        .arg(files.path("mmproj.gguf"))
+        .arg("--image")
+        .arg(png)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
+    let bits = report.logits.unwrap().into_iter().map(f32::to_bits).collect();
+    let ours = Answer {
+        prompt: report.token_ids,
+        generated: report.generated,
+        logits: bits,
+    };
+    assert!(ours == stock(&case, &files), "{:?}", ours.generated);
 }
 
 /// The comparison would notice: with LLaVA's own encoder the logits are others.
