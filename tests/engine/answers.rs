@@ -1,0 +1,259 @@
+//! Answers: what they hold, and what they do not depend on.
+
+use super::*;
+
+#[test]
+fn a_dense_answer() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(SessionOptions::default());
+    let mut events = Vec::new();
+    let outcome = session
+        .generate(Some(&mut pair.projector), &question(), |event| {
+            events.push(format!("{event:?}"));
+            Continue(())
+        })
+        .expect("an answer");
+
+    let report = &outcome.report;
+    assert_eq!(outcome.stop, StopReason::Length);
+    assert_eq!(outcome.tokens.len(), 12);
+    assert_eq!(outcome.text, pair.model.detokenize(&outcome.tokens, false));
+    assert_eq!(
+        events.first().map(String::as_str),
+        Some("Encode { done: 0, total: 3 }")
+    );
+    assert!(events.contains(&"Encode { done: 1, total: 3 }".to_owned()));
+    assert!(events.contains(&"Encode { done: 3, total: 3 }".to_owned()));
+    assert!(events.contains(&"Prefill(1.0)".to_owned()));
+    assert_eq!(report.image_spans.len(), 1);
+    assert_eq!(report.image_spans[0][1], 16);
+    assert_eq!(report.token_ids.iter().filter(|&&token| token == -1).count(), 16);
+    assert_eq!(report.n_tokens, report.token_ids.len());
+    assert_eq!(report.skipped.as_deref(), Some("the policy is off"));
+    assert_eq!(report.logits.as_ref().map(Vec::len), Some(pair.model.n_vocab()));
+    assert!(
+        report
+            .layers
+            .iter()
+            .all(|layer| layer.rows == report.n_tokens && layer.kv == report.n_tokens)
+    );
+    // The last token that was chosen is never computed.
+    assert_eq!(report.kv_final, vec![report.n_tokens + 11; report.n_layer]);
+    assert_eq!(report.kv_bytes.dense, report.kv_bytes.actual);
+    assert!(report.kv_bytes.dense > 0 && report.times_ms.encode > 0.0 && report.times_ms.total > 0.0);
+}
+
+#[test]
+fn the_same_request_gets_the_same_answer_again() {
+    let mut pair = Pair::new(Arch::Llama);
+    for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
+        let mut session = pair.session(with_policy(policy));
+        let first = session.answer(&mut pair.projector);
+        let other = Request {
+            images: vec![picture(50, 50, 2)],
+            ..question()
+        };
+        let other = session
+            .generate(Some(&mut pair.projector), &other, ignore)
+            .expect("an answer");
+        let again = session.answer(&mut pair.projector);
+        assert_eq!(first.tokens, again.tokens);
+        assert_eq!(first.report.logits, again.report.logits);
+        assert_ne!(
+            first.report.logits, other.report.logits,
+            "the picture makes a difference"
+        );
+    }
+}
+
+#[test]
+fn the_iterator_yields_what_the_callback_hears() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(SessionOptions::default());
+    let mut heard = Vec::new();
+    let outcome = session
+        .generate(Some(&mut pair.projector), &question(), |event| {
+            if let Event::Text(text) = event {
+                heard.push(text.to_owned());
+            }
+            Continue(())
+        })
+        .expect("an answer");
+    let mut answer = session
+        .stream(Some(&mut pair.projector), &question())
+        .expect("an answer");
+    let streamed: Vec<_> = answer.by_ref().map(|text| text.expect("a piece")).collect();
+    let streamed_outcome = answer.into_outcome();
+    assert_eq!(streamed, heard);
+    assert_eq!(heard.concat(), outcome.text);
+    assert_eq!(streamed_outcome.text, outcome.text);
+    assert_eq!(streamed_outcome.stop, outcome.stop);
+}
+
+#[test]
+fn long_prompts_small_batches_and_several_images() {
+    let mut pair = Pair::new(Arch::Llama);
+    let filler = "a long story about colours. ".repeat(8);
+    let request = Request {
+        prompt: Prompt::raw(&format!("{filler}<image> and {filler}<image> which? ")),
+        images: vec![picture(32, 32, 3), picture(64, 20, 4)],
+        ..question()
+    };
+    let mut tokens = Vec::new();
+    for (n_batch, n_ubatch) in [(2048, 512), (64, 16), (33, 33)] {
+        for policy in [PolicyConfig::Off, fixed(1, 6, 4)] {
+            let options = SessionOptions {
+                n_batch,
+                n_ubatch,
+                policy,
+                ..SessionOptions::default()
+            };
+            let outcome = pair
+                .session(options)
+                .generate(Some(&mut pair.projector), &request, ignore)
+                .expect("an answer");
+            assert_eq!(outcome.report.image_spans.len(), 2);
+            tokens.push(outcome.tokens);
+        }
+    }
+    assert!(tokens.iter().step_by(2).all(|other| *other == tokens[0]));
+    assert!(tokens.iter().skip(1).step_by(2).all(|other| *other == tokens[1]));
+}
+
+#[test]
+fn every_kind_of_cache() {
+    let mut pair = Pair::new(Arch::Llama);
+    for flash_attn in [FlashAttention::Off, FlashAttention::On, FlashAttention::Auto] {
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
+                let options = SessionOptions {
+                    flash_attn,
+                    type_k: kv,
+                    type_v: kv,
+                    policy,
+                    ..SessionOptions::default()
+                };
+                let session = Session::new(&pair.model, options);
+                if kv.is_quantized() && flash_attn == FlashAttention::Off {
+                    assert!(matches!(session, Err(Error::QuantizedValues { .. })));
+                    continue;
+                }
+                let outcome = session
+                    .expect("a session")
+                    .generate(Some(&mut pair.projector), &question(), ignore)
+                    .unwrap_or_else(|error| panic!("{flash_attn} {kv}: {error}"));
+                assert_eq!(outcome.tokens.len(), 12);
+            }
+        }
+    }
+}
+
+#[test]
+fn text_alone_needs_no_projector() {
+    let pair = Pair::new(Arch::Llama);
+    for (policy, why) in [(PolicyConfig::Off, "off"), (fixed(2, 4, 5), "no image")] {
+        let mut session = pair.session(with_policy(policy));
+        let request = Request {
+            n_predict: 4,
+            ..Request::new(Prompt::raw("once upon"))
+        };
+        let outcome = session.generate(None, &request, ignore).expect("an answer");
+        assert_eq!(outcome.tokens.len(), 4);
+        assert!(outcome.report.skipped.is_some_and(|said| said.contains(why)));
+    }
+}
+
+#[test]
+fn drawing_is_reproducible_with_a_seed() {
+    let pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(SessionOptions::default());
+    let mut draw = |seed| {
+        let sampling = Sampling {
+            temp: 1.5,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: Some(seed),
+        };
+        let request = Request {
+            sampling,
+            n_predict: 16,
+            ..Request::new(Prompt::raw("once upon"))
+        };
+        session
+            .generate(None, &request, ignore)
+            .expect("an answer")
+            .tokens
+    };
+    let (one, again, two) = (draw(1), draw(1), draw(2));
+    assert_eq!(one, again);
+    assert_ne!(one, two);
+}
+
+#[test]
+fn odd_pictures() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(SessionOptions::default());
+    for (width, height) in [(1, 1), (20_000, 3), (3, 20_000), (2, 1), (Image::MAX_SIDE, 1)] {
+        let request = Request {
+            images: vec![picture(width, height, 5)],
+            n_predict: 1,
+            ..question()
+        };
+        assert_eq!(pair.projector.image_tokens(width, height).expect("a number"), 16);
+        let outcome = session.generate(Some(&mut pair.projector), &request, ignore);
+        let outcome = outcome.unwrap_or_else(|error| panic!("{width}x{height}: {error}"));
+        assert!(
+            outcome
+                .report
+                .logits
+                .expect("logits")
+                .iter()
+                .all(|logit| logit.is_finite())
+        );
+    }
+    assert!(matches!(
+        pair.projector.image_tokens(0, 5),
+        Err(Error::ImageSize { .. })
+    ));
+    assert!(matches!(
+        pair.projector.image_tokens(5, u32::MAX),
+        Err(Error::ImageSize { .. })
+    ));
+}
+
+#[test]
+fn marker_text_in_the_question_is_text() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(SessionOptions::default());
+    let literal = Part::Text("what does <__media__> or <image> mean?".to_owned());
+    let prompt = Prompt::Raw(vec![Part::Image, literal]);
+    let outcome = session
+        .generate(
+            Some(&mut pair.projector),
+            &Request { prompt, ..question() },
+            ignore,
+        )
+        .expect("an answer");
+    assert_eq!(outcome.report.image_spans, [[1, 16]]);
+    let text = pair.model.detokenize(&outcome.report.token_ids[17..], true);
+    assert_eq!(text.trim(), "what does <__media__> or <image> mean?");
+}
+
+#[test]
+fn handles_outlive_what_they_came_from() {
+    let Pair {
+        folder,
+        model,
+        mut projector,
+    } = Pair::new(Arch::Llama);
+    let mut session = Session::new(&model, SessionOptions::default()).expect("a session");
+    drop(model);
+    drop(folder);
+    let answer = std::thread::spawn(move || {
+        session
+            .generate(Some(&mut projector), &question(), ignore)
+            .map(|outcome| outcome.tokens.len())
+    });
+    assert_eq!(answer.join().expect("the thread ends").expect("an answer"), 12);
+}

@@ -1,0 +1,106 @@
+//! What a policy does to rows and cells.
+
+use super::*;
+
+#[test]
+fn a_policy_that_keeps_everything_changes_nothing() {
+    for arch in Arch::ALL {
+        let mut pair = Pair::new(arch);
+        let dense = pair
+            .session(SessionOptions::default())
+            .answer(&mut pair.projector);
+        // No layer fires, so every row goes through every range.
+        let config = VisiPrunerConfig {
+            shallow_mid_layer: 1,
+            layer_threshold: -1.0,
+            ..VisiPrunerConfig::default()
+        };
+        let options = with_policy(PolicyConfig::VisiPruner(config));
+        let staged = pair.session(options).answer(&mut pair.projector);
+        let report = &staged.report;
+        assert!(
+            report
+                .skipped
+                .as_ref()
+                .is_some_and(|why| why.contains("layer_threshold")),
+            "{:?}",
+            report.skipped
+        );
+        assert!(report.layers.iter().all(|layer| layer.rows == report.n_tokens));
+        assert!(
+            report.layers[2..]
+                .iter()
+                .all(|layer| layer.cos.as_ref().is_some_and(|cos| cos.len() == 16))
+        );
+        assert_eq!(staged.tokens, dense.tokens, "{arch:?}");
+        let (staged, dense) = (
+            report.logits.as_ref().unwrap(),
+            dense.report.logits.as_ref().unwrap(),
+        );
+        let largest = staged
+            .iter()
+            .zip(dense)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        // Stock decodes text and image in batches of their own, which changes the order of sums.
+        assert!(largest < 2e-3, "{arch:?}: logits differ by {largest}");
+    }
+}
+
+#[test]
+fn a_fixed_schedule_drops_what_it_says() {
+    let mut pair = Pair::new(Arch::Llama);
+    let options = with_policy(fixed(2, 4, 5));
+    let mut session = pair.session(options);
+    let outcome = session.answer(&mut pair.projector);
+    let report = &outcome.report;
+    let n_text = report.n_tokens - 16;
+    let expected = [[16; 3].as_slice(), [4; 2].as_slice(), [0; 3].as_slice()].concat();
+    let vision: Vec<usize> = report.layers.iter().map(|layer| layer.rows - n_text).collect();
+    assert_eq!(vision, expected);
+    assert!(report.layers.iter().all(|layer| layer.kv == layer.rows));
+    let kv_final: Vec<usize> = report.layers.iter().map(|layer| layer.rows + 11).collect();
+    assert_eq!(report.kv_final, kv_final);
+    assert_eq!((report.fusion_layer, report.exit_from), (Some(2), Some(5)));
+    assert_eq!(report.kept.as_ref().map(Vec::len), Some(4));
+    assert!(report.kv_bytes.actual < report.kv_bytes.dense);
+    assert!(report.flops.model.actual < report.flops.model.dense);
+    assert_eq!(report.skipped, None);
+}
+
+#[test]
+fn shallow_vision_is_forgotten_after_the_prefill() {
+    for arch in [Arch::Llama, Arch::Qwen2Vl] {
+        let mut pair = Pair::new(arch);
+        let config = VisiPrunerConfig {
+            shallow_mid_layer: 3,
+            evict_shallow_kv: true,
+            layer_threshold: -1.0,
+            ..VisiPrunerConfig::default()
+        };
+        let options = with_policy(PolicyConfig::VisiPruner(config));
+        let request = Request {
+            images: vec![picture(9, 9, 1), picture(9, 9, 2)],
+            ..Request {
+                prompt: Prompt::raw("A <image> B <image> C"),
+                ..question()
+            }
+        };
+        let outcome = pair
+            .session(options)
+            .generate(Some(&mut pair.projector), &request, ignore)
+            .expect("an answer");
+        let report = &outcome.report;
+        let n_vision: usize = report.image_spans.iter().map(|span| span[1]).sum();
+        for layer in &report.layers {
+            assert_eq!(layer.rows, report.n_tokens);
+            let n_forgotten = if layer.layer < 3 { n_vision } else { 0 };
+            assert_eq!(
+                layer.kv,
+                report.n_tokens - n_forgotten,
+                "{arch:?}, layer {}",
+                layer.layer
+            );
+        }
+    }
+}
