@@ -99,9 +99,13 @@ impl Files {
             ..RandomLlm::new(case.arch, 21)
         };
         llm.write(folder.path().join("model.gguf"));
+        let projector = match case.arch {
+            Arch::Qwen2Vl => RandomProjector::qwen2vl(22, llm.n_embd()),
+            _ => RandomProjector::new(22, llm.n_embd()),
+        };
         let projector = RandomProjector {
             ty: case.ty,
-            ..RandomProjector::new(22, llm.n_embd())
+            ..projector
         };
         projector.write(folder.path().join("mmproj.gguf"));
 
@@ -248,7 +252,7 @@ fn assert_same(case: &Case) {
 
 #[test]
 fn every_architecture() {
-    for arch in [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Gemma3] {
+    for arch in Arch::ALL {
         assert_same(&Case::new(arch));
     }
 }

@@ -206,10 +206,18 @@ impl RandomLlm {
     }
 }
 
+/// Which model's vision encoder and projector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProjectorKind {
+    Llava,
+    Qwen2Vl,
+}
+
 /// A projector of LLaVA-1.5's kind: a CLIP encoder with a class embedding, and two linear layers.
 #[derive(Debug, Clone)]
 pub struct RandomProjector {
     pub seed: u64,
+    pub kind: ProjectorKind,
     /// Patches along each side of an image.
     pub patches_per_side: usize,
     pub patch_size: usize,
@@ -227,10 +235,11 @@ pub struct RandomProjector {
 }
 
 impl RandomProjector {
-    /// 4x4 patches of 8 pixels, 3 layers of width 64, F32.
+    /// LLaVA's kind: 4x4 patches of 8 pixels, 3 layers of width 64, F32.
     pub fn new(seed: u64, n_embd_out: usize) -> RandomProjector {
         RandomProjector {
             seed,
+            kind: ProjectorKind::Llava,
             patches_per_side: 4,
             patch_size: 8,
             n_layer: 3,
@@ -244,6 +253,16 @@ impl RandomProjector {
         }
     }
 
+    /// Qwen2-VL's kind, for pictures of any size.
+    pub fn qwen2vl(seed: u64, n_embd_out: usize) -> RandomProjector {
+        RandomProjector {
+            kind: ProjectorKind::Qwen2Vl,
+            has_class_embedding: false,
+            ..RandomProjector::new(seed, n_embd_out)
+        }
+    }
+
+    /// Of LLaVA's kind.
     pub fn n_tokens_per_image(&self) -> usize {
         self.patches_per_side * self.patches_per_side
     }
@@ -268,8 +287,14 @@ impl RandomProjector {
             .set("general.file_type", file_type(self.ty))
             .set("clip.has_text_encoder", false)
             .set("clip.has_vision_encoder", true)
-            .set("clip.has_llava_projector", true)
-            .set("clip.projector_type", "mlp")
+            .set("clip.has_llava_projector", self.kind == ProjectorKind::Llava)
+            .set(
+                "clip.projector_type",
+                match self.kind {
+                    ProjectorKind::Llava => "mlp",
+                    ProjectorKind::Qwen2Vl => "qwen2vl_merger",
+                },
+            )
             .set("clip.use_gelu", false)
             .set(
                 "clip.vision.image_size",
@@ -300,6 +325,12 @@ impl RandomProjector {
             GgmlType::F16
         };
         model.tensor("v.patch_embd.weight", &patch, ty, Init::normal(std));
+        if self.kind == ProjectorKind::Qwen2Vl {
+            // for the second frame of a film, which a still picture is, too; positions are rotary
+            model.tensor("v.patch_embd.weight.1", &patch, ty, Init::normal(std));
+            plan_layer_norm(model, "v.post_ln", self.n_embd);
+            return;
+        }
         if self.has_class_embedding {
             model.vector("v.class_embd", self.n_embd, 0.0, 0.5);
         }
@@ -325,8 +356,13 @@ impl RandomProjector {
     }
 
     fn plan_mlp(&self, model: &mut Plan) {
-        plan_linear(model, "mm.0", self.n_embd, self.n_embd_out);
-        plan_linear(model, "mm.2", self.n_embd_out, self.n_embd_out);
+        let (n_in, n_hidden) = match self.kind {
+            ProjectorKind::Llava => (self.n_embd, self.n_embd_out),
+            // 2x2 patches become one token
+            ProjectorKind::Qwen2Vl => (4 * self.n_embd, 4 * self.n_embd),
+        };
+        plan_linear(model, "mm.0", n_in, n_hidden);
+        plan_linear(model, "mm.2", n_hidden, self.n_embd_out);
     }
 }
 
