@@ -1,5 +1,7 @@
 //! The command line: subcommands, and groups of flags that they share.
 
+mod synth;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -10,6 +12,8 @@ use visipruner::policy::config::{
     ExitCount, Layer0, PolicyName, ShallowMask, Stages, TokensThresholdUnit, VisualSelfAttention,
 };
 use visipruner::policy::{PolicyError, PolicyOverrides};
+
+pub use synth::SynthArgs;
 
 /// Parser of a policy's word: the words are listed in the help and in the message for any other.
 macro_rules! word {
@@ -78,6 +82,9 @@ pub enum Command {
     Demo(Box<DemoArgs>),
     /// Show what a model is, whether it can be pruned, and what a picture costs
     Info(InfoArgs),
+    /// Write a model of true shape with random weights, to measure speed without a download
+    #[command(after_help = synth::EXAMPLES, args_override_self = true)]
+    Synth(SynthArgs),
 }
 
 /// `visipruner run`

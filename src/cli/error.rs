@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use visipruner::engine;
 use visipruner::gguf::GgufError;
 use visipruner::policy::PolicyError;
+use visipruner::synth;
 
 use super::image::PictureError;
 
@@ -34,6 +35,10 @@ pub enum Error {
     /// The engine could not do its work.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+
+    /// A model with random weights that cannot be made.
+    #[error(transparent)]
+    Synth(#[from] synth::Error),
 
     /// Pictures, and nothing that turns them into tokens.
     #[error(

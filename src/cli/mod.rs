@@ -19,12 +19,12 @@ pub mod error;
 mod files;
 mod image;
 mod info;
-#[cfg(feature = "native")]
 mod interrupt;
 #[cfg(feature = "native")]
 mod mosaic;
 mod output;
 mod run;
+mod synth;
 mod terminal;
 mod units;
 
@@ -53,6 +53,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         #[cfg(not(feature = "native"))]
         Command::Demo(_) => Err(Error::NoEngine),
         Command::Info(args) => info::run(&args),
+        Command::Synth(args) => synth::run(&args),
     }
 }
 

@@ -6,6 +6,7 @@ mod answers;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+mod synth;
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,7 @@ fn help_of_every_subcommand() {
         ("help_run_short", vec!["run", "-h"]),
         ("help_demo", vec!["demo", "-h"]),
         ("help_info", vec!["info", "--help"]),
+        ("help_synth", vec!["synth", "--help"]),
     ] {
         let ran = visipruner(&args);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
