@@ -108,11 +108,10 @@ impl Blocks {
     }
 }
 
-/// Numbers at equal distances, symmetric about the mean: the deviation of `n` of them at distance 1 is
-/// `sqrt((n^2 - 1) / 12)`.
+/// Numbers at equal distances, symmetric about the mean.
 fn numbers(ty: GgmlType, weights: Weights) -> Option<Form> {
     let n = f32::from(N_NUMBERS);
-    let step = weights.std / ((n * n - 1.0) / 12.0).sqrt();
+    let step = weights.std / mean_square(n).sqrt();
     let values: Vec<f32> = (0..N_NUMBERS)
         .map(|i| weights.mean + step * (f32::from(i) - (n - 1.0) / 2.0))
         .collect();
@@ -122,32 +121,54 @@ fn numbers(ty: GgmlType, weights: Weights) -> Option<Form> {
     })
 }
 
-/// `d` divides the deviation by that of a weight at `d = 1`: the root of the mean square of the quant, counted from
-/// where it means 0, times that of the scale.
-fn quantized(ty: GgmlType, std: f32) -> Option<Form> {
-    // Of `n` whole numbers in a row about their middle the mean square is (n^2 - 1) / 12; counted from a half beside
-    // the middle, 1/4 more.
-    let (mean_square, min_per_d, set): (f32, f32, fn(&mut [u8], Scales)) = match ty {
-        GgmlType::Q4_0 | GgmlType::Q5_0 => {
-            let n = if ty == GgmlType::Q4_0 { 16.0 } else { 32.0 };
-            ((n * n - 1.0) / 12.0 + 0.25, 0.0, set_signed)
-        }
-        GgmlType::Q4_1 => (255.0 / 12.0, -7.5, set_with_min),
-        GgmlType::Q5_1 => (1023.0 / 12.0, -15.5, set_with_min),
-        // the squares of -127 ..= 127 over 256
-        GgmlType::Q8_0 => (5397.5, 0.0, set_q8_0),
-        GgmlType::Q4_K => (K_SCALE_SQUARE * 255.0 / 12.0, 7.5, set_k),
-        GgmlType::Q5_K => (K_SCALE_SQUARE * 1023.0 / 12.0, 15.5, set_k),
-        GgmlType::Q6_K => (Q6_K_SCALE_SQUARE * (4095.0 / 12.0 + 0.25), 0.0, set_q6_k),
-        _ => return None,
+/// A type of blocks at `d = 1`.
+struct BlockType {
+    /// Mean square of its weights.
+    mean_square: f32,
+    /// The block's minimum that centres them, over `d`.
+    min: f32,
+    set: fn(&mut [u8], Scales),
+}
+
+/// Mean square of `n` whole numbers in a row, counted from their middle.
+fn mean_square(n: f32) -> f32 {
+    (n * n - 1.0) / 12.0
+}
+
+fn block_type(ty: GgmlType) -> Option<BlockType> {
+    // Quants are 0 .. n. The mean square of those counted from a half beside the middle has 1/4 more.
+    let new = |mean_square, min, set| BlockType {
+        mean_square,
+        min,
+        set,
     };
+    Some(match ty {
+        GgmlType::Q4_0 => new(mean_square(16.0) + 0.25, 0.0, set_signed),
+        GgmlType::Q4_1 => new(mean_square(16.0), -7.5, set_with_min),
+        GgmlType::Q5_0 => new(mean_square(32.0) + 0.25, 0.0, set_signed),
+        GgmlType::Q5_1 => new(mean_square(32.0), -15.5, set_with_min),
+        // -127 ..= 127, and 0 once more
+        GgmlType::Q8_0 => new(mean_square(255.0) * 255.0 / 256.0, 0.0, set_q8_0),
+        GgmlType::Q4_K => new(K_SCALE_SQUARE * mean_square(16.0), 7.5, set_k),
+        GgmlType::Q5_K => new(K_SCALE_SQUARE * mean_square(32.0), 15.5, set_k),
+        GgmlType::Q6_K => new(Q6_K_SCALE_SQUARE * (mean_square(64.0) + 0.25), 0.0, set_q6_k),
+        _ => return None,
+    })
+}
+
+fn quantized(ty: GgmlType, std: f32) -> Option<Form> {
+    let BlockType {
+        mean_square,
+        min,
+        set,
+    } = block_type(ty)?;
     let d = std / mean_square.sqrt();
     let half = |x: f32| f32_to_f16_bits(x).to_le_bytes();
     Some(Form::Blocks {
         n_bytes: usize::try_from(ty.block_bytes()).ok()?,
         scales: Scales {
             d: half(d),
-            min: half(d * min_per_d),
+            min: half(d * min),
         },
         set,
     })

@@ -164,7 +164,7 @@ fn every_shape_is_a_pair_that_fits() {
 #[test]
 fn presets_go_by_sizes() {
     let folder = TempDir::new().unwrap();
-    let mut preset = |synth: Synth| {
+    let preset = |synth: Synth| {
         let (_, llm) = open_llm(hollow(&folder, &synth.llm())).unwrap();
         let n_tokens = Some(synth.shape.n_vision_tokens());
         preset_for(&model_shape(&llm, n_tokens)).map(|preset| preset.name)

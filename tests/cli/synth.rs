@@ -35,7 +35,7 @@ fn a_pair_that_info_takes() {
 fn the_list_of_shapes() {
     let ran = visipruner(&["synth", "--list"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    insta::assert_snapshot!("synth_list", ran.stdout);
+    insta::assert_snapshot!("list", ran.stdout);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use visipruner::synth::{Mix, SHAPES, Shape};
 
 pub const EXAMPLES: &str = "\
-The speed of a model does not depend on the values of its weights, so random ones do for measuring it. What does matter
-is which rows run through which layers, and random weights decide nothing sensible there: give the schedule yourself,
-with visipruner bench --schedule, or with --policy fixed.
+The speed of a model does not depend on the values of its weights, so random ones do for measuring it. What does \
+matter is which rows run through which layers, and random weights decide nothing sensible there: give the schedule \
+yourself, with visipruner bench --schedule, or with --policy fixed. Answers are nonsense.
 
 Examples:
   visipruner synth --list
