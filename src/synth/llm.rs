@@ -12,7 +12,8 @@ use super::{Synth, vocabulary};
 use crate::gguf::GgmlType;
 
 /// What attention adds, as a fraction of its input. All rows get nearly the same from random attention: the mean over
-/// the tokens before them. At 1 that mean would have taken the rows over after some twenty layers.
+/// the tokens before them. In TinyLlama's shape (22 layers, computed with the dequantized weights, 180 vision rows with
+/// a cosine of 0.64 to each other) rows grow alike at 1, to a cosine of 0.73, and grow apart at 0.5, to 0.38.
 const ATTENTION_GAIN: f32 = 0.5;
 /// Deviation of the logits: large enough for the most likely token to stand out.
 const LOGIT_STD: f32 = 2.0;

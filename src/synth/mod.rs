@@ -92,7 +92,7 @@ pub enum Error {
     },
 
     /// The operating system refused.
-    #[error("cannot {action} {}, nothing is left behind", path.display())]
+    #[error("cannot {action} {}, no half file is left behind", path.display())]
     Io {
         /// What was attempted: "create the folder", "write".
         action: &'static str,

@@ -30,7 +30,7 @@ pub struct LlmSizes {
     pub n_head_kv: usize,
     /// Width of the feed-forward network.
     pub n_ff: usize,
-    /// Tokens in the vocabulary; [`MIN_VOCAB`](super::vocabulary::MIN_VOCAB) or more.
+    /// Tokens in the vocabulary; [`MIN_VOCAB`](super::MIN_VOCAB) or more.
     pub n_vocab: usize,
     /// The longest context, in tokens.
     pub n_ctx_train: usize,

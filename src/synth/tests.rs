@@ -256,6 +256,28 @@ fn what_is_stopped_leaves_nothing() {
     }
 }
 
+/// A folder of the model's name cannot be replaced by a file.
+#[test]
+fn what_cannot_be_written_leaves_no_half_file() {
+    let folder = TempDir::new().unwrap();
+    let synth = Synth::new(shape("tiny"));
+    let files = synth.files(folder.path());
+    fs::create_dir(&files.model).unwrap();
+    let error = synth.write(folder.path(), true, go_on).unwrap_err();
+    assert!(
+        matches!(&error, Error::Io { action: "write", path, .. } if *path == files.model),
+        "{error}"
+    );
+    let names = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    assert!(
+        names
+            .into_iter()
+            .all(|path| [&files.model, &files.mmproj].contains(&&path))
+    );
+}
+
 #[test]
 fn a_folder_that_cannot_be_says_so() {
     let folder = TempDir::new().unwrap();
