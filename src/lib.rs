@@ -8,6 +8,7 @@ pub mod engine;
 pub mod gguf;
 pub mod policy;
 pub mod report;
+pub mod synth;
 
 #[cfg(feature = "native")]
 mod ffi;

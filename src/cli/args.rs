@@ -1,6 +1,7 @@
 //! The command line: subcommands, and groups of flags that they share.
 
 mod bench;
+mod synth;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use visipruner::policy::config::{
 use visipruner::policy::{PolicyError, PolicyOverrides};
 
 pub use bench::BenchArgs;
+pub use synth::SynthArgs;
 
 /// Parser of a policy's word: the words are listed in the help and in the message for any other.
 macro_rules! word {
@@ -98,6 +100,9 @@ pub enum Command {
     /// Measure what pruning buys on this machine, side by side with the model as it is
     #[command(after_help = BENCH_EXAMPLES, args_override_self = true)]
     Bench(Box<BenchArgs>),
+    /// Write a model of true shape with random weights, to measure speed without a download
+    #[command(after_help = synth::EXAMPLES, args_override_self = true)]
+    Synth(SynthArgs),
 }
 
 /// `visipruner run`

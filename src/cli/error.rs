@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use visipruner::engine;
 use visipruner::gguf::GgufError;
 use visipruner::policy::PolicyError;
+use visipruner::synth;
 
 use super::image::PictureError;
 
@@ -47,6 +48,9 @@ pub enum Error {
     /// Ctrl-C, before there was anything to show.
     #[error("interrupted before the first round was measured")]
     Interrupted,
+    /// A model with random weights that cannot be made.
+    #[error(transparent)]
+    Synth(#[from] synth::Error),
 
     /// Pictures, and nothing that turns them into tokens.
     #[error(

@@ -21,12 +21,12 @@ pub mod error;
 mod files;
 mod image;
 mod info;
-#[cfg(feature = "native")]
 mod interrupt;
 #[cfg(feature = "native")]
 mod mosaic;
 mod output;
 mod run;
+mod synth;
 mod terminal;
 mod units;
 
@@ -59,6 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Bench(args) => bench::run(&args),
         #[cfg(not(feature = "native"))]
         Command::Bench(_) => Err(Error::NoEngine),
+        Command::Synth(args) => synth::run(&args),
     }
 }
 

@@ -41,6 +41,22 @@ impl Terminal {
         }
     }
 
+    /// Shows that `done` of `total` bytes are done.
+    pub fn bytes(&mut self, what: &'static str, done: u64, total: u64) {
+        if !self.has_bars {
+            return;
+        }
+        if self.bar.as_ref().is_none_or(|(label, _)| *label != what) {
+            self.clear();
+            let columns = "{bar:32} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+            self.bar = Some((what, new_bar(what, columns)));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
     /// Shows that `what` is being done, by something that does not say how far it is.
     pub fn busy(&mut self, what: &'static str) {
         if !self.has_bars || self.bar.as_ref().is_some_and(|(label, _)| *label == what) {

@@ -31,7 +31,7 @@ mod shapes;
 #[cfg_attr(not(feature = "native"), allow(dead_code))]
 mod text;
 #[cfg_attr(not(feature = "native"), allow(dead_code))]
-mod vocabulary;
+pub(crate) mod vocabulary;
 
 #[cfg(feature = "native")]
 mod answer;

@@ -2,8 +2,8 @@
 //!
 //! [`Gguf::open`] reads a header and checks it against the length of the file before llama.cpp sees it:
 //! whatever is wrong gets one line that says so. [`LlmShape`] and [`ProjectorShape`] are what the rest of the
-//! crate needs to know of a language model and of an image projector. [`GgufWriter`] writes small models for
-//! tests.
+//! crate needs to know of a language model and of an image projector. [`GgufWriter`] writes models with
+//! random weights.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 #![forbid(unsafe_code)]

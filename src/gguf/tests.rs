@@ -606,3 +606,60 @@ fn a_projector_of_another_model() {
          mmproj file of this one"
     );
 }
+
+/// Counts up, so that every byte shows its place.
+#[test]
+fn blocks_come_in_whole_rows_one_behind_the_other() {
+    let mut writer = GgufWriter::new();
+    writer
+        .tensor("a", &[300_000, 3], GgmlType::F32)
+        .tensor("b", &[256, 3000], GgmlType::Q6_K)
+        .tensor("c", &[5], GgmlType::F16);
+    let mut bytes = Vec::new();
+    writer
+        .write_blocks(&mut bytes, |tensor| {
+            let row_bytes = tensor.row_bytes().unwrap() as usize;
+            let mut n = 0usize;
+            Ok(move |rows: &mut [u8]| {
+                assert!(rows.len().is_multiple_of(row_bytes) && !rows.is_empty());
+                for byte in rows {
+                    *byte = (n % 251) as u8;
+                    n += 1;
+                }
+            })
+        })
+        .unwrap();
+    assert_eq!(writer.file_bytes().unwrap(), bytes.len() as u64);
+    let gguf = Gguf::parse("x.gguf", bytes.as_slice(), bytes.len() as u64).unwrap();
+    for (tensor, n_bytes) in gguf.tensors().iter().zip([3_600_000, 630_000, 10]) {
+        assert_eq!(tensor.n_bytes, n_bytes);
+        let data = &bytes[tensor.file_offset as usize..][..n_bytes as usize];
+        assert!(
+            data.iter().enumerate().all(|(i, &byte)| byte == (i % 251) as u8),
+            "{}",
+            tensor.name
+        );
+    }
+}
+
+#[test]
+fn blocks_that_cannot_be_had_stop_the_writing() {
+    let mut writer = GgufWriter::new();
+    writer.tensor("a", &[32], GgmlType::Q8_0);
+    let refuse = |_: &PlannedTensor| -> io::Result<fn(&mut [u8])> { Err(io::Error::other("none")) };
+    assert_eq!(
+        writer.write_blocks(Vec::new(), refuse).unwrap_err().to_string(),
+        "none"
+    );
+    writer.tensor("b", &[31], GgmlType::Q8_0);
+    let fill = |_: &PlannedTensor| Ok(|rows: &mut [u8]| rows.fill(0));
+    let error = writer.write_blocks(Vec::new(), fill).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor 'b' of shape [31] cannot be stored as q8_0"
+    );
+    assert_eq!(
+        writer.file_bytes().unwrap_err().kind(),
+        io::ErrorKind::InvalidInput
+    );
+}

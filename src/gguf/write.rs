@@ -6,6 +6,9 @@ use std::path::Path;
 
 use super::{Array, GgmlType, GgufError, Problem, Value, encode};
 
+/// Rows are asked for in pieces of about this many bytes, which stay in a core's cache.
+const CHUNK_BYTES: u64 = 1 << 18;
+
 /// Writes a GGUF: metadata, then tensors, whose elements are asked for one tensor at a time.
 ///
 /// ```
@@ -44,10 +47,29 @@ impl PlannedTensor {
         self.dims.iter().product()
     }
 
-    fn n_bytes(&self) -> io::Result<u64> {
-        let row_len = self.dims.first().copied().unwrap_or(1);
+    /// The length of its data in bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] where its rows are not whole blocks of its type.
+    pub fn n_bytes(&self) -> io::Result<u64> {
+        self.bytes_of(self.n_elements())
+    }
+
+    /// The length of one of its rows in bytes.
+    ///
+    /// # Errors
+    /// As [`n_bytes`](Self::n_bytes).
+    pub fn row_bytes(&self) -> io::Result<u64> {
+        self.bytes_of(self.row_len())
+    }
+
+    fn row_len(&self) -> usize {
+        self.dims.first().copied().unwrap_or(1)
+    }
+
+    fn bytes_of(&self, n_elements: usize) -> io::Result<u64> {
         self.ty
-            .tensor_bytes(row_len as u64, self.n_elements() as u64)
+            .tensor_bytes(self.row_len() as u64, n_elements as u64)
             .ok_or_else(|| self.unsuitable())
     }
 
@@ -139,25 +161,91 @@ impl GgufWriter {
     /// [`write_file`](Self::write_file).
     pub fn write(
         &self,
-        mut out: impl Write,
+        out: impl Write,
         mut elements: impl FnMut(&PlannedTensor) -> Vec<f32>,
     ) -> io::Result<()> {
-        let header = self.header()?;
-        out.write_all(&header)?;
-        out.write_all(&self.padding(header.len()))?;
-        for tensor in &self.tensors {
+        self.write_each(out, |tensor, out| {
             let values = elements(tensor);
             let bytes = encode(tensor.ty, &values)
                 .filter(|_| values.len() == tensor.n_elements())
                 .ok_or_else(|| tensor.unsuitable())?;
-            out.write_all(&bytes)?;
-            out.write_all(&self.padding(bytes.len()))?;
+            out.write_all(&bytes)
+        })
+    }
+
+    /// Writes the file to `out` from tensors in their stored form, of any type, without ever holding a tensor: for each
+    /// one `source` returns what fills its bytes, a few whole rows at a time, first to last.
+    ///
+    /// ```
+    /// use visipruner::gguf::{Gguf, GgmlType, GgufWriter};
+    ///
+    /// let mut writer = GgufWriter::new();
+    /// writer.tensor("output.weight", &[256, 8], GgmlType::Q4_K);
+    /// let mut bytes = Vec::new();
+    /// writer.write_blocks(&mut bytes, |_| Ok(|rows: &mut [u8]| rows.fill(0)))?;
+    /// let gguf = Gguf::parse("memory", bytes.as_slice(), bytes.len() as u64)?;
+    /// assert_eq!(gguf.tensors()[0].n_bytes, 8 * 144);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What `out` or `source` returns, or [`io::ErrorKind::InvalidInput`] where rows are not whole blocks of their
+    /// tensor's type.
+    pub fn write_blocks<F: FnMut(&mut [u8])>(
+        &self,
+        out: impl Write,
+        mut source: impl FnMut(&PlannedTensor) -> io::Result<F>,
+    ) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        self.write_each(out, |tensor, out| {
+            let mut fill = source(tensor)?;
+            let mut n_left = tensor.n_bytes()?;
+            let row_bytes = tensor.row_bytes()?.max(1);
+            let chunk_bytes = (CHUNK_BYTES / row_bytes).max(1) * row_bytes;
+            while n_left > 0 {
+                let n_bytes = chunk_bytes.min(n_left);
+                buffer.resize(n_bytes as usize, 0);
+                fill(&mut buffer);
+                out.write_all(&buffer)?;
+                n_left -= n_bytes;
+            }
+            Ok(())
+        })
+    }
+
+    /// The length of the file in bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] where rows are not whole blocks of their tensor's type.
+    pub fn file_bytes(&self) -> io::Result<u64> {
+        let header = self.padded(self.header()?.len() as u64);
+        self.tensors
+            .iter()
+            .try_fold(header, |n, tensor| Ok(n + self.padded(tensor.n_bytes()?)))
+    }
+
+    /// Writes header, tensors and the padding behind each. `write` writes one tensor's data.
+    fn write_each<W: Write>(
+        &self,
+        mut out: W,
+        mut write: impl FnMut(&PlannedTensor, &mut W) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let header = self.header()?;
+        out.write_all(&header)?;
+        out.write_all(&self.padding(header.len() as u64))?;
+        for tensor in &self.tensors {
+            write(tensor, &mut out)?;
+            out.write_all(&self.padding(tensor.n_bytes()?))?;
         }
         Ok(())
     }
 
-    fn padding(&self, len: usize) -> Vec<u8> {
-        vec![0; len.next_multiple_of(self.alignment) - len]
+    fn padded(&self, n_bytes: u64) -> u64 {
+        n_bytes.next_multiple_of(self.alignment as u64)
+    }
+
+    fn padding(&self, n_bytes: u64) -> Vec<u8> {
+        vec![0; (self.padded(n_bytes) - n_bytes) as usize]
     }
 
     fn header(&self) -> io::Result<Vec<u8>> {
@@ -177,7 +265,7 @@ impl GgufWriter {
             header.extend(tensor.dims.iter().flat_map(|&dim| (dim as u64).to_le_bytes()));
             header.extend(tensor.ty.id().to_le_bytes());
             header.extend(offset.to_le_bytes());
-            offset += tensor.n_bytes()?.next_multiple_of(self.alignment as u64);
+            offset += self.padded(tensor.n_bytes()?);
         }
         Ok(header)
     }

@@ -8,6 +8,7 @@ mod bench;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+mod synth;
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -111,6 +112,7 @@ fn help_of_every_subcommand() {
         ("help_demo", vec!["demo", "-h"]),
         ("help_info", vec!["info", "--help"]),
         ("help_bench", vec!["bench", "-h"]),
+        ("help_synth", vec!["synth", "--help"]),
     ] {
         let ran = visipruner(&args);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
