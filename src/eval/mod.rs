@@ -13,13 +13,27 @@
 //! `docs/eval.md` describes formats and rules.
 #![forbid(unsafe_code)]
 
+pub mod equal_cost;
 mod error;
+mod hash;
 mod question;
 mod readers;
+mod record;
 mod rng;
 mod scoring;
+mod stats;
+mod store;
+mod summary;
+pub mod sweep;
 
 pub use error::{EvalError, Place};
+pub use hash::file_hash;
 pub use question::{ImageSource, Question, check_images, select};
 pub use readers::{Format, QuestionFile};
+pub use record::{Record, Spent};
+pub use scoring::mme::{PairScore, Totals};
+pub use scoring::yes_no::Confusion;
 pub use scoring::{Grade, Scoring, normalise};
+pub use stats::Estimate;
+pub use store::{Contents, Settings, Store};
+pub use summary::{Cost, Difference, Group, PolicySummary, Summary, YesNo};

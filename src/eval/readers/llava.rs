@@ -39,11 +39,6 @@ pub fn lines<'a>(path: &'a Path, text: &str) -> Result<Vec<Line<'a>>, EvalError>
 }
 
 impl Line<'_> {
-    /// The question itself: the first line of the text.
-    pub fn bare_question(&self) -> &str {
-        self.text.lines().next().unwrap_or("")
-    }
-
     /// The error of this line.
     pub fn error(&self, problem: String) -> EvalError {
         self.fields.error(problem)

@@ -2,6 +2,7 @@
 //! has a quirk it is kept, because published numbers contain it. `docs/eval.md` has the rules in words.
 
 mod choice;
+pub mod mme;
 mod text;
 mod vqa;
 pub mod yes_no;
