@@ -13,6 +13,7 @@
 //! `docs/eval.md` describes formats and rules.
 #![forbid(unsafe_code)]
 
+pub mod curve;
 pub mod equal_cost;
 mod error;
 mod hash;
@@ -25,6 +26,7 @@ mod stats;
 mod store;
 mod summary;
 pub mod sweep;
+pub mod table;
 
 pub use error::{EvalError, Place};
 pub use hash::file_hash;
