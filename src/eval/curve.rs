@@ -55,9 +55,15 @@ pub fn accuracy_curve(
     subtitle: &str,
     on_curve: impl Fn(&str) -> OnCurve,
 ) -> LineChart {
-    let measured: Vec<(&PolicySummary, f64)> =
-        summary.policies.iter().filter_map(|policy| Some((policy, cost.of(&policy.all.cost)?))).collect();
-    let at: Vec<(f64, f64)> = measured.iter().map(|(policy, cost)| (*cost, policy.all.accuracy.value)).collect();
+    let measured: Vec<(&PolicySummary, f64)> = summary
+        .policies
+        .iter()
+        .filter_map(|policy| Some((policy, cost.of(&policy.all.cost)?)))
+        .collect();
+    let at: Vec<(f64, f64)> = measured
+        .iter()
+        .map(|(policy, cost)| (*cost, policy.all.accuracy.value))
+        .collect();
     let mut series: Vec<Series> = Vec::new();
     for (&(policy, x), on_front) in measured.iter().zip(pareto_front(&at)) {
         let OnCurve { series: name, note } = on_curve(&policy.policy);
@@ -71,7 +77,9 @@ pub fn accuracy_curve(
             }),
         }
     }
-    series.iter_mut().for_each(|series| series.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
+    series
+        .iter_mut()
+        .for_each(|series| series.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
     let is_share = cost != CostAxis::FirstToken;
     LineChart {
         title: "Accuracy against cost".to_owned(),
@@ -91,14 +99,20 @@ pub fn accuracy_curve(
         },
         series,
         reference: reference(summary),
-        front: "Pareto front: nothing else is as cheap and as accurate (filled points); bars are 95 % intervals".to_owned(),
+        front:
+            "Pareto front: nothing else is as cheap and as accurate (filled points); bars are 95 % intervals"
+                .to_owned(),
         ..LineChart::default()
     }
 }
 
 fn point(policy: &PolicySummary, x: f64, cost: CostAxis, note: String, on_front: bool) -> Point {
     let accuracy = policy.all.accuracy;
-    let unit = if cost == CostAxis::FirstToken { "ms" } else { "% of dense" };
+    let unit = if cost == CostAxis::FirstToken {
+        "ms"
+    } else {
+        "% of dense"
+    };
     Point {
         x,
         y: 100.0 * accuracy.value,
@@ -142,7 +156,10 @@ mod tests {
             .map(|mut record| {
                 record.policy = "pruned keep=1".to_owned();
                 record.text = "red".to_owned();
-                record.vision_attention = Spent { dense: 400, actual: 40 };
+                record.vision_attention = Spent {
+                    dense: 400,
+                    actual: 40,
+                };
                 record
             })
             .collect();
@@ -158,10 +175,18 @@ mod tests {
         });
         let names: Vec<_> = chart.series.iter().map(|series| series.name.as_str()).collect();
         assert_eq!(names, ["dense", "pruned"]);
-        let line: Vec<_> = chart.series[1].points.iter().map(|p| (p.x, p.y, p.on_front, p.note.as_str())).collect();
+        let line: Vec<_> = chart.series[1]
+            .points
+            .iter()
+            .map(|p| (p.x, p.y, p.on_front, p.note.as_str()))
+            .collect();
         assert_eq!(line, [(10.0, 80.0, true, "keep=1"), (25.0, 60.0, false, "")]);
         assert_eq!(chart.reference.as_ref().map(|reference| reference.y), Some(60.0));
-        assert!(chart.series[1].points[0].tooltip.starts_with("pruned keep=1: 80.0 % right"));
+        assert!(
+            chart.series[1].points[0]
+                .tooltip
+                .starts_with("pruned keep=1: 80.0 % right")
+        );
         assert!(chart.to_svg().contains("keep=1"));
     }
 }

@@ -46,7 +46,14 @@ pub fn threshold_at_cost<E>(
         n_steps += 1;
         (n_steps <= 20).then_some(low + (high - low) / 2.0)
     };
-    bisect(target, *range.start(), *range.end(), &mut cost, halfway, tolerance)
+    bisect(
+        target,
+        *range.start(),
+        *range.end(),
+        &mut cost,
+        halfway,
+        tolerance,
+    )
 }
 
 /// `halfway` gives the budget between two, or `None` when there is none left.
@@ -104,7 +111,10 @@ mod tests {
                 n_calls += 1;
                 ok(keep as f64)
             });
-            assert!((found.cost - target).abs() <= 0.5 && found.in_range, "{target}: {found:?}");
+            assert!(
+                (found.cost - target).abs() <= 0.5 && found.in_range,
+                "{target}: {found:?}"
+            );
             assert_eq!(found.budget as f64, found.cost);
             assert!(n_calls <= 9, "{n_calls}");
         }
@@ -114,20 +124,32 @@ mod tests {
     #[test]
     fn a_threshold_that_costs_less_the_higher_it_is() {
         let Ok(found) = threshold_at_cost(0.25, 0.0..=10.0, 1e-4, |threshold| ok(1.0 / (1.0 + threshold)));
-        assert!((found.budget - 3.0).abs() < 2e-3 && (found.cost - 0.25).abs() <= 1e-4, "{found:?}");
+        assert!(
+            (found.budget - 3.0).abs() < 2e-3 && (found.cost - 0.25).abs() <= 1e-4,
+            "{found:?}"
+        );
     }
 
     /// A cost with steps never comes closer than half a step; it still ends.
     #[test]
     fn a_threshold_with_steps() {
-        let Ok(found) = threshold_at_cost(0.34, 0.0..=1.0, 1e-6, |threshold| ok((threshold * 4.0).floor() / 4.0));
+        let Ok(found) = threshold_at_cost(0.34, 0.0..=1.0, 1e-6, |threshold| {
+            ok((threshold * 4.0).floor() / 4.0)
+        });
         assert_eq!((found.cost, found.in_range), (0.25, true));
     }
 
     #[test]
     fn targets_out_of_reach_give_an_end() {
         let Ok(found) = count_at_cost(99.0, 2..=8, |keep| ok(keep as f64));
-        assert_eq!(found, Budget { budget: 8, cost: 8.0, in_range: false });
+        assert_eq!(
+            found,
+            Budget {
+                budget: 8,
+                cost: 8.0,
+                in_range: false
+            }
+        );
         let Ok(found) = count_at_cost(1.0, 2..=8, |keep| ok(keep as f64));
         assert_eq!((found.budget, found.in_range), (2, false));
         let Ok(found) = count_at_cost(5.0, 5..=5, |keep| ok(keep as f64));
@@ -136,7 +158,13 @@ mod tests {
 
     #[test]
     fn errors_end_the_search() {
-        let found = count_at_cost(3.0, 0..=8, |keep| if keep == 4 { Err("cannot run") } else { Ok(keep as f64) });
+        let found = count_at_cost(3.0, 0..=8, |keep| {
+            if keep == 4 {
+                Err("cannot run")
+            } else {
+                Ok(keep as f64)
+            }
+        });
         assert_eq!(found, Err("cannot run"));
     }
 }

@@ -115,7 +115,9 @@ pub enum EvalError {
     },
 
     /// A sweep that is not of the form FIELD=VALUE,VALUE.
-    #[error("the sweep {spec:?} {problem}: write FIELD=VALUE,VALUE,..., for example tokens_threshold=0.1,0.2,0.4")]
+    #[error(
+        "the sweep {spec:?} {problem}: write FIELD=VALUE,VALUE,..., for example tokens_threshold=0.1,0.2,0.4"
+    )]
     Sweep {
         /// What was given.
         spec: String,

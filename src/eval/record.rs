@@ -91,7 +91,10 @@ impl Record {
         let n_vision: usize = report.image_spans.iter().map(|[_, len]| len).sum();
         let n_text = report.n_tokens - n_vision;
         let mut tokens = Fnv::default();
-        report.generated.iter().for_each(|token| tokens.add(&token.to_le_bytes()));
+        report
+            .generated
+            .iter()
+            .for_each(|token| tokens.add(&token.to_le_bytes()));
         Self {
             id: id.to_owned(),
             policy: policy.to_owned(),
@@ -105,7 +108,11 @@ impl Record {
             vision_attention: report.flops.vision_attention.into(),
             vision_rows: Spent {
                 dense: (n_vision * report.n_layer) as u64,
-                actual: report.layers.iter().map(|layer| layer.rows.saturating_sub(n_text) as u64).sum(),
+                actual: report
+                    .layers
+                    .iter()
+                    .map(|layer| layer.rows.saturating_sub(n_text) as u64)
+                    .sum(),
             },
             kv_bytes: report.kv_bytes.into(),
             ttft_ms,
@@ -151,9 +158,7 @@ pub(super) mod tests {
     /// Two layers, seven rows of which four are vision; the second layer runs on five.
     #[test]
     fn a_record_follows_from_a_report() {
-        let layer = |rows: usize| {
-            serde_json::json!({"layer": 0, "rows": rows, "kv": rows, "stage": "dense", "shallow": null, "probe": null})
-        };
+        let layer = |rows: usize| serde_json::json!({"layer": 0, "rows": rows, "kv": rows, "stage": "dense", "shallow": null, "probe": null});
         let report = RunReport {
             image_spans: vec![[1, 3], [5, 1]],
             n_tokens: 7,

@@ -64,7 +64,10 @@ pub(super) fn bootstrap(n: usize, figure: impl Fn(&[usize]) -> Option<f64>) -> O
     resampled.sort_by(f64::total_cmp);
     let quantile = |q: f64| {
         let at = (q * resampled.len() as f64) as usize;
-        resampled.get(at.min(resampled.len().saturating_sub(1))).copied().unwrap_or(value)
+        resampled
+            .get(at.min(resampled.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(value)
     };
     Some(Estimate {
         value,
@@ -107,7 +110,11 @@ pub(super) fn mcnemar(gained: usize, lost: usize) -> f64 {
 pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
-    Some(if values.len() % 2 == 1 { upper } else { (values[values.len() / 2 - 1] + upper) / 2.0 })
+    Some(if values.len() % 2 == 1 {
+        upper
+    } else {
+        (values[values.len() / 2 - 1] + upper) / 2.0
+    })
 }
 
 #[cfg(test)]
@@ -116,7 +123,9 @@ mod tests {
 
     fn is_near(estimate: Option<Estimate>, value: f64, low: f64, high: f64) -> bool {
         let found = estimate.unwrap();
-        [(found.value, value), (found.low, low), (found.high, high)].iter().all(|(a, b)| (a - b).abs() < 5e-5)
+        [(found.value, value), (found.low, low), (found.high, high)]
+            .iter()
+            .all(|(a, b)| (a - b).abs() < 5e-5)
     }
 
     /// 8 of 10 gives 0.4902 to 0.9433, 0 of 10 gives 0 to z^2 / (10 + z^2) = 0.2775.
@@ -131,7 +140,12 @@ mod tests {
     /// 98 items, 10 lost: (0.5 - 10.5) / 100 = -0.1, half width 1.96 * sqrt(11 - 1) / 100 = 0.06198.
     #[test]
     fn a_paired_difference() {
-        assert!(is_near(paired_proportions(0, 10, 98), -10.0 / 98.0, -0.16198, -0.03802));
+        assert!(is_near(
+            paired_proportions(0, 10, 98),
+            -10.0 / 98.0,
+            -0.16198,
+            -0.03802
+        ));
         assert!(is_near(paired_proportions(0, 0, 98), 0.0, -0.0196, 0.0196));
         assert_eq!(paired_proportions(0, 0, 0), None);
     }
@@ -152,10 +166,20 @@ mod tests {
         let values: Vec<f64> = (0..400).map(|i| f64::from(i % 2)).collect();
         let estimate = mean(&values).unwrap();
         assert_eq!(estimate.value, 0.5);
-        assert!((estimate.low - 0.451).abs() < 0.006 && (estimate.high - 0.549).abs() < 0.006, "{estimate:?}");
+        assert!(
+            (estimate.low - 0.451).abs() < 0.006 && (estimate.high - 0.549).abs() < 0.006,
+            "{estimate:?}"
+        );
         assert_eq!(mean(&values), Some(estimate));
         assert_eq!(mean(&[]), None);
-        assert_eq!(mean(&[0.3]), Some(Estimate { value: 0.3, low: 0.3, high: 0.3 }));
+        assert_eq!(
+            mean(&[0.3]),
+            Some(Estimate {
+                value: 0.3,
+                low: 0.3,
+                high: 0.3
+            })
+        );
     }
 
     #[test]

@@ -106,7 +106,11 @@ impl Store {
             store.contents.settings = settings.clone();
         }
         store.check(settings)?;
-        let keys = store.contents.records.iter().map(|record| (record.id.clone(), record.policy.clone()));
+        let keys = store
+            .contents
+            .records
+            .iter()
+            .map(|record| (record.id.clone(), record.policy.clone()));
         store.answered = keys.collect();
         Ok(store)
     }
@@ -161,12 +165,18 @@ impl Store {
     fn cut(&mut self, end: &End) -> Result<(), EvalError> {
         match *end {
             End::At(n_bytes) => {
-                self.file.set_len(n_bytes as u64).map_err(failed("write", &self.path))?;
-                self.file.seek(SeekFrom::End(0)).map_err(failed("write", &self.path))?;
+                self.file
+                    .set_len(n_bytes as u64)
+                    .map_err(failed("write", &self.path))?;
+                self.file
+                    .seek(SeekFrom::End(0))
+                    .map_err(failed("write", &self.path))?;
                 Ok(())
             }
             End::LacksNewline => {
-                self.file.seek(SeekFrom::End(0)).map_err(failed("write", &self.path))?;
+                self.file
+                    .seek(SeekFrom::End(0))
+                    .map_err(failed("write", &self.path))?;
                 self.write("\n")
             }
         }
@@ -189,7 +199,13 @@ impl Store {
         let differences: Vec<String> = names
             .into_iter()
             .filter(|name| before.get(*name) != settings.get(*name))
-            .map(|name| format!("{name}: {} then, {} now", shown(before.get(name)), shown(settings.get(name))))
+            .map(|name| {
+                format!(
+                    "{name}: {} then, {} now",
+                    shown(before.get(name)),
+                    shown(settings.get(name))
+                )
+            })
             .collect();
         if differences.is_empty() {
             return Ok(());
@@ -235,12 +251,22 @@ fn contents(path: &Path, lines: Vec<Line>) -> Result<Option<Contents>, EvalError
     let mut lines = lines.into_iter().enumerate();
     let mut contents = match lines.next() {
         None => return Ok(None),
-        Some((_, Line::VisiprunerEval { version: VERSION, settings })) => Contents {
+        Some((
+            _,
+            Line::VisiprunerEval {
+                version: VERSION,
+                settings,
+            },
+        )) => Contents {
             settings,
             ..Contents::default()
         },
         Some((i, Line::VisiprunerEval { version, .. })) => {
-            return Err(damaged(path, i, format!("version {version} of the form, this program reads {VERSION}")));
+            return Err(damaged(
+                path,
+                i,
+                format!("version {version} of the form, this program reads {VERSION}"),
+            ));
         }
         Some(_) => return Err(not_a_store(path)),
     };
@@ -264,7 +290,9 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> E
 }
 
 fn not_a_store(path: &Path) -> EvalError {
-    EvalError::NotAStore { path: path.to_owned() }
+    EvalError::NotAStore {
+        path: path.to_owned(),
+    }
 }
 
 fn damaged(path: &Path, i: usize, problem: String) -> EvalError {

@@ -132,13 +132,22 @@ impl Summary {
         for record in records {
             if let Some(&question) = by_id.get(record.id.as_str()) {
                 let grade = question.grade(&record.text);
-                let graded = Graded { question, record, grade };
-                answers.entry(&record.policy).or_default().insert(&record.id, graded);
+                let graded = Graded {
+                    question,
+                    record,
+                    grade,
+                };
+                answers
+                    .entry(&record.policy)
+                    .or_default()
+                    .insert(&record.id, graded);
             }
         }
         let baseline = answers.contains_key(baseline).then_some(baseline);
         let policies = labels.iter().filter_map(|&label| {
-            let others = baseline.filter(|&baseline| baseline != label).map(|baseline| &answers[baseline]);
+            let others = baseline
+                .filter(|&baseline| baseline != label)
+                .map(|baseline| &answers[baseline]);
             Some(policy_summary(label, questions, answers.get(label)?, others))
         });
         Self {
@@ -148,20 +157,37 @@ impl Summary {
     }
 }
 
-fn policy_summary(label: &str, questions: &[Question], answers: &Answers, baseline: Option<&Answers>) -> PolicySummary {
-    let answered: Vec<&Graded> = questions.iter().filter_map(|question| answers.get(question.id.as_str())).collect();
+fn policy_summary(
+    label: &str,
+    questions: &[Question],
+    answers: &Answers,
+    baseline: Option<&Answers>,
+) -> PolicySummary {
+    let answered: Vec<&Graded> = questions
+        .iter()
+        .filter_map(|question| answers.get(question.id.as_str()))
+        .collect();
     let mut names: Vec<&str> = Vec::new();
-    for name in answered.iter().filter_map(|graded| graded.question.category.as_deref()) {
+    for name in answered
+        .iter()
+        .filter_map(|graded| graded.question.category.as_deref())
+    {
         if !names.contains(&name) {
             names.push(name);
         }
     }
     let of_category = |name: &&str| {
-        let members: Vec<&Graded> = answered.iter().copied().filter(|g| g.question.category.as_deref() == Some(name)).collect();
+        let members: Vec<&Graded> = answered
+            .iter()
+            .copied()
+            .filter(|g| g.question.category.as_deref() == Some(name))
+            .collect();
         group(Some(name), &members, baseline)
     };
     let categories: Vec<Group> = names.iter().map(of_category).collect();
-    let scores = categories.iter().filter_map(|group| Some((group.category.as_deref()?, group.pairs?.score)));
+    let scores = categories
+        .iter()
+        .filter_map(|group| Some((group.category.as_deref()?, group.pairs?.score)));
     let totals = mme::totals(scores);
     PolicySummary {
         policy: label.to_owned(),
@@ -181,9 +207,17 @@ fn group(category: Option<&str>, members: &[&Graded], baseline: Option<&Answers>
     };
     let pairs: Vec<(&Graded, &Graded)> = baseline
         .into_iter()
-        .flat_map(|baseline| members.iter().filter_map(|&own| Some((own, baseline.get(own.question.id.as_str())?))))
+        .flat_map(|baseline| {
+            members
+                .iter()
+                .filter_map(|&own| Some((own, baseline.get(own.question.id.as_str())?)))
+        })
         .collect();
-    let accuracy = accuracy.unwrap_or(Estimate { value: 0.0, low: 0.0, high: 1.0 });
+    let accuracy = accuracy.unwrap_or(Estimate {
+        value: 0.0,
+        low: 0.0,
+        high: 1.0,
+    });
     Group {
         category: category.map(str::to_owned),
         n: members.len(),
@@ -207,7 +241,11 @@ fn yes_no(members: &[&Graded]) -> Option<YesNo> {
     let count = |chosen: &mut dyn Iterator<Item = &&Graded>| {
         let mut counts = Confusion::default();
         for graded in chosen {
-            let expects_yes = graded.question.answers.iter().any(|answer| answer.trim().eq_ignore_ascii_case("yes"));
+            let expects_yes = graded
+                .question
+                .answers
+                .iter()
+                .any(|answer| answer.trim().eq_ignore_ascii_case("yes"));
             counts.add(graded.grade.read.as_deref(), expects_yes);
         }
         counts
@@ -217,13 +255,18 @@ fn yes_no(members: &[&Graded]) -> Option<YesNo> {
         counts,
         precision: counts.precision(),
         recall: counts.recall(),
-        f1: stats::bootstrap(members.len(), |chosen| count(&mut chosen.iter().map(|&i| &members[i])).f1()),
+        f1: stats::bootstrap(members.len(), |chosen| {
+            count(&mut chosen.iter().map(|&i| &members[i])).f1()
+        }),
         yes_ratio: counts.yes_ratio(),
     })
 }
 
 fn pair_score(members: &[&Graded], accuracy: f64) -> Option<PairScore> {
-    if !members.iter().all(|graded| graded.question.scoring == Scoring::Mme) {
+    if !members
+        .iter()
+        .all(|graded| graded.question.scoring == Scoring::Mme)
+    {
         return None;
     }
     let mut pictures: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -236,12 +279,16 @@ fn pair_score(members: &[&Graded], accuracy: f64) -> Option<PairScore> {
 }
 
 fn agreement(pairs: &[(&Graded, &Graded)]) -> Option<Estimate> {
-    let is_same = |(own, other): &&(&Graded, &Graded)| normalise(&own.record.text) == normalise(&other.record.text);
+    let is_same =
+        |(own, other): &&(&Graded, &Graded)| normalise(&own.record.text) == normalise(&other.record.text);
     stats::proportion(pairs.iter().filter(is_same).count(), pairs.len())
 }
 
 fn difference(pairs: &[(&Graded, &Graded)], is_binary: bool) -> Option<Difference> {
-    let differences: Vec<f64> = pairs.iter().map(|(own, other)| own.grade.score - other.grade.score).collect();
+    let differences: Vec<f64> = pairs
+        .iter()
+        .map(|(own, other)| own.grade.score - other.grade.score)
+        .collect();
     let gained = differences.iter().filter(|&&difference| difference > 0.0).count();
     let lost = differences.iter().filter(|&&difference| difference < 0.0).count();
     let score = if is_binary {
@@ -260,7 +307,12 @@ fn difference(pairs: &[(&Graded, &Graded)], is_binary: bool) -> Option<Differenc
 
 fn cost(members: &[&Graded]) -> Cost {
     let ratio = |spent: fn(&Record) -> Spent| {
-        let sum = |part: fn(Spent) -> u64| members.iter().map(|graded| part(spent(graded.record)) as f64).sum::<f64>();
+        let sum = |part: fn(Spent) -> u64| {
+            members
+                .iter()
+                .map(|graded| part(spent(graded.record)) as f64)
+                .sum::<f64>()
+        };
         let (dense, actual) = (sum(|spent| spent.dense), sum(|spent| spent.actual));
         (dense > 0.0).then(|| actual / dense)
     };
@@ -275,7 +327,10 @@ fn cost(members: &[&Graded]) -> Cost {
         vision_rows: ratio(|record| record.vision_rows),
         kv_bytes: ratio(|record| record.kv_bytes),
         n_kept: n_kept as f64 / members.len().max(1) as f64,
-        n_pruned: members.iter().filter(|graded| graded.record.skipped.is_none()).count(),
+        n_pruned: members
+            .iter()
+            .filter(|graded| graded.record.skipped.is_none())
+            .count(),
         ttft_ms: median(|record| record.ttft_ms),
         encode_ms: median(|record| record.encode_ms),
         prefill_ms: median(|record| record.prefill_ms),

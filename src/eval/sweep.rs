@@ -31,7 +31,10 @@ impl FromStr for Sweep {
         };
         let (field, values) = spec.split_once('=').ok_or_else(|| failed("has no '='"))?;
         let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
-        let repeated = values.iter().enumerate().find(|(i, value)| values[..*i].contains(value));
+        let repeated = values
+            .iter()
+            .enumerate()
+            .find(|(i, value)| values[..*i].contains(value));
         match (field.trim(), repeated) {
             ("", _) => Err(failed("has no field")),
             _ if values.iter().any(String::is_empty) => Err(failed("has an empty value")),
@@ -47,7 +50,10 @@ impl FromStr for Sweep {
 impl SweepPoint {
     /// `tokens_threshold=0.1 exit_layers=2`
     pub fn label(&self) -> String {
-        let fields = self.fields.iter().map(|(field, value)| format!("{field}={value}"));
+        let fields = self
+            .fields
+            .iter()
+            .map(|(field, value)| format!("{field}={value}"));
         fields.collect::<Vec<_>>().join(" ")
     }
 }
@@ -70,7 +76,10 @@ pub fn points(sweeps: &[Sweep]) -> Result<Vec<SweepPoint>, EvalError> {
             fields.push((sweep.field.clone(), value.clone()));
             SweepPoint { fields }
         };
-        points = points.iter().flat_map(|point| sweep.values.iter().map(move |value| with(point, value))).collect();
+        points = points
+            .iter()
+            .flat_map(|point| sweep.values.iter().map(move |value| with(point, value)))
+            .collect();
     }
     Ok(points)
 }
@@ -81,7 +90,10 @@ pub fn pareto_front(points: &[(f64, f64)]) -> Vec<bool> {
     let beats = |(cost, accuracy): (f64, f64), (other_cost, other_accuracy): (f64, f64)| {
         cost <= other_cost && accuracy >= other_accuracy && (cost < other_cost || accuracy > other_accuracy)
     };
-    points.iter().map(|&point| !points.iter().any(|&other| beats(other, point))).collect()
+    points
+        .iter()
+        .map(|&point| !points.iter().any(|&other| beats(other, point)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -91,7 +103,10 @@ mod tests {
     #[test]
     fn a_sweep_reads_its_field_and_values() {
         let sweep: Sweep = "tokens_threshold=0.1, 0.2,0.4".parse().unwrap();
-        assert_eq!((sweep.field.as_str(), sweep.values), ("tokens_threshold", vec!["0.1".into(), "0.2".into(), "0.4".into()]));
+        assert_eq!(
+            (sweep.field.as_str(), sweep.values),
+            ("tokens_threshold", vec!["0.1".into(), "0.2".into(), "0.4".into()])
+        );
         for (spec, problem) in [
             ("keep", "no '='"),
             ("=1,2", "no field"),
@@ -100,15 +115,29 @@ mod tests {
             ("keep=8,16,8", "the value 8 twice"),
         ] {
             let message = spec.parse::<Sweep>().unwrap_err().to_string();
-            assert!(message.contains(problem) && message.contains("FIELD=VALUE"), "{message}");
+            assert!(
+                message.contains(problem) && message.contains("FIELD=VALUE"),
+                "{message}"
+            );
         }
     }
 
     #[test]
     fn sweeps_multiply() {
-        let sweeps: Vec<Sweep> = ["keep=8,16", "fusion_layer=3,4"].iter().map(|spec| spec.parse().unwrap()).collect();
+        let sweeps: Vec<Sweep> = ["keep=8,16", "fusion_layer=3,4"]
+            .iter()
+            .map(|spec| spec.parse().unwrap())
+            .collect();
         let labels: Vec<String> = points(&sweeps).unwrap().iter().map(SweepPoint::label).collect();
-        assert_eq!(labels, ["keep=8 fusion_layer=3", "keep=8 fusion_layer=4", "keep=16 fusion_layer=3", "keep=16 fusion_layer=4"]);
+        assert_eq!(
+            labels,
+            [
+                "keep=8 fusion_layer=3",
+                "keep=8 fusion_layer=4",
+                "keep=16 fusion_layer=3",
+                "keep=16 fusion_layer=4"
+            ]
+        );
         assert_eq!(points(&[]).unwrap().len(), 1);
         let twice = [sweeps[0].clone(), sweeps[0].clone()];
         assert!(points(&twice).unwrap_err().to_string().contains("second one"));
@@ -117,7 +146,14 @@ mod tests {
     /// (1, 90) is beaten by (1, 95); (3, 95) by (1, 95); the equal pair stays.
     #[test]
     fn what_nothing_beats() {
-        let points = [(1.0, 90.0), (1.0, 95.0), (0.5, 80.0), (3.0, 95.0), (4.0, 99.0), (4.0, 99.0)];
+        let points = [
+            (1.0, 90.0),
+            (1.0, 95.0),
+            (0.5, 80.0),
+            (3.0, 95.0),
+            (4.0, 99.0),
+            (4.0, 99.0),
+        ];
         assert_eq!(pareto_front(&points), [false, true, true, false, true, true]);
         assert_eq!(pareto_front(&[]), [false; 0]);
     }

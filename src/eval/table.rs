@@ -42,18 +42,33 @@ impl Table {
     /// A table in GitHub's Markdown, the title above it.
     pub fn to_markdown(&self) -> String {
         let line = |row: &[String]| {
-            let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+            let cells: Vec<String> = row
+                .iter()
+                .map(|cell| cell.replace('|', "\\|").replace('\n', " "))
+                .collect();
             format!("| {} |\n", cells.join(" | "))
         };
-        let rule: Vec<&str> = (0..self.head.len()).map(|i| if i == 0 { "---" } else { "---:" }).collect();
+        let rule: Vec<&str> = (0..self.head.len())
+            .map(|i| if i == 0 { "---" } else { "---:" })
+            .collect();
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
-        format!("{}\n\n{}| {} |\n{rows}", self.title, line(&self.head), rule.join(" | "))
+        format!(
+            "{}\n\n{}| {} |\n{rows}",
+            self.title,
+            line(&self.head),
+            rule.join(" | ")
+        )
     }
 }
 
 /// The tables that a summary has something for: all policies; accuracy by category; yes-or-no figures; MME's scores.
 pub fn tables(summary: &Summary) -> Vec<Table> {
-    let all = [Some(overview(summary)), by_category(summary), yes_no(summary), mme(summary)];
+    let all = [
+        Some(overview(summary)),
+        by_category(summary),
+        yes_no(summary),
+        mme(summary),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -64,21 +79,48 @@ fn overview(summary: &Summary) -> Table {
     if baseline.is_some() {
         head.extend(["difference", "95 % interval", "agreement"]);
     }
-    head.extend(["FLOPs", "vision attention", "vision rows", "KV bytes", "first token"]);
+    head.extend([
+        "FLOPs",
+        "vision attention",
+        "vision rows",
+        "KV bytes",
+        "first token",
+    ]);
     let row = |policy: &PolicySummary| {
         let (all, cost) = (&policy.all, &policy.all.cost);
-        let mut row = vec![policy.policy.clone(), all.n.to_string(), percent(all.accuracy.value), interval(all.accuracy)];
+        let mut row = vec![
+            policy.policy.clone(),
+            all.n.to_string(),
+            percent(all.accuracy.value),
+            interval(all.accuracy),
+        ];
         if baseline.is_some() {
-            row.push(all.difference.map_or_else(String::new, |difference| signed(difference.score.value)));
-            row.push(all.difference.map_or_else(String::new, |difference| signed_interval(difference.score)));
-            row.push(all.agreement.map_or_else(String::new, |agreement| percent(agreement.value)));
+            row.push(
+                all.difference
+                    .map_or_else(String::new, |difference| signed(difference.score.value)),
+            );
+            row.push(
+                all.difference
+                    .map_or_else(String::new, |difference| signed_interval(difference.score)),
+            );
+            row.push(
+                all.agreement
+                    .map_or_else(String::new, |agreement| percent(agreement.value)),
+            );
         }
-        let ratios = [cost.flops_model, cost.vision_attention, cost.vision_rows, cost.kv_bytes];
+        let ratios = [
+            cost.flops_model,
+            cost.vision_attention,
+            cost.vision_rows,
+            cost.kv_bytes,
+        ];
         row.extend(ratios.map(|ratio| ratio.map_or("-".to_owned(), percent)));
         row.push(format!("{:.1} ms", cost.ttft_ms));
         row
     };
-    let note = baseline.map(|baseline| format!(", against {baseline}")).unwrap_or_default();
+    let note = baseline
+        .map(|baseline| format!(", against {baseline}"))
+        .unwrap_or_default();
     Table {
         title: format!("Policies{note}; costs as shares of the same work without pruning, time as median"),
         head: head.into_iter().map(str::to_owned).collect(),
@@ -90,12 +132,18 @@ fn overview(summary: &Summary) -> Table {
 fn by_category(summary: &Summary) -> Option<Table> {
     let names = categories(summary);
     let row = |policy: &PolicySummary| {
-        let cells = names.iter().map(|name| of_category(policy, name).map_or(String::new(), |g| percent(g.accuracy.value)));
+        let cells = names
+            .iter()
+            .map(|name| of_category(policy, name).map_or(String::new(), |g| percent(g.accuracy.value)));
         [policy.policy.clone()].into_iter().chain(cells).collect()
     };
     (names.len() > 1).then(|| Table {
         title: "Accuracy by category".to_owned(),
-        head: ["policy"].iter().chain(&names).map(|&name| name.to_owned()).collect(),
+        head: ["policy"]
+            .iter()
+            .chain(&names)
+            .map(|&name| name.to_owned())
+            .collect(),
         rows: summary.policies.iter().map(row).collect(),
     })
 }
@@ -116,7 +164,15 @@ fn yes_no(summary: &Summary) -> Option<Table> {
         ])
     };
     let rows: Vec<_> = summary.policies.iter().filter_map(row).collect();
-    let head = ["policy", "accuracy", "precision", "recall", "F1", "95 % interval", "says yes"];
+    let head = [
+        "policy",
+        "accuracy",
+        "precision",
+        "recall",
+        "F1",
+        "95 % interval",
+        "says yes",
+    ];
     (!rows.is_empty()).then(|| Table {
         title: "Yes or no".to_owned(),
         head: head.map(str::to_owned).to_vec(),
@@ -129,13 +185,26 @@ fn mme(summary: &Summary) -> Option<Table> {
     let names = categories(summary);
     let row = |policy: &PolicySummary| {
         let totals: Totals = policy.mme?;
-        let score = |name: &&str| of_category(policy, name)?.pairs.map(|pairs| format!("{:.1}", pairs.score));
+        let score = |name: &&str| {
+            of_category(policy, name)?
+                .pairs
+                .map(|pairs| format!("{:.1}", pairs.score))
+        };
         let scores = names.iter().map(|name| score(name).unwrap_or_default());
         let sums = [totals.perception, totals.cognition].map(|sum| format!("{sum:.1}"));
-        Some([policy.policy.clone()].into_iter().chain(scores).chain(sums).collect::<Vec<_>>())
+        Some(
+            [policy.policy.clone()]
+                .into_iter()
+                .chain(scores)
+                .chain(sums)
+                .collect::<Vec<_>>(),
+        )
     };
     let rows: Vec<_> = summary.policies.iter().filter_map(row).collect();
-    let head = ["policy"].iter().chain(&names).chain(&["perception", "cognition"]);
+    let head = ["policy"]
+        .iter()
+        .chain(&names)
+        .chain(&["perception", "cognition"]);
     (!rows.is_empty()).then(|| Table {
         title: "MME: accuracy + accuracy+, in percent, and their sums".to_owned(),
         head: head.map(|&name| name.to_owned()).collect(),
@@ -155,7 +224,10 @@ fn categories(summary: &Summary) -> Vec<&str> {
 }
 
 fn of_category<'a>(policy: &'a PolicySummary, name: &str) -> Option<&'a Group> {
-    policy.categories.iter().find(|group| group.category.as_deref() == Some(name))
+    policy
+        .categories
+        .iter()
+        .find(|group| group.category.as_deref() == Some(name))
 }
 
 /// A row per policy and category, with all figures as plain numbers; fractions are not in percent. The category of all
@@ -163,21 +235,35 @@ fn of_category<'a>(policy: &'a PolicySummary, name: &str) -> Option<&'a Group> {
 pub fn to_csv(summary: &Summary) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let head: Vec<&str> = CSV.iter().map(|(name, _)| *name).collect();
-    write(&mut writer, [Cow::Borrowed("policy")].into_iter().chain(head.into_iter().map(Cow::Borrowed)));
+    write(
+        &mut writer,
+        [Cow::Borrowed("policy")]
+            .into_iter()
+            .chain(head.into_iter().map(Cow::Borrowed)),
+    );
     for policy in &summary.policies {
         for group in [&policy.all].into_iter().chain(&policy.categories) {
-            let cells = CSV.iter().map(|(_, cell)| Cow::Owned(cell(group).unwrap_or_default()));
-            write(&mut writer, [Cow::Borrowed(policy.policy.as_str())].into_iter().chain(cells));
+            let cells = CSV
+                .iter()
+                .map(|(_, cell)| Cow::Owned(cell(group).unwrap_or_default()));
+            write(
+                &mut writer,
+                [Cow::Borrowed(policy.policy.as_str())].into_iter().chain(cells),
+            );
         }
     }
-    let bytes = writer.into_inner().unwrap_or_else(|error| error.into_inner().into_inner().unwrap_or_default());
+    let bytes = writer
+        .into_inner()
+        .unwrap_or_else(|error| error.into_inner().into_inner().unwrap_or_default());
     String::from_utf8(bytes).unwrap_or_default()
 }
 
 fn write<'a>(writer: &mut csv::Writer<Vec<u8>>, cells: impl Iterator<Item = Cow<'a, str>>) {
     let cells: Vec<Cow<str>> = cells.collect();
     let cells = cells.iter().map(|cell| cell.as_bytes());
-    writer.write_record(cells).expect("memory takes every row, and all rows have as many cells as the head");
+    writer
+        .write_record(cells)
+        .expect("memory takes every row, and all rows have as many cells as the head");
 }
 
 type Cell = fn(&Group) -> Option<String>;
@@ -267,7 +353,10 @@ mod tests {
             head: vec!["a|b".to_owned(), "n".to_owned()],
             rows: vec![vec!["x\ny".to_owned(), "1".to_owned()]],
         };
-        assert_eq!(table.to_markdown(), "T\n\n| a\\|b | n |\n| --- | ---: |\n| x y | 1 |\n");
+        assert_eq!(
+            table.to_markdown(),
+            "T\n\n| a\\|b | n |\n| --- | ---: |\n| x y | 1 |\n"
+        );
     }
 
     #[test]
@@ -280,9 +369,22 @@ mod tests {
         let start: Vec<_> = rows.iter().map(|row| row[..4].join(";")).collect();
         assert_eq!(
             start,
-            ["dense;;5;0.6", "dense;colour;4;0.75", "dense;count;1;0", "pruned;;5;0.6", "pruned;colour;4;0.75", "pruned;count;1;0"]
+            [
+                "dense;;5;0.6",
+                "dense;colour;4;0.75",
+                "dense;count;1;0",
+                "pruned;;5;0.6",
+                "pruned;colour;4;0.75",
+                "pruned;count;1;0"
+            ]
         );
-        let head = csv.lines().next().unwrap().split(',').position(|name| name == "vision_attention").unwrap();
+        let head = csv
+            .lines()
+            .next()
+            .unwrap()
+            .split(',')
+            .position(|name| name == "vision_attention")
+            .unwrap();
         assert_eq!((rows[0][head].as_str(), rows[3][head].as_str()), ("1", "0.25"));
     }
 
@@ -297,7 +399,10 @@ mod tests {
         };
         let records = [record("1", "p, \"q\"", "yes"), record("2", "p, \"q\"", "no")];
         let summary = Summary::new(&[asked, second], &records, &["p, \"q\""], "dense");
-        let titles: Vec<_> = tables(&summary).into_iter().map(|table| (table.title, table.rows[0].clone())).collect();
+        let titles: Vec<_> = tables(&summary)
+            .into_iter()
+            .map(|table| (table.title, table.rows[0].clone()))
+            .collect();
         assert_eq!(titles.len(), 3);
         assert_eq!(titles[2].1, ["p, \"q\"", "50.0", "50.0", "0.0"]);
         assert!(titles[1].1[4].contains('%'), "{titles:?}");

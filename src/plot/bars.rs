@@ -76,13 +76,22 @@ impl BarChart {
         let widest = |size: f64, texts: &mut dyn Iterator<Item = &str>| {
             texts.map(|text| text_width(text, size)).fold(0.0, f64::max)
         };
-        let left = 20.0 + widest(theme::BODY, &mut names.iter().copied()).max(60.0).min(WIDTH / 3.0) + 12.0;
+        let left = 20.0
+            + widest(theme::BODY, &mut names.iter().copied())
+                .max(60.0)
+                .min(WIDTH / 3.0)
+            + 12.0;
         let right = WIDTH - RIGHT - widest(theme::BODY, &mut bars().map(|bar| bar.text.as_str())) - 10.0;
         let axis = Axis {
             from_zero: true,
             ..self.axis.clone()
         };
-        let values = bars().flat_map(|bar| [bar.value].into_iter().chain(bar.interval.into_iter().flatten()).chain(bar.ideal));
+        let values = bars().flat_map(|bar| {
+            [bar.value]
+                .into_iter()
+                .chain(bar.interval.into_iter().flatten())
+                .chain(bar.ideal)
+        });
         let x = axis.place(values.chain([0.0]), left, right);
         let n_bars = bars().count() as f64;
         let n_groups = self.groups.len() as f64;
@@ -102,11 +111,15 @@ impl BarChart {
     }
 
     fn has_ideal(&self) -> bool {
-        self.groups.iter().flat_map(|group| &group.bars).any(|bar| bar.ideal.is_some())
+        self.groups
+            .iter()
+            .flat_map(|group| &group.bars)
+            .any(|bar| bar.ideal.is_some())
     }
 
     fn top(&self) -> f64 {
-        let n_lines = usize::from(!self.subtitle.is_empty()) + usize::from(self.has_ideal() && !self.ideal.is_empty());
+        let n_lines =
+            usize::from(!self.subtitle.is_empty()) + usize::from(self.has_ideal() && !self.ideal.is_empty());
         52.0 + 20.0 * n_lines as f64
     }
 }
@@ -130,17 +143,29 @@ impl Drawing<'_> {
         let top = self.chart.top() + HEADING - 6.0;
         for tick in axis.ticks(&self.x, 7) {
             let x = self.x.at(tick.value);
-            self.svg.line((x, top), (x, bottom), if tick.value == 0.0 { "axis" } else { "grid" }, 1.0);
-            self.svg.text((x, bottom + 18.0), "muted small", Anchor::Middle, &tick.text);
+            self.svg.line(
+                (x, top),
+                (x, bottom),
+                if tick.value == 0.0 { "axis" } else { "grid" },
+                1.0,
+            );
+            self.svg
+                .text((x, bottom + 18.0), "muted small", Anchor::Middle, &tick.text);
         }
-        self.svg.text((self.right, bottom + 40.0), "muted strong small", Anchor::End, &axis.title);
+        self.svg.text(
+            (self.right, bottom + 40.0),
+            "muted strong small",
+            Anchor::End,
+            &axis.title,
+        );
     }
 
     fn groups(&mut self) {
         let chart = self.chart;
         let mut y = chart.top();
         for group in &chart.groups {
-            self.svg.text((20.0, y + 14.0), "strong halo", Anchor::Start, &group.name);
+            self.svg
+                .text((20.0, y + 14.0), "strong halo", Anchor::Start, &group.name);
             y += HEADING;
             for bar in &group.bars {
                 self.bar(bar, y);
@@ -154,8 +179,14 @@ impl Drawing<'_> {
         let colour = self.names.iter().position(|name| *name == bar.name).unwrap_or(0) % theme::N_COLOURS;
         let (zero, end, middle) = (self.x.at(0.0), self.x.at(bar.value.max(0.0)), y + BAR / 2.0);
         self.svg.open_tooltip(&bar.tooltip);
-        self.svg.text((self.left - 12.0, middle + 4.5), "", Anchor::End, &bar.name);
-        self.svg.rect((zero, y), ((end - zero).max(1.0), BAR), &format!("f{colour}"), "rx=\"2\"");
+        self.svg
+            .text((self.left - 12.0, middle + 4.5), "", Anchor::End, &bar.name);
+        self.svg.rect(
+            (zero, y),
+            ((end - zero).max(1.0), BAR),
+            &format!("f{colour}"),
+            "rx=\"2\"",
+        );
         let mut reach = end;
         if let Some([low, high]) = bar.interval {
             let (low, high) = (self.x.at(low), self.x.at(high));
@@ -174,7 +205,8 @@ impl Drawing<'_> {
                 reach = reach.max(x);
             }
         }
-        self.svg.text((reach + 8.0, middle + 4.5), "halo", Anchor::Start, &bar.text);
+        self.svg
+            .text((reach + 8.0, middle + 4.5), "halo", Anchor::Start, &bar.text);
         self.svg.close_group();
     }
 }
@@ -227,16 +259,32 @@ mod tests {
         let widths: Vec<f64> = svg
             .lines()
             .filter(|line| line.contains("rx=\"2\""))
-            .map(|line| line.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+            .map(|line| {
+                line.split("width=\"")
+                    .nth(1)
+                    .unwrap()
+                    .split('"')
+                    .next()
+                    .unwrap()
+                    .parse()
+                    .unwrap()
+            })
             .collect();
-        assert!((widths[0] / widths[1] - 2.0).abs() < 0.01 && (widths[0] / widths[2] - 4.0).abs() < 0.02, "{widths:?}");
+        assert!(
+            (widths[0] / widths[1] - 2.0).abs() < 0.01 && (widths[0] / widths[2] - 4.0).abs() < 0.02,
+            "{widths:?}"
+        );
     }
 
     #[test]
     fn the_key_is_there_only_with_an_ideal() {
         let mut chart = chart();
         assert!(chart.to_svg().contains(">ideal</text>"));
-        chart.groups.iter_mut().flat_map(|group| &mut group.bars).for_each(|bar| bar.ideal = None);
+        chart
+            .groups
+            .iter_mut()
+            .flat_map(|group| &mut group.bars)
+            .for_each(|bar| bar.ideal = None);
         assert!(!chart.to_svg().contains(">ideal</text>"));
         assert!(BarChart::default().to_svg().ends_with("</svg>\n"));
     }

@@ -28,7 +28,10 @@ impl Area {
     }
 
     fn contains(&self, other: &Self) -> bool {
-        other.left >= self.left && other.right <= self.right && other.top >= self.top && other.bottom <= self.bottom
+        other.left >= self.left
+            && other.right <= self.right
+            && other.top >= self.top
+            && other.bottom <= self.bottom
     }
 }
 
@@ -76,7 +79,14 @@ pub struct Spot {
 const GAPS: [f64; 4] = [9.0, 16.0, 28.0, 46.0];
 /// Directions, the preferred first; y runs downwards.
 const DIRECTIONS: [(f64, f64); 8] = [
-    (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, -1.0), (1.0, 1.0), (-1.0, -1.0), (-1.0, 1.0),
+    (1.0, 0.0),
+    (0.0, -1.0),
+    (0.0, 1.0),
+    (-1.0, 0.0),
+    (1.0, -1.0),
+    (1.0, 1.0),
+    (-1.0, -1.0),
+    (-1.0, 1.0),
 ];
 /// Covering another label is worse than covering anything drawn.
 const LABEL_WEIGHT: f64 = 12.0;
@@ -89,11 +99,17 @@ pub fn place(labels: &[Label], obstacles: &[Obstacle], bounds: Area) -> Vec<Opti
     let mut spots: Vec<Option<Spot>> = vec![None; labels.len()];
     for round in 0..=N_ROUNDS {
         for (i, label) in labels.iter().enumerate() {
-            let others = spots.iter().enumerate().filter(|(j, _)| *j != i).filter_map(|(_, spot)| *spot);
+            let others = spots
+                .iter()
+                .enumerate()
+                .filter(|(j, _)| *j != i)
+                .filter_map(|(_, spot)| *spot);
             let others: Vec<Area> = others.map(|spot| spot.area).collect();
             let best = best_spot(label, obstacles, &others, bounds);
             let fits = best.is_some_and(|(_, covered)| covered < 1.0);
-            spots[i] = best.filter(|_| !label.optional || (fits && round > 0)).map(|(spot, _)| spot);
+            spots[i] = best
+                .filter(|_| !label.optional || (fits && round > 0))
+                .map(|(spot, _)| spot);
         }
     }
     spots
@@ -103,14 +119,21 @@ pub fn place(labels: &[Label], obstacles: &[Obstacle], bounds: Area) -> Vec<Opti
 fn best_spot(label: &Label, obstacles: &[Obstacle], others: &[Area], bounds: Area) -> Option<(Spot, f64)> {
     let mut best: Option<(Spot, f64, f64)> = None;
     for (rank, &anchor) in label.anchors.iter().enumerate() {
-        for (step, &gap) in GAPS.iter().enumerate().take(if label.optional { 1 } else { GAPS.len() }) {
+        for (step, &gap) in GAPS
+            .iter()
+            .enumerate()
+            .take(if label.optional { 1 } else { GAPS.len() })
+        {
             for (turn, &direction) in DIRECTIONS.iter().enumerate() {
                 let area = beside(anchor, label, direction, gap);
                 if !bounds.contains(&area) {
                     continue;
                 }
                 let of_obstacles: f64 = obstacles.iter().map(|o| o.weight * o.area.overlap(&area)).sum();
-                let of_labels: f64 = others.iter().map(|other| LABEL_WEIGHT * other.overlap(&area)).sum();
+                let of_labels: f64 = others
+                    .iter()
+                    .map(|other| LABEL_WEIGHT * other.overlap(&area))
+                    .sum();
                 let covered = of_obstacles + of_labels;
                 let cost = covered + 9.0 * step as f64 * step as f64 + 1.5 * turn as f64 + 4.0 * rank as f64;
                 if best.as_ref().is_none_or(|(_, _, lowest)| cost < *lowest) {
@@ -157,12 +180,19 @@ mod tests {
 
     #[test]
     fn labels_of_neighbouring_points_do_not_overlap_and_stay_inside() {
-        let labels: Vec<Label> = (0..5).map(|i| label((180.0, 40.0 + 5.0 * f64::from(i)))).collect();
+        let labels: Vec<Label> = (0..5)
+            .map(|i| label((180.0, 40.0 + 5.0 * f64::from(i))))
+            .collect();
         let spots = place(&labels, &[], BOUNDS);
         for (i, spot) in spots.iter().enumerate() {
             let area = spot.unwrap().area;
             assert!(BOUNDS.contains(&area));
-            assert!(spots[..i].iter().all(|other| other.unwrap().area.overlap(&area) == 0.0), "{i}");
+            assert!(
+                spots[..i]
+                    .iter()
+                    .all(|other| other.unwrap().area.overlap(&area) == 0.0),
+                "{i}"
+            );
         }
     }
 

@@ -104,7 +104,9 @@ impl LineChart {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let has_front = points().any(|point| point.on_front);
         let right = WIDTH - RIGHT - self.end_label_width();
-        let xs = points().map(|point| point.x).chain(self.marks.iter().map(|mark| mark.x));
+        let xs = points()
+            .map(|point| point.x)
+            .chain(self.marks.iter().map(|mark| mark.x));
         let x = self.x.place(xs, LEFT, right);
         let mark_rows = self.mark_rows(&x);
         let plot = Area {
@@ -134,7 +136,8 @@ impl LineChart {
     }
 
     fn top(&self, has_front: bool, mark_rows: &[usize]) -> f64 {
-        let n_lines = usize::from(!self.subtitle.is_empty()) + usize::from(has_front && !self.front.is_empty());
+        let n_lines =
+            usize::from(!self.subtitle.is_empty()) + usize::from(has_front && !self.front.is_empty());
         let n_rows = mark_rows.iter().max().map_or(0, |row| row + 1);
         78.0 + 20.0 * n_lines as f64 + MARK_ROW * n_rows as f64
     }
@@ -145,7 +148,11 @@ impl LineChart {
         for mark in &self.marks {
             let half = text_width(&mark.name, theme::SMALL) / 2.0 + 4.0;
             let (left, right) = (x.at(mark.x) - half, x.at(mark.x) + half);
-            let is_free = |row: &usize| !placed.iter().any(|(other, l, r)| other == row && left < *r && right > *l);
+            let is_free = |row: &usize| {
+                !placed
+                    .iter()
+                    .any(|(other, l, r)| other == row && left < *r && right > *l)
+            };
             let row = (0..).find(is_free).unwrap_or(0);
             placed.push((row, left, right));
         }
@@ -154,10 +161,19 @@ impl LineChart {
 
     /// Lines that go on to the right end are labelled beside it, where nothing else is.
     fn end_label_width(&self) -> f64 {
-        let lines = self.series.iter().filter(|series| !series.markers && series.points.len() > 1);
-        let width = lines.map(|series| text_width(&series.name, theme::BODY)).fold(0.0, f64::max);
+        let lines = self
+            .series
+            .iter()
+            .filter(|series| !series.markers && series.points.len() > 1);
+        let width = lines
+            .map(|series| text_width(&series.name, theme::BODY))
+            .fold(0.0, f64::max);
         // the axis itself leaves some space beyond its last value
-        if width > 0.0 { (width - 24.0).clamp(0.0, WIDTH / 4.0) } else { 0.0 }
+        if width > 0.0 {
+            (width - 24.0).clamp(0.0, WIDTH / 4.0)
+        } else {
+            0.0
+        }
     }
 }
 
@@ -175,11 +191,17 @@ impl Drawing<'_> {
             y += 20.0;
         }
         if self.has_front && !chart.front.is_empty() {
-            self.svg.polyline(&[(24.0, y - 4.5), (46.0, y - 4.5)], "band", "stroke-width=\"9\"");
+            self.svg
+                .polyline(&[(24.0, y - 4.5), (46.0, y - 4.5)], "band", "stroke-width=\"9\"");
             self.svg.text((58.0, y), "muted", Anchor::Start, &chart.front);
             y += 20.0;
         }
-        self.svg.text((20.0, y + 6.0), "muted strong small", Anchor::Start, &chart.y.title);
+        self.svg.text(
+            (20.0, y + 6.0),
+            "muted strong small",
+            Anchor::Start,
+            &chart.y.title,
+        );
     }
 
     fn axes(&mut self) {
@@ -187,31 +209,61 @@ impl Drawing<'_> {
         for tick in chart.y.ticks(&self.y, 6) {
             let y = self.y.at(tick.value);
             self.svg.line((plot.left, y), (plot.right, y), "grid", 1.0);
-            self.svg.text((plot.left - 8.0, y + 4.0), "muted small", Anchor::End, &tick.text);
+            self.svg
+                .text((plot.left - 8.0, y + 4.0), "muted small", Anchor::End, &tick.text);
         }
-        self.svg.line((plot.left, plot.bottom), (plot.right, plot.bottom), "axis", 1.0);
+        self.svg
+            .line((plot.left, plot.bottom), (plot.right, plot.bottom), "axis", 1.0);
         for tick in chart.x.ticks(&self.x, 8) {
             let x = self.x.at(tick.value);
-            self.svg.line((x, plot.bottom), (x, plot.bottom + 5.0), "axis", 1.0);
-            self.svg.text((x, plot.bottom + 20.0), "muted small", Anchor::Middle, &tick.text);
+            self.svg
+                .line((x, plot.bottom), (x, plot.bottom + 5.0), "axis", 1.0);
+            self.svg
+                .text((x, plot.bottom + 20.0), "muted small", Anchor::Middle, &tick.text);
         }
-        self.svg.text((plot.right, plot.bottom + 42.0), "muted strong small", Anchor::End, &chart.x.title);
-        for (mark, row) in chart.marks.iter().zip(&self.mark_rows) {
-            let x = self.x.at(mark.x);
-            let y = plot.top - 6.0 - MARK_ROW * *row as f64;
-            self.svg.text((x, y), "muted small", Anchor::Middle, &mark.name);
-            self.svg.polyline(&[(x, plot.top), (x, plot.bottom)], "axis", "stroke-width=\"1.2\" stroke-dasharray=\"2 4\"");
-        }
+        self.svg.text(
+            (plot.right, plot.bottom + 42.0),
+            "muted strong small",
+            Anchor::End,
+            &chart.x.title,
+        );
+        self.marks();
         if let Some(reference) = &chart.reference {
             let y = self.y.at(reference.y);
-            self.svg.polyline(&[(plot.left, y), (plot.right, y)], "axis", "stroke-width=\"1.2\" stroke-dasharray=\"6 5\"");
+            self.svg.polyline(
+                &[(plot.left, y), (plot.right, y)],
+                "axis",
+                "stroke-width=\"1.2\" stroke-dasharray=\"6 5\"",
+            );
+        }
+    }
+
+    /// Lines up to their names, which are written over the lines of marks beside them.
+    fn marks(&mut self) {
+        let (chart, plot) = (self.chart, self.plot);
+        let places: Vec<_> = chart
+            .marks
+            .iter()
+            .zip(&self.mark_rows)
+            .map(|(mark, &row)| (self.x.at(mark.x), plot.top - 6.0 - MARK_ROW * row as f64))
+            .collect();
+        for &(x, y) in &places {
+            let dotted = "stroke-width=\"1.2\" stroke-dasharray=\"2 4\"";
+            self.svg
+                .polyline(&[(x, y + 4.0), (x, plot.bottom)], "axis", dotted);
+        }
+        for (mark, &at) in chart.marks.iter().zip(&places) {
+            self.svg.text(at, "muted small halo", Anchor::Middle, &mark.name);
         }
     }
 
     /// A broad band along the points that nothing beats, below everything else.
     fn front(&mut self) {
         let points = self.chart.series.iter().flat_map(|series| &series.points);
-        let mut front: Vec<_> = points.filter(|point| point.on_front).map(|point| self.at(point)).collect();
+        let mut front: Vec<_> = points
+            .filter(|point| point.on_front)
+            .map(|point| self.at(point))
+            .collect();
         front.sort_by(|a, b| a.0.total_cmp(&b.0));
         if front.len() > 1 {
             self.svg.polyline(&front, "band", "stroke-width=\"9\"");
@@ -236,12 +288,18 @@ impl Drawing<'_> {
                 if let Some([low, high]) = point.interval {
                     let class = format!("l{}", i % theme::N_COLOURS);
                     let ends = [(at.0, self.y.at(low)), (at.0, self.y.at(high))];
-                    self.svg.polyline(&ends, &class, "stroke-width=\"1.6\" stroke-opacity=\".55\"");
+                    self.svg
+                        .polyline(&ends, &class, "stroke-width=\"1.6\" stroke-opacity=\".55\"");
                 }
                 if series.markers {
                     self.svg.marker(at, i, self.has_front && !point.on_front);
                 }
-                self.svg.rect((at.0 - 9.0, at.1 - 9.0), (18.0, 18.0), "surface", "fill-opacity=\"0\"");
+                self.svg.rect(
+                    (at.0 - 9.0, at.1 - 9.0),
+                    (18.0, 18.0),
+                    "surface",
+                    "fill-opacity=\"0\"",
+                );
                 self.svg.close_group();
             }
         }
@@ -261,7 +319,10 @@ impl Drawing<'_> {
             let Some(spot) = spot else { continue };
             let area = spot.area;
             if spot.step > 1 {
-                let near = (spot.anchor.0.clamp(area.left, area.right), spot.anchor.1.clamp(area.top, area.bottom));
+                let near = (
+                    spot.anchor.0.clamp(area.left, area.right),
+                    spot.anchor.1.clamp(area.top, area.bottom),
+                );
                 self.svg.line(spot.anchor, near, "axis", 1.0);
             }
             let baseline = (area.bottom - 3.5).round();
@@ -278,28 +339,55 @@ impl Drawing<'_> {
     fn wanted_labels(&self) -> (Vec<(String, String)>, Vec<Label>) {
         let mut texts = Vec::new();
         let mut labels = Vec::new();
-        let mut want = |text: &str, class: String, size: f64, height: f64, anchors: Vec<(f64, f64)>, optional: bool| {
-            if !text.is_empty() && !anchors.is_empty() {
-                labels.push(Label {
-                    anchors,
-                    width: text_width(text, size),
-                    height,
-                    optional,
-                });
-                texts.push((text.to_owned(), class));
-            }
-        };
+        let mut want =
+            |text: &str, class: String, size: f64, height: f64, anchors: Vec<(f64, f64)>, optional: bool| {
+                if !text.is_empty() && !anchors.is_empty() {
+                    labels.push(Label {
+                        anchors,
+                        width: text_width(text, size),
+                        height,
+                        optional,
+                    });
+                    texts.push((text.to_owned(), class));
+                }
+            };
         for (i, series) in self.chart.series.iter().enumerate() {
             let anchors = self.name_anchors(series);
-            want(&series.name, format!("strong halo f{}", i % theme::N_COLOURS), theme::BODY * 1.04, LABEL_HEIGHT, anchors, false);
+            want(
+                &series.name,
+                format!("strong halo f{}", i % theme::N_COLOURS),
+                theme::BODY * 1.04,
+                LABEL_HEIGHT,
+                anchors,
+                false,
+            );
         }
         if let Some(reference) = &self.chart.reference {
             let y = self.y.at(reference.y);
-            let anchors = [0.0, 0.25, 0.5, 0.75].map(|t| (self.plot.right - 60.0 - t * (self.plot.right - self.plot.left - 120.0), y));
-            want(&reference.name, "muted small halo".to_owned(), theme::SMALL, NOTE_HEIGHT, anchors.to_vec(), false);
+            let anchors = [0.0, 0.25, 0.5, 0.75].map(|t| {
+                (
+                    self.plot.right - 60.0 - t * (self.plot.right - self.plot.left - 120.0),
+                    y,
+                )
+            });
+            want(
+                &reference.name,
+                "muted small halo".to_owned(),
+                theme::SMALL,
+                NOTE_HEIGHT,
+                anchors.to_vec(),
+                false,
+            );
         }
         for point in self.chart.series.iter().flat_map(|series| &series.points) {
-            want(&point.note, "muted small halo".to_owned(), theme::SMALL, NOTE_HEIGHT, vec![self.at(point)], true);
+            want(
+                &point.note,
+                "muted small halo".to_owned(),
+                theme::SMALL,
+                NOTE_HEIGHT,
+                vec![self.at(point)],
+                true,
+            );
         }
         (texts, labels)
     }
@@ -308,7 +396,11 @@ impl Drawing<'_> {
     fn name_anchors(&self, series: &Series) -> Vec<(f64, f64)> {
         let mut anchors: Vec<_> = series.points.iter().map(|point| self.at(point)).collect();
         anchors.reverse();
-        let every = if series.markers { 1 } else { (anchors.len() / 12).max(1) };
+        let every = if series.markers {
+            1
+        } else {
+            (anchors.len() / 12).max(1)
+        };
         anchors.into_iter().step_by(every).collect()
     }
 

@@ -49,12 +49,17 @@ const PADDING: f64 = 0.06;
 impl Axis {
     /// The axis over `values`, from pixel `start` to pixel `end`.
     pub(super) fn place(&self, values: impl Iterator<Item = f64>, start: f64, end: f64) -> Placed {
-        let usable = values.filter(|value| value.is_finite() && (self.scale == Scale::Linear || *value > 0.0));
+        let usable =
+            values.filter(|value| value.is_finite() && (self.scale == Scale::Linear || *value > 0.0));
         let (mut low, mut high) = usable.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
         });
         if low > high {
-            (low, high) = if self.scale == Scale::Log { (1.0, 10.0) } else { (0.0, 1.0) };
+            (low, high) = if self.scale == Scale::Log {
+                (1.0, 10.0)
+            } else {
+                (0.0, 1.0)
+            };
         }
         let (low, high) = match self.scale {
             Scale::Log => (low / 1.25, high * 1.25),
@@ -71,10 +76,21 @@ impl Axis {
 
     fn padded(&self, low: f64, high: f64) -> (f64, f64) {
         let low = if self.from_zero { low.min(0.0) } else { low };
-        let span = if high > low { high - low } else { high.abs().max(1.0) };
+        let span = if high > low {
+            high - low
+        } else {
+            high.abs().max(1.0)
+        };
         let [floor, ceiling] = self.limits.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
-        let padded_low = if self.from_zero && low == 0.0 { 0.0 } else { low - PADDING * span };
-        (padded_low.max(floor.min(low)), (high + PADDING * span).min(ceiling.max(high)))
+        let padded_low = if self.from_zero && low == 0.0 {
+            0.0
+        } else {
+            low - PADDING * span
+        };
+        (
+            padded_low.max(floor.min(low)),
+            (high + PADDING * span).min(ceiling.max(high)),
+        )
     }
 
     /// About `n` ticks.
@@ -83,10 +99,17 @@ impl Axis {
             Scale::Linear => linear_ticks(placed.low, placed.high, n, self.whole),
             Scale::Log => log_ticks(placed.low, placed.high),
         };
-        let step = values.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
+        let step = values
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .fold(f64::INFINITY, f64::min);
         let tick = |&value: &f64| Tick {
             value,
-            text: format!("{}{}", number(value, if self.scale == Scale::Log { value } else { step }), self.suffix),
+            text: format!(
+                "{}{}",
+                number(value, if self.scale == Scale::Log { value } else { step }),
+                self.suffix
+            ),
         };
         values.iter().map(tick).collect()
     }
@@ -107,10 +130,16 @@ impl Placed {
 fn linear_ticks(low: f64, high: f64, n: usize, whole: bool) -> Vec<f64> {
     let rough = (high - low) / n.max(1) as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough * 0.999);
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|factor| factor * power)
+        .into_iter()
+        .find(|&step| step >= rough * 0.999);
     let step = step.unwrap_or(power * 10.0);
     let step = if whole { step.max(1.0) } else { step };
-    let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
+    let (first, last) = (
+        (low / step - 1e-9).ceil() as i64,
+        (high / step + 1e-9).floor() as i64,
+    );
     (first..=last).map(|i| i as f64 * step).collect()
 }
 
@@ -130,7 +159,11 @@ fn number(value: f64, step: f64) -> String {
     if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) {
         return format!("{value:.0e}").replace('-', "−");
     }
-    let decimals = if step.is_finite() && step > 0.0 { (-(step.log10() + 1e-9).floor()).max(0.0) as usize } else { 0 };
+    let decimals = if step.is_finite() && step > 0.0 {
+        (-(step.log10() + 1e-9).floor()).max(0.0) as usize
+    } else {
+        0
+    };
     format!("{:.decimals$}", value + 0.0).replace('-', "−")
 }
 
@@ -150,8 +183,14 @@ mod tests {
             ..Axis::default()
         };
         assert_eq!(texts(&percent, 0.0, 100.0), ["0 %", "50 %", "100 %"]);
-        assert_eq!(texts(&Axis::default(), 97.1, 98.9), ["97.0", "97.5", "98.0", "98.5", "99.0"]);
-        assert_eq!(texts(&Axis::default(), -0.02, 0.02), ["−0.02", "−0.01", "0.00", "0.01", "0.02"]);
+        assert_eq!(
+            texts(&Axis::default(), 97.1, 98.9),
+            ["97.0", "97.5", "98.0", "98.5", "99.0"]
+        );
+        assert_eq!(
+            texts(&Axis::default(), -0.02, 0.02),
+            ["−0.02", "−0.01", "0.00", "0.01", "0.02"]
+        );
         let whole = Axis {
             whole: true,
             ..Axis::default()
@@ -165,7 +204,10 @@ mod tests {
             scale: Scale::Log,
             ..Axis::default()
         };
-        assert_eq!(texts(&log, 0.01, 10.0), ["0.01", "0.10", "1", "10"].map(|t| t.replace("0.10", "0.1")));
+        assert_eq!(
+            texts(&log, 0.01, 10.0),
+            ["0.01", "0.10", "1", "10"].map(|t| t.replace("0.10", "0.1"))
+        );
         assert_eq!(texts(&log, 1.0, 10.0), ["1", "2", "5", "10"]);
         assert_eq!(texts(&log, 1e-6, 1e-4).first().map(String::as_str), Some("1e−6"));
     }
@@ -178,7 +220,10 @@ mod tests {
             ..Axis::default()
         };
         let placed = axis.place([20.0, 100.0].into_iter(), 10.0, 110.0);
-        assert_eq!((placed.at(0.0), placed.at(50.0), placed.at(100.0)), (10.0, 60.0, 110.0));
+        assert_eq!(
+            (placed.at(0.0), placed.at(50.0), placed.at(100.0)),
+            (10.0, 60.0, 110.0)
+        );
         let log = Axis {
             scale: Scale::Log,
             ..Axis::default()

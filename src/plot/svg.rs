@@ -40,8 +40,15 @@ impl Svg {
             Anchor::Middle => " text-anchor=\"middle\"",
             Anchor::End => " text-anchor=\"end\"",
         };
-        let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
-        self.push(format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\"{class}{anchor}>{}</text>", escape(text)));
+        let class = if class.is_empty() {
+            String::new()
+        } else {
+            format!(" class=\"{class}\"")
+        };
+        self.push(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\"{class}{anchor}>{}</text>",
+            escape(text)
+        ));
     }
 
     pub fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), class: &str, width: f64) {
@@ -68,10 +75,17 @@ impl Svg {
     /// A series' marker; its shape tells series apart without colour.
     pub fn marker(&mut self, (x, y): (f64, f64), series: usize, hollow: bool) {
         let i = series % theme::N_COLOURS;
-        let fill = if hollow { "hollow".to_owned() } else { format!("f{i}") };
+        let fill = if hollow {
+            "hollow".to_owned()
+        } else {
+            format!("f{i}")
+        };
         let style = format!("class=\"{fill} l{i}\" stroke-width=\"2\" stroke-linejoin=\"round\"");
         let polygon = |offsets: &[(f64, f64)]| {
-            let points: Vec<String> = offsets.iter().map(|(dx, dy)| format!("{:.1},{:.1}", x + dx, y + dy)).collect();
+            let points: Vec<String> = offsets
+                .iter()
+                .map(|(dx, dy)| format!("{:.1},{:.1}", x + dx, y + dy))
+                .collect();
             format!("<polygon points=\"{}\" {style}/>", points.join(" "))
         };
         let shape = match series % 5 {
@@ -141,6 +155,8 @@ mod tests {
         svg.text((1.0, 2.0), "", Anchor::Start, "</text><script>\u{1b}");
         let document = svg.finish();
         assert!(!document.contains("<script>") && !document.contains('\u{1b}'));
-        assert!(document.contains("aria-label=\"a &quot;b&quot; &lt;c&gt;\"") && document.contains("x &amp; y"));
+        assert!(
+            document.contains("aria-label=\"a &quot;b&quot; &lt;c&gt;\"") && document.contains("x &amp; y")
+        );
     }
 }

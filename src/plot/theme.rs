@@ -25,8 +25,14 @@ pub const SMALL: f64 = 11.5;
 
 /// The style sheet. Rules begin with the chart's own class, so that a chart inside a page leaves the page alone.
 pub fn style_sheet() -> String {
-    let mut light = rules(["#ffffff", "#1c232b", "#56616c", "#e6e9ed", "#a5afb9"], |(light, _)| light);
-    let dark = rules(["#14181d", "#e8ecf0", "#a3adb8", "#2a3138", "#66717c"], |(_, dark)| dark);
+    let mut light = rules(
+        ["#ffffff", "#1c232b", "#56616c", "#e6e9ed", "#a5afb9"],
+        |(light, _)| light,
+    );
+    let dark = rules(
+        ["#14181d", "#e8ecf0", "#a3adb8", "#2a3138", "#66717c"],
+        |(_, dark)| dark,
+    );
     light.insert_str(
         0,
         &format!(
@@ -41,7 +47,10 @@ pub fn style_sheet() -> String {
     format!("{light}@media (prefers-color-scheme:dark){{{dark}}}")
 }
 
-fn rules([surface, ink, muted, grid, axis]: [&str; 5], pick: fn((&'static str, &'static str)) -> &'static str) -> String {
+fn rules(
+    [surface, ink, muted, grid, axis]: [&str; 5],
+    pick: fn((&'static str, &'static str)) -> &'static str,
+) -> String {
     let mut rules = format!(
         ".vp-chart .surface{{fill:{surface}}}.vp-chart .halo{{stroke:{surface}}}.vp-chart text{{fill:{ink}}}\
          .vp-chart .muted{{fill:{muted}}}.vp-chart .grid{{stroke:{grid}}}.vp-chart .axis{{stroke:{axis}}}\
@@ -77,7 +86,11 @@ mod tests {
         let luminance = |colour: &str| {
             let channel = |i: usize| {
                 let value = f64::from(u8::from_str_radix(&colour[i..i + 2], 16).unwrap()) / 255.0;
-                if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+                if value <= 0.04045 {
+                    value / 12.92
+                } else {
+                    ((value + 0.055) / 1.055).powf(2.4)
+                }
             };
             0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
         };

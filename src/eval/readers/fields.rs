@@ -18,13 +18,20 @@ pub struct Fields<'a> {
 /// # Errors
 /// [`EvalError::Entry`] for a line that is no JSON object.
 pub fn lines<'a>(path: &'a Path, text: &str) -> Result<Vec<Fields<'a>>, EvalError> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(i, line)| {
             let place = Place::Line(i + 1);
             match serde_json::from_str(line) {
                 Ok(Value::Object(values)) => Ok(Fields { path, place, values }),
-                Ok(_) => Err(at(path, place, "not a JSON object: write {\"image\": ...}".to_owned())),
+                Ok(_) => Err(at(
+                    path,
+                    place,
+                    "not a JSON object: write {\"image\": ...}".to_owned(),
+                )),
                 Err(error) => Err(at(path, place, format!("not JSON ({error})"))),
             }
         })

@@ -31,7 +31,10 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
                 return Err(line.error(format!("question_id {} is not in {}", line.id, path.display())));
             };
             let (place, mut question) = line.question(images, vec![annotation.answer.clone()], Scoring::Gqa);
-            question.category = annotation.types.as_ref().and_then(|types| types.structural.clone());
+            question.category = annotation
+                .types
+                .as_ref()
+                .and_then(|types| types.structural.clone());
             Ok((place, question))
         })
         .collect()
@@ -39,7 +42,9 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
 
 /// `llava_gqa_SPLIT.jsonl` belongs to `SPLIT_questions.json`.
 fn annotation_name(questions: &Path) -> String {
-    let stem = questions.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let stem = questions
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned());
     let split = stem.as_deref().and_then(|stem| stem.strip_prefix("llava_gqa_"));
     format!("{}_questions.json", split.unwrap_or("testdev_balanced"))
 }

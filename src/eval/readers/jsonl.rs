@@ -10,7 +10,10 @@ use crate::eval::question::ImageSource;
 pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError> {
     let text = super::read_text(&file.questions)?;
     let entries = fields::lines(&file.questions, &text)?;
-    entries.into_iter().map(|entry| question(entry, images, file.scoring)).collect()
+    entries
+        .into_iter()
+        .map(|entry| question(entry, images, file.scoring))
+        .collect()
 }
 
 /// A question without an id is named by its line.
@@ -21,12 +24,19 @@ fn question(entry: Fields, images: &Path, scoring: Scoring) -> Result<Placed, Ev
         return Err(entry.missing("answers"));
     }
     let scoring = match entry.optional_text("scoring")? {
-        Some(name) => name.parse().map_err(|problem| entry.error(format!("scoring {problem}")))?,
+        Some(name) => name
+            .parse()
+            .map_err(|problem| entry.error(format!("scoring {problem}")))?,
         None => scoring,
     };
-    let paths = entry.texts("image")?.into_iter().map(|name| ImageSource::Path(images.join(name)));
+    let paths = entry
+        .texts("image")?
+        .into_iter()
+        .map(|name| ImageSource::Path(images.join(name)));
     let question = Question {
-        id: entry.optional_text("id")?.unwrap_or_else(|| entry.place.to_string()),
+        id: entry
+            .optional_text("id")?
+            .unwrap_or_else(|| entry.place.to_string()),
         images: paths.collect(),
         prompt: entry.text("question")?,
         answers,

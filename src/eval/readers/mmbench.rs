@@ -24,10 +24,16 @@ struct Row<'a> {
 
 pub fn read(path: &Path) -> Result<Vec<Placed>, EvalError> {
     let text = super::read_text(path)?;
-    let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(b'\t')
+        .from_reader(text.as_bytes());
     let broken = |error: csv::Error| {
         let line = error.position().map_or(1, |position| position.line() as usize);
-        at(path, Place::Line(line), format!("not a table with tabs ({error})"))
+        at(
+            path,
+            Place::Line(line),
+            format!("not a table with tabs ({error})"),
+        )
     };
     let columns = reader.headers().map_err(broken)?.clone();
     let mut pictures = HashMap::new();
@@ -48,10 +54,21 @@ pub fn read(path: &Path) -> Result<Vec<Placed>, EvalError> {
 fn question(row: Row, pictures: &mut HashMap<String, Arc<[u8]>>) -> Result<Placed, EvalError> {
     let id = row.text("index")?;
     let options: Vec<String> = OPTIONS.iter().map_while(|option| row.given(option)).collect();
-    let hint = row.given("hint").filter(|hint| !hint.eq_ignore_ascii_case("none"));
+    let hint = row
+        .given("hint")
+        .filter(|hint| !hint.eq_ignore_ascii_case("none"));
     let hint = hint.map(|hint| hint + "\n");
-    let listed: String = OPTIONS.iter().zip(&options).map(|(letter, option)| format!("\n{letter}. {option}")).collect();
-    let prompt = format!("{}{}{listed}\n{}", hint.unwrap_or_default(), row.text("question")?, llava::LETTER);
+    let listed: String = OPTIONS
+        .iter()
+        .zip(&options)
+        .map(|(letter, option)| format!("\n{letter}. {option}"))
+        .collect();
+    let prompt = format!(
+        "{}{}{listed}\n{}",
+        hint.unwrap_or_default(),
+        row.text("question")?,
+        llava::LETTER
+    );
     let picture = picture(&row, &id, pictures)?;
     let question = Question {
         images: vec![ImageSource::Bytes(picture)],
@@ -88,7 +105,8 @@ impl Row<'_> {
     }
 
     fn text(&self, column: &str) -> Result<String, EvalError> {
-        self.given(column).ok_or_else(|| self.error(format!("{column} is missing")))
+        self.given(column)
+            .ok_or_else(|| self.error(format!("{column} is missing")))
     }
 
     fn error(&self, problem: String) -> EvalError {

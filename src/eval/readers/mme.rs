@@ -43,23 +43,43 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
 /// `artwork/images/0.jpg` has its answers in `artwork/questions_answers_YN/0.txt`, `color/0.jpg` in `color/0.txt`.
 fn answer_file(folder: &Path, line: &Line) -> Result<PathBuf, EvalError> {
     let image = Path::new(&line.id);
-    let stem = image.file_stem().map(|stem| format!("{}.txt", stem.to_string_lossy()));
-    let category = line.id.split('/').next().filter(|category| line.id.len() > category.len());
+    let stem = image
+        .file_stem()
+        .map(|stem| format!("{}.txt", stem.to_string_lossy()));
+    let category = line
+        .id
+        .split('/')
+        .next()
+        .filter(|category| line.id.len() > category.len());
     let (Some(name), Some(category)) = (stem, category) else {
-        return Err(line.error(format!("question_id is {:?}, but must be CATEGORY/PICTURE", line.id)));
+        return Err(line.error(format!(
+            "question_id is {:?}, but must be CATEGORY/PICTURE",
+            line.id
+        )));
     };
     let apart = folder.join(category).join("questions_answers_YN").join(&name);
-    Ok(if apart.is_file() { apart } else { folder.join(category).join(name) })
+    Ok(if apart.is_file() {
+        apart
+    } else {
+        folder.join(category).join(name)
+    })
 }
 
 fn read_answers(path: &Path) -> Result<HashMap<String, String>, EvalError> {
     let text = super::read_text(path)?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(i, line)| {
             let pair = line.trim().rsplit_once('\t');
             let (question, answer) = pair.ok_or_else(|| {
-                fields::at(path, Place::Line(i + 1), "no tab between question and answer".to_owned())
+                fields::at(
+                    path,
+                    Place::Line(i + 1),
+                    "no tab between question and answer".to_owned(),
+                )
             })?;
             Ok((bare(question), answer.trim().to_owned()))
         })

@@ -163,8 +163,15 @@ impl QuestionFile {
     fn checked(&self, questions: Vec<Placed>) -> Result<Vec<Question>, EvalError> {
         let mut ids = HashSet::new();
         for (place, question) in &questions {
-            let repeated = || format!("id {:?} was there before: give each question its own", question.id);
-            let problem = question.problem().or_else(|| (!ids.insert(&question.id)).then(repeated));
+            let repeated = || {
+                format!(
+                    "id {:?} was there before: give each question its own",
+                    question.id
+                )
+            };
+            let problem = question
+                .problem()
+                .or_else(|| (!ids.insert(&question.id)).then(repeated));
             if let Some(problem) = problem {
                 return Err(EvalError::Entry {
                     path: self.questions.clone(),
@@ -198,7 +205,9 @@ fn detect_line(line: &str, file_name: &str) -> Result<Format, &'static str> {
     match () {
         () if pope::CATEGORIES.contains(&text("category")) => Ok(Format::Pope),
         () if text("question_id").contains('/') => Ok(Format::Mme),
-        () if text("text").contains(textvqa::OCR_LINE) || file_name.contains("textvqa") => Ok(Format::TextVqa),
+        () if text("text").contains(textvqa::OCR_LINE) || file_name.contains("textvqa") => {
+            Ok(Format::TextVqa)
+        }
         () if file_name.contains("gqa") => Ok(Format::Gqa),
         () => Err("LLaVA's questions, but neither POPE, GQA, TextVQA nor MME by their look"),
     }

@@ -46,7 +46,10 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
         let (n_questions, n_labels) = (n_read[category], labels.entries.len());
         if n_questions != n_labels {
             let place = super::Place::Line(n_questions + 1);
-            let problem = format!("the file has {n_labels} answers, {} has {n_questions} questions of {category}: take both from one release", file.questions.display());
+            let problem = format!(
+                "the file has {n_labels} answers, {} has {n_questions} questions of {category}: take both from one release",
+                file.questions.display()
+            );
             return Err(fields::at(&labels.path, place, problem));
         }
     }
@@ -57,7 +60,10 @@ fn read_labels(file: &QuestionFile, category: &str) -> Result<Labels, EvalError>
     let path = beside::find(file, &format!("coco_pope_{category}.json"))?;
     let text = super::read_text(&path)?;
     let entry = |fields: Fields| Ok((fields.text("image")?, fields.text("label")?));
-    let entries = fields::lines(&path, &text)?.into_iter().map(entry).collect::<Result<_, _>>()?;
+    let entries = fields::lines(&path, &text)?
+        .into_iter()
+        .map(entry)
+        .collect::<Result<_, _>>()?;
     Ok(Labels { path, entries })
 }
 

@@ -27,10 +27,17 @@ fn question(entry: Fields, images: &Path) -> Result<Placed, EvalError> {
     let text = turn(&entry, 0)?.replace(IMAGE_MARK, "");
     let text = text.trim();
     let image = entry.optional_text("image")?;
-    let category = if image.is_some() { "with picture" } else { "text only" };
+    let category = if image.is_some() {
+        "with picture"
+    } else {
+        "text only"
+    };
     let question = Question {
         id: entry.text("id")?,
-        images: image.map(|name| ImageSource::Path(images.join(name))).into_iter().collect(),
+        images: image
+            .map(|name| ImageSource::Path(images.join(name)))
+            .into_iter()
+            .collect(),
         prompt: format!("{text}\n{}", llava::LETTER),
         answers: vec![turn(&entry, 1)?.trim().to_owned()],
         options: options(text),
@@ -43,14 +50,20 @@ fn question(entry: Fields, images: &Path) -> Result<Placed, EvalError> {
 
 fn turn(entry: &Fields, n: usize) -> Result<String, EvalError> {
     let turns = entry.get("conversations").and_then(Value::as_array);
-    let turn = turns.and_then(|turns| turns.get(n)).and_then(|turn| turn["value"].as_str());
-    turn.map(str::to_owned).ok_or_else(|| entry.missing(&format!("conversations[{n}].value")))
+    let turn = turns
+        .and_then(|turns| turns.get(n))
+        .and_then(|turn| turn["value"].as_str());
+    turn.map(str::to_owned)
+        .ok_or_else(|| entry.missing(&format!("conversations[{n}].value")))
 }
 
 /// The last lines, if they are `A. ...`, `B. ...` and so on.
 fn options(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
-    let start = lines.iter().rposition(|line| line.starts_with("A. ")).unwrap_or(lines.len());
+    let start = lines
+        .iter()
+        .rposition(|line| line.starts_with("A. "))
+        .unwrap_or(lines.len());
     let lettered = ('A'..='Z').zip(&lines[start..]);
     let options = lettered.map_while(|(letter, line)| line.strip_prefix(letter)?.strip_prefix(". "));
     options.map(str::to_owned).collect()

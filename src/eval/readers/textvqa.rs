@@ -32,7 +32,12 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
     let by_question: HashMap<(&str, String), &Annotation> = annotations
         .data
         .iter()
-        .map(|annotation| ((annotation.image_id.as_str(), annotation.question.to_lowercase()), annotation))
+        .map(|annotation| {
+            (
+                (annotation.image_id.as_str(), annotation.question.to_lowercase()),
+                annotation,
+            )
+        })
         .collect();
     let text = super::read_text(&file.questions)?;
     let lines = llava::lines(&file.questions, &text)?.into_iter();
@@ -41,7 +46,11 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
             let asked = question_line(&line.text);
             let key = (line.id.as_str(), asked.to_lowercase());
             let Some(annotation) = by_question.get(&key).copied() else {
-                let problem = format!("text asks {asked:?} of picture {}, which is not in {}", line.id, path.display());
+                let problem = format!(
+                    "text asks {asked:?} of picture {}, which is not in {}",
+                    line.id,
+                    path.display()
+                );
                 return Err(line.error(problem));
             };
             let (place, mut question) = line.question(images, annotation.answers.clone(), Scoring::Vqa);
@@ -55,5 +64,9 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
 fn question_line(text: &str) -> &str {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or("");
-    if first.starts_with(OCR_LINE) { lines.next().unwrap_or("") } else { first }
+    if first.starts_with(OCR_LINE) {
+        lines.next().unwrap_or("")
+    } else {
+        first
+    }
 }

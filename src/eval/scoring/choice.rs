@@ -12,8 +12,13 @@ use super::text::{normalise, short_answer};
 ///
 /// Only letters of `options` count; any from A to Z where the options are not known.
 pub fn read(text: &str, options: &[String]) -> Option<char> {
-    let n_options = if options.is_empty() { 26 } else { options.len().min(26) };
-    let is_option = |letter: &char| (*letter as usize) < 'A' as usize + n_options && letter.is_ascii_uppercase();
+    let n_options = if options.is_empty() {
+        26
+    } else {
+        options.len().min(26)
+    };
+    let is_option =
+        |letter: &char| (*letter as usize) < 'A' as usize + n_options && letter.is_ascii_uppercase();
     let text = text.trim();
     letter_alone(text)
         .filter(is_option)
@@ -38,7 +43,11 @@ fn letter_before_text(text: &str) -> Option<char> {
     let letter = chars.next()?;
     let mark = chars.next()?;
     let ends = chars.next().is_none_or(char::is_whitespace);
-    let is_mark = if in_brackets { mark == ')' } else { ['.', ':', ')'].contains(&mark) && ends };
+    let is_mark = if in_brackets {
+        mark == ')'
+    } else {
+        ['.', ':', ')'].contains(&mark) && ends
+    };
     is_mark.then_some(letter)
 }
 
@@ -72,7 +81,9 @@ fn letter_after_answer(rest: &str) -> Option<char> {
 fn option_text(text: &str, options: &[String]) -> Option<char> {
     for text in [text, short_answer(text)] {
         let text = normalise(text);
-        let mut same = ('A'..='Z').zip(options).filter(|(_, option)| !text.is_empty() && normalise(option) == text);
+        let mut same = ('A'..='Z')
+            .zip(options)
+            .filter(|(_, option)| !text.is_empty() && normalise(option) == text);
         if let (Some((letter, _)), None) = (same.next(), same.next()) {
             return Some(letter);
         }
@@ -85,7 +96,9 @@ mod tests {
     use super::*;
 
     fn options() -> Vec<String> {
-        ["chiasmus", "an apostrophe", "New York"].map(str::to_owned).to_vec()
+        ["chiasmus", "an apostrophe", "New York"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     #[test]
@@ -111,7 +124,15 @@ mod tests {
 
     #[test]
     fn what_names_no_option_or_two() {
-        for text in ["", "D", "A cat", "A.m. hours", "The answer is A. No, the answer is B.", "The answer is Apt", "none"] {
+        for text in [
+            "",
+            "D",
+            "A cat",
+            "A.m. hours",
+            "The answer is A. No, the answer is B.",
+            "The answer is Apt",
+            "none",
+        ] {
             assert_eq!(read(text, &options()), None, "{text:?}");
         }
         let twice = ["yes".to_owned(), "Yes.".to_owned()];

@@ -5,10 +5,24 @@ use serde::{Deserialize, Serialize};
 
 /// The subtasks whose scores add up to the perception score, at most 2,000.
 pub const PERCEPTION: [&str; 10] = [
-    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
 ];
 /// The subtasks whose scores add up to the cognition score, at most 800.
-pub const COGNITION: [&str; 4] = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"];
+pub const COGNITION: [&str; 4] = [
+    "commonsense_reasoning",
+    "numerical_calculation",
+    "text_translation",
+    "code_reasoning",
+];
 
 /// The score of one subtask.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -86,7 +100,12 @@ mod tests {
 
     #[test]
     fn sums_over_subtasks() {
-        let scores = [("existence", 190.0), ("OCR", 140.0), ("code_reasoning", 60.5), ("poetry", 200.0)];
+        let scores = [
+            ("existence", 190.0),
+            ("OCR", 140.0),
+            ("code_reasoning", 60.5),
+            ("poetry", 200.0),
+        ];
         let totals = totals(scores.into_iter());
         assert_eq!((totals.perception, totals.n_perception), (330.0, 2));
         assert_eq!((totals.cognition, totals.n_cognition), (60.5, 1));

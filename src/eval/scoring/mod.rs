@@ -97,7 +97,9 @@ impl Question {
         match self.scoring {
             Scoring::Exact => right(is_answer(&|answer| answer.trim() == text)),
             Scoring::Relaxed => right(is_answer(&|answer| text::matches_relaxed(text, answer))),
-            Scoring::Gqa => right(is_answer(&|answer| text::without_periods(answer) == text::without_periods(text))),
+            Scoring::Gqa => right(is_answer(&|answer| {
+                text::without_periods(answer) == text::without_periods(text)
+            })),
             Scoring::Vqa => Grade {
                 score: vqa::soft_accuracy(text, &self.answers),
                 read: None,
@@ -109,7 +111,11 @@ impl Question {
     }
 
     fn grade_read(&self, read: Option<String>) -> Grade {
-        let is_right = |read: &String| self.answers.iter().any(|answer| answer.trim().eq_ignore_ascii_case(read));
+        let is_right = |read: &String| {
+            self.answers
+                .iter()
+                .any(|answer| answer.trim().eq_ignore_ascii_case(read))
+        };
         Grade {
             score: f64::from(u8::from(read.as_ref().is_some_and(is_right))),
             read,
@@ -129,15 +135,32 @@ impl Question {
                 vqa::FEWEST_ANSWERS
             )),
             Scoring::YesNo | Scoring::Mme => {
-                let is_known = |answer: &String| ["yes", "no"].contains(&answer.trim().to_lowercase().as_str());
+                let is_known =
+                    |answer: &String| ["yes", "no"].contains(&answer.trim().to_lowercase().as_str());
                 let unknown = answers.iter().find(|answer| !is_known(answer));
-                unknown.map(|answer| format!("answers has {answer:?}, but scoring {} needs yes or no", self.scoring.name()))
+                unknown.map(|answer| {
+                    format!(
+                        "answers has {answer:?}, but scoring {} needs yes or no",
+                        self.scoring.name()
+                    )
+                })
             }
             Scoring::Choice => {
-                let n_options = if self.options.is_empty() { 26 } else { self.options.len() };
-                let is_letter = |answer: &String| letters.clone().take(n_options).any(|letter| answer.trim() == letter.to_string());
+                let n_options = if self.options.is_empty() {
+                    26
+                } else {
+                    self.options.len()
+                };
+                let is_letter = |answer: &String| {
+                    letters
+                        .clone()
+                        .take(n_options)
+                        .any(|letter| answer.trim() == letter.to_string())
+                };
                 let unknown = answers.iter().find(|answer| !is_letter(answer));
-                unknown.map(|answer| format!("answers has {answer:?}, but scoring choice needs the letter of an option"))
+                unknown.map(|answer| {
+                    format!("answers has {answer:?}, but scoring choice needs the letter of an option")
+                })
             }
             _ => None,
         }
@@ -168,11 +191,23 @@ mod tests {
     #[test]
     fn what_was_read_is_compared_with_the_answers() {
         let asked = question("q", Scoring::YesNo, &["Yes"]);
-        assert_eq!(asked.grade("yes, there is"), Grade { score: 1.0, read: Some("yes".to_owned()) });
+        assert_eq!(
+            asked.grade("yes, there is"),
+            Grade {
+                score: 1.0,
+                read: Some("yes".to_owned())
+            }
+        );
         assert_eq!(asked.grade("No").score, 0.0);
         let asked = question("q", Scoring::Mme, &["No"]);
         assert_eq!(asked.grade("no").score, 1.0);
-        assert_eq!(asked.grade("perhaps"), Grade { score: 0.0, read: None });
+        assert_eq!(
+            asked.grade("perhaps"),
+            Grade {
+                score: 0.0,
+                read: None
+            }
+        );
     }
 
     #[test]
@@ -182,7 +217,11 @@ mod tests {
         assert!(question("q", Scoring::YesNo, &["maybe"]).problem().is_some());
         assert!(question("q", Scoring::Mme, &["Yes"]).problem().is_none());
         assert!(question("q", Scoring::Vqa, &["a", "a", "a"]).problem().is_some());
-        assert!(question("q", Scoring::Vqa, &["a", "a", "a", "a"]).problem().is_none());
+        assert!(
+            question("q", Scoring::Vqa, &["a", "a", "a", "a"])
+                .problem()
+                .is_none()
+        );
         let mut choice = question("q", Scoring::Choice, &["C"]);
         assert!(choice.problem().is_none());
         choice.options = vec!["left".to_owned(), "right".to_owned()];

@@ -2,8 +2,27 @@
 
 /// Number words and their digits; "none" is no number here, as it also answers other questions than "how many".
 const NUMBERS: [&str; 21] = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
 ];
 
 /// What may stand before a short answer.
@@ -32,7 +51,9 @@ pub fn normalise(text: &str) -> String {
             _ => plain.push(' '),
         }
     }
-    let words = plain.split_whitespace().filter(|word| !["a", "an", "the"].contains(word));
+    let words = plain
+        .split_whitespace()
+        .filter(|word| !["a", "an", "the"].contains(word));
     words.map(with_digits).collect::<Vec<_>>().join(" ")
 }
 
@@ -44,14 +65,20 @@ fn with_digits(word: &str) -> String {
 /// Whether an answer, whole or cut down to its first sentence, is the expected one once both are normalised.
 pub fn matches_relaxed(text: &str, expected: &str) -> bool {
     let expected = normalise(expected);
-    [text, short_answer(text)].iter().any(|text| normalise(text) == expected)
+    [text, short_answer(text)]
+        .iter()
+        .any(|text| normalise(text) == expected)
 }
 
 /// The first sentence of the first line that is not empty, without "The answer is" or "Answer:" before it.
 ///
 /// A sentence ends with `.`, `!` or `?` before a blank or at the end of the line.
 pub fn short_answer(text: &str) -> &str {
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("");
     let line = without_lead_in(line);
     let is_end = |&(i, c): &(usize, char)| {
         let rest = &line[i + c.len_utf8()..];

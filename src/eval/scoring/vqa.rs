@@ -7,7 +7,9 @@ pub const FEWEST_ANSWERS: usize = 4;
 /// So many people who gave the same answer make it fully right.
 const FULL_MARKS: f64 = 3.0;
 
-const DIGITS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+const DIGITS: [&str; 11] = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+];
 
 /// Symbols that are deleted or replaced by a blank.
 const SYMBOLS: [char; 21] = [
@@ -20,19 +22,57 @@ const CONTRACTIONS: [(&str, &str, &[&str]); 6] = [
         "nt",
         "n't",
         &[
-            "ai", "are", "ca", "could", "did", "does", "do", "had", "has", "have", "is", "might", "must", "need",
-            "ought", "sha", "should", "was", "were", "wo", "would",
+            "ai", "are", "ca", "could", "did", "does", "do", "had", "has", "have", "is", "might", "must",
+            "need", "ought", "sha", "should", "was", "were", "wo", "would",
         ],
     ),
     (
         "ve",
         "'ve",
-        &["could", "might", "must", "not", "should", "they", "we", "what", "who", "would", "you"],
+        &[
+            "could", "might", "must", "not", "should", "they", "we", "what", "who", "would", "you",
+        ],
     ),
     ("re", "'re", &["there", "they", "what", "why", "you"]),
-    ("ll", "'ll", &["how", "it", "somebody", "someone", "something", "they", "what", "who", "why", "you"]),
-    ("s", "'s", &["he", "how", "somebody", "someone", "that", "there", "what", "when", "where", "who", "why"]),
-    ("d", "'d", &["he", "how", "it", "someone", "something", "there", "they", "where", "who", "you"]),
+    (
+        "ll",
+        "'ll",
+        &[
+            "how",
+            "it",
+            "somebody",
+            "someone",
+            "something",
+            "they",
+            "what",
+            "who",
+            "why",
+            "you",
+        ],
+    ),
+    (
+        "s",
+        "'s",
+        &[
+            "he", "how", "somebody", "someone", "that", "there", "what", "when", "where", "who", "why",
+        ],
+    ),
+    (
+        "d",
+        "'d",
+        &[
+            "he",
+            "how",
+            "it",
+            "someone",
+            "something",
+            "there",
+            "they",
+            "where",
+            "who",
+            "you",
+        ],
+    ),
 ];
 
 /// The mean, over leaving out each of the `n` people in turn, of `min(1, m / 3)`, where `m` of the others gave this
@@ -53,7 +93,10 @@ pub fn normalise(text: &str) -> String {
     let text = text.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
     let text = without_symbols(text.trim().replace(['\n', '\t'], " ").trim());
     let words = without_periods(&text);
-    let words = words.split_whitespace().map(with_digits).filter(|word| !["a", "an", "the"].contains(&word.as_str()));
+    let words = words
+        .split_whitespace()
+        .map(with_digits)
+        .filter(|word| !["a", "an", "the"].contains(&word.as_str()));
     words.map(with_apostrophe).collect::<Vec<_>>().join(" ")
 }
 
@@ -100,7 +143,9 @@ mod tests {
     use super::*;
 
     fn answers(counts: &[(&str, usize)]) -> Vec<String> {
-        let repeated = counts.iter().flat_map(|&(answer, n)| std::iter::repeat_n(answer.to_owned(), n));
+        let repeated = counts
+            .iter()
+            .flat_map(|&(answer, n)| std::iter::repeat_n(answer.to_owned(), n));
         repeated.collect()
     }
 
@@ -108,7 +153,9 @@ mod tests {
     fn literal(text: &str, answers: &[String]) -> f64 {
         let marks = (0..answers.len()).map(|left_out| {
             let others = answers.iter().enumerate().filter(|(i, _)| *i != left_out);
-            let m = others.filter(|(_, answer)| normalise(answer) == normalise(text)).count();
+            let m = others
+                .filter(|(_, answer)| normalise(answer) == normalise(text))
+                .count();
             (m as f64 / 3.0).min(1.0)
         });
         // an answer that nobody gave is worth nothing

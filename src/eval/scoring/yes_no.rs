@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 /// `No`, `no` and `not` makes it `no`; everything else is `yes`.
 pub fn read_pope(text: &str) -> &'static str {
     let sentence = text.split('.').next().unwrap_or("").replace(',', "");
-    let is_no = sentence.split(' ').any(|word| ["No", "no", "not"].contains(&word));
+    let is_no = sentence
+        .split(' ')
+        .any(|word| ["No", "no", "not"].contains(&word));
     if is_no { "no" } else { "yes" }
 }
 
@@ -59,7 +61,10 @@ impl Confusion {
     /// The harmonic mean of precision and recall, `2 TP / (2 TP + FP + FN)`: 0 where yes is never right, `None` where
     /// nothing is yes and nothing is said to be.
     pub fn f1(&self) -> Option<f64> {
-        ratio(2 * self.true_yes, 2 * self.true_yes + self.false_yes + self.false_no)
+        ratio(
+            2 * self.true_yes,
+            2 * self.true_yes + self.false_yes + self.false_no,
+        )
     }
 
     /// How much of all it says yes to.
@@ -112,7 +117,12 @@ mod tests {
     #[test]
     fn figures_of_a_small_table() {
         let mut table = Confusion::default();
-        for (read, expected, n) in [("yes", true, 6), ("yes", false, 2), ("no", true, 1), ("no", false, 3)] {
+        for (read, expected, n) in [
+            ("yes", true, 6),
+            ("yes", false, 2),
+            ("no", true, 1),
+            ("no", false, 3),
+        ] {
             (0..n).for_each(|_| table.add(Some(read), expected));
         }
         assert_eq!(table.precision(), Some(0.75));
@@ -128,8 +138,14 @@ mod tests {
     #[test]
     fn figures_without_a_denominator_are_none() {
         let mut table = Confusion::default();
-        assert_eq!((table.precision(), table.f1(), table.yes_ratio()), (None, None, None));
+        assert_eq!(
+            (table.precision(), table.f1(), table.yes_ratio()),
+            (None, None, None)
+        );
         table.add(Some("no"), true);
-        assert_eq!((table.precision(), table.recall(), table.f1()), (None, Some(0.0), Some(0.0)));
+        assert_eq!(
+            (table.precision(), table.recall(), table.f1()),
+            (None, Some(0.0), Some(0.0))
+        );
     }
 }

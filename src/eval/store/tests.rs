@@ -22,7 +22,9 @@ fn filled(folder: &TempDir) -> PathBuf {
     store.add_policy("dense", &json!({"policy": "off"})).unwrap();
     store.add(record("q1", "dense", "red")).unwrap();
     store.add(record("q2", "dense", "blue \"sky\"\nline")).unwrap();
-    store.add_policy("random 8", &json!({"policy": "random", "keep": 8})).unwrap();
+    store
+        .add_policy("random 8", &json!({"policy": "random", "keep": 8}))
+        .unwrap();
     store.add(record("q1", "random 8", "green")).unwrap();
     path
 }
@@ -34,7 +36,10 @@ fn what_was_written_is_there_again() {
     let mut store = Store::open(&path, &settings()).unwrap();
     assert!(store.has("q1", "dense") && store.has("q2", "dense") && store.has("q1", "random 8"));
     assert!(!store.has("q2", "random 8"));
-    assert_eq!(store.contents().records[1], record("q2", "dense", "blue \"sky\"\nline"));
+    assert_eq!(
+        store.contents().records[1],
+        record("q2", "dense", "blue \"sky\"\nline")
+    );
     store.add(record("q1", "dense", "another answer")).unwrap();
     assert_eq!(store.contents().records.len(), 3);
     assert_eq!(&Contents::read(&path).unwrap(), store.contents());
@@ -58,7 +63,9 @@ fn a_run_killed_after_any_byte_goes_on() {
         store.add_policy("dense", &json!({"policy": "off"})).unwrap();
         store.add(record("q1", "dense", "red")).unwrap();
         store.add(record("q2", "dense", "blue \"sky\"\nline")).unwrap();
-        store.add_policy("random 8", &json!({"policy": "random", "keep": 8})).unwrap();
+        store
+            .add_policy("random 8", &json!({"policy": "random", "keep": 8}))
+            .unwrap();
         store.add(record("q1", "random 8", "green")).unwrap();
         drop(store);
         assert_eq!(fs::read(&path).unwrap(), whole, "after {n_bytes} bytes");
@@ -83,7 +90,10 @@ fn other_settings_are_an_error_that_names_them() {
     other.insert("n_predict".to_owned(), json!(48));
     other.insert("seed".to_owned(), json!(1));
     let message = Store::open(&path, &other).unwrap_err().to_string();
-    assert!(message.contains("n_predict: 24 then, 48 now") && message.contains("seed: not set then, 1 now"), "{message}");
+    assert!(
+        message.contains("n_predict: 24 then, 48 now") && message.contains("seed: not set then, 1 now"),
+        "{message}"
+    );
     assert!(!message.contains("tiny.gguf"), "{message}");
 }
 
@@ -91,10 +101,20 @@ fn other_settings_are_an_error_that_names_them() {
 fn a_label_stands_for_one_policy() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(filled(&folder), &settings()).unwrap();
-    store.add_policy("random 8", &json!({"keep": 8, "policy": "random"})).unwrap();
-    let message = store.add_policy("random 8", &json!({"policy": "random", "keep": 9})).unwrap_err().to_string();
-    assert!(message.contains("random 8") && message.contains("\"keep\":9"), "{message}");
-    store.add_policy("random 9", &json!({"policy": "random", "keep": 9})).unwrap();
+    store
+        .add_policy("random 8", &json!({"keep": 8, "policy": "random"}))
+        .unwrap();
+    let message = store
+        .add_policy("random 8", &json!({"policy": "random", "keep": 9}))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("random 8") && message.contains("\"keep\":9"),
+        "{message}"
+    );
+    store
+        .add_policy("random 9", &json!({"policy": "random", "keep": 9}))
+        .unwrap();
     assert_eq!(store.contents().policies.len(), 3);
 }
 
@@ -104,8 +124,14 @@ fn other_files_are_not_overwritten() {
     let path = folder.path().join("thesis.txt");
     for text in ["My thesis", "My thesis\n", "{\"kind\":\"answer\"}\n", "{}"] {
         fs::write(&path, text).unwrap();
-        assert!(matches!(Store::open(&path, &settings()), Err(EvalError::NotAStore { .. })), "{text}");
-        assert!(matches!(Contents::read(&path), Err(EvalError::NotAStore { .. })), "{text}");
+        assert!(
+            matches!(Store::open(&path, &settings()), Err(EvalError::NotAStore { .. })),
+            "{text}"
+        );
+        assert!(
+            matches!(Contents::read(&path), Err(EvalError::NotAStore { .. })),
+            "{text}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 }
@@ -114,7 +140,9 @@ fn other_files_are_not_overwritten() {
 fn damage_in_the_middle_is_named_by_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = filled(&folder);
-    let text = fs::read_to_string(&path).unwrap().replacen("\"text\":\"red\"", "\"text\":\"red", 1);
+    let text = fs::read_to_string(&path)
+        .unwrap()
+        .replacen("\"text\":\"red\"", "\"text\":\"red", 1);
     fs::write(&path, &text).unwrap();
     let message = Store::open(&path, &settings()).unwrap_err().to_string();
     assert!(message.contains("line 3 is damaged"), "{message}");
@@ -128,7 +156,10 @@ fn one_run_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = filled(&folder);
     let store = Store::open(&path, &settings()).unwrap();
-    assert!(matches!(Store::open(&path, &settings()), Err(EvalError::InUse { .. })));
+    assert!(matches!(
+        Store::open(&path, &settings()),
+        Err(EvalError::InUse { .. })
+    ));
     drop(store);
     assert!(Store::open(&path, &settings()).is_ok());
 }

@@ -51,13 +51,24 @@ fn accuracy_per_policy_and_category() {
     let (questions, records) = colours();
     let summary = Summary::new(&questions, &records, &["dense", "pruned", "absent"], "dense");
     assert_eq!(summary.baseline.as_deref(), Some("dense"));
-    let labels: Vec<_> = summary.policies.iter().map(|policy| policy.policy.as_str()).collect();
+    let labels: Vec<_> = summary
+        .policies
+        .iter()
+        .map(|policy| policy.policy.as_str())
+        .collect();
     assert_eq!(labels, ["dense", "pruned"]);
     let pruned = &summary.policies[1];
     assert_eq!((pruned.all.n, pruned.all.accuracy.value), (5, 0.6));
-    let categories: Vec<_> = pruned.categories.iter().map(|g| (g.category.as_deref(), g.n, g.accuracy.value)).collect();
+    let categories: Vec<_> = pruned
+        .categories
+        .iter()
+        .map(|g| (g.category.as_deref(), g.n, g.accuracy.value))
+        .collect();
     assert_eq!(categories, [(Some("colour"), 4, 0.75), (Some("count"), 1, 0.0)]);
-    assert_eq!((pruned.all.yes_no, pruned.all.pairs, pruned.mme), (None, None, None));
+    assert_eq!(
+        (pruned.all.yes_no, pruned.all.pairs, pruned.mme),
+        (None, None, None)
+    );
 }
 
 /// q3 was lost, q4 gained. The texts agree on q1, q2 and q5 (3 and Three).
@@ -65,7 +76,13 @@ fn accuracy_per_policy_and_category() {
 fn difference_and_agreement_are_paired() {
     let (questions, mut records) = colours();
     let summary = Summary::new(&questions, &records, &["dense", "pruned"], "dense");
-    assert_eq!((summary.policies[0].all.agreement, summary.policies[0].all.difference), (None, None));
+    assert_eq!(
+        (
+            summary.policies[0].all.agreement,
+            summary.policies[0].all.difference
+        ),
+        (None, None)
+    );
     let pruned = &summary.policies[1].all;
     assert_eq!(pruned.agreement.unwrap().value, 0.6);
     let difference = pruned.difference.unwrap();
@@ -75,7 +92,10 @@ fn difference_and_agreement_are_paired() {
     records.retain(|record| !(record.policy == "dense" && record.id == "q4"));
     let summary = Summary::new(&questions, &records, &["pruned"], "dense");
     let difference = summary.policies[0].all.difference.unwrap();
-    assert_eq!((summary.policies[0].all.n, difference.n, difference.score.value), (5, 4, -0.25));
+    assert_eq!(
+        (summary.policies[0].all.n, difference.n, difference.score.value),
+        (5, 4, -0.25)
+    );
 }
 
 #[test]
@@ -101,21 +121,45 @@ fn answers_to_other_questions_are_left_out() {
     let (mut questions, records) = colours();
     questions.truncate(2);
     let summary = Summary::new(&questions, &records, &["pruned"], "nothing");
-    assert_eq!((summary.policies[0].all.n, summary.policies[0].all.accuracy.value), (2, 1.0));
-    assert_eq!((summary.baseline.clone(), summary.policies[0].all.difference), (None, None));
-    assert!(Summary::new(&[], &records, &["pruned"], "dense").policies.is_empty());
+    assert_eq!(
+        (summary.policies[0].all.n, summary.policies[0].all.accuracy.value),
+        (2, 1.0)
+    );
+    assert_eq!(
+        (summary.baseline.clone(), summary.policies[0].all.difference),
+        (None, None)
+    );
+    assert!(
+        Summary::new(&[], &records, &["pruned"], "dense")
+            .policies
+            .is_empty()
+    );
 }
 
 /// Yes and right twice, yes and wrong once, no and wrong once: precision 2/3, recall 2/3, F1 2/3.
 #[test]
 fn yes_or_no_questions_have_an_f1() {
     let expected = ["yes", "no", "yes", "yes"];
-    let questions: Vec<_> = expected.iter().enumerate().map(|(i, a)| question(&i.to_string(), Scoring::YesNo, &[a])).collect();
+    let questions: Vec<_> = expected
+        .iter()
+        .enumerate()
+        .map(|(i, a)| question(&i.to_string(), Scoring::YesNo, &[a]))
+        .collect();
     let said = ["Yes", "Yes.", "No, it is not", "yes"];
-    let records: Vec<_> = said.iter().enumerate().map(|(i, text)| record(&i.to_string(), "p", text)).collect();
-    let all = Summary::new(&questions, &records, &["p"], "dense").policies.remove(0).all;
+    let records: Vec<_> = said
+        .iter()
+        .enumerate()
+        .map(|(i, text)| record(&i.to_string(), "p", text))
+        .collect();
+    let all = Summary::new(&questions, &records, &["p"], "dense")
+        .policies
+        .remove(0)
+        .all;
     let yes_no = all.yes_no.unwrap();
-    assert_eq!((yes_no.precision, yes_no.recall), (Some(2.0 / 3.0), Some(2.0 / 3.0)));
+    assert_eq!(
+        (yes_no.precision, yes_no.recall),
+        (Some(2.0 / 3.0), Some(2.0 / 3.0))
+    );
     let f1 = yes_no.f1.unwrap();
     assert!((f1.value - 2.0 / 3.0).abs() < 1e-12 && f1.low < f1.value && f1.value < f1.high);
     assert_eq!((all.accuracy.value, yes_no.yes_ratio), (0.5, Some(0.75)));
@@ -138,8 +182,14 @@ fn mme_has_pairs_and_totals() {
         asked("6", "code_reasoning", "c", "No"),
     ];
     let said = ["yes", "no", "yes", "yes", "what?", "yes"];
-    let records: Vec<_> = said.iter().enumerate().map(|(i, text)| record(&(i + 1).to_string(), "p", text)).collect();
-    let policy = Summary::new(&questions, &records, &["p"], "dense").policies.remove(0);
+    let records: Vec<_> = said
+        .iter()
+        .enumerate()
+        .map(|(i, text)| record(&(i + 1).to_string(), "p", text))
+        .collect();
+    let policy = Summary::new(&questions, &records, &["p"], "dense")
+        .policies
+        .remove(0);
     let color = policy.categories[0].pairs.unwrap();
     assert_eq!((color.n_pairs, color.accuracy_plus, color.score), (2, 0.5, 125.0));
     let totals = policy.mme.unwrap();
@@ -150,10 +200,18 @@ fn mme_has_pairs_and_totals() {
 /// Nine of ten people's red scores 1, one of ten 0.3: mean 0.65, with an interval between them.
 #[test]
 fn soft_scores_have_a_bootstrap_interval() {
-    let people = ["red", "red", "red", "red", "red", "red", "red", "red", "red", "blue"];
-    let questions = [question("1", Scoring::Vqa, &people), question("2", Scoring::Vqa, &people)];
+    let people = [
+        "red", "red", "red", "red", "red", "red", "red", "red", "red", "blue",
+    ];
+    let questions = [
+        question("1", Scoring::Vqa, &people),
+        question("2", Scoring::Vqa, &people),
+    ];
     let records = [record("1", "p", "Red."), record("2", "p", "blue")];
-    let all = Summary::new(&questions, &records, &["p"], "dense").policies.remove(0).all;
+    let all = Summary::new(&questions, &records, &["p"], "dense")
+        .policies
+        .remove(0)
+        .all;
     assert!((all.accuracy.value - 0.65).abs() < 1e-12);
     assert!((all.accuracy.low - 0.3).abs() < 1e-12 && (all.accuracy.high - 1.0).abs() < 1e-12);
 }
