@@ -1,0 +1,41 @@
+//! Policies compared over a set of questions, in pure Rust: what is asked, what an answer is worth, what was answered
+//! so far, and what it comes to.
+//!
+//! ```text
+//! question file ─ readers ─> Question ─┐
+//!                                      ├─ (a model answers) ─> Record ─> Store, a line per answer
+//! policies, sweeps ────────────────────┘                                   │
+//!                                   tables, curves <─ Summary <─ scoring ──┘
+//! ```
+//!
+//! Nothing here runs a model: the command does, and asks the [`Store`] what is still to be asked. Scores are not
+//! stored but computed from the answers' text whenever a [`Summary`] is made.
+//! `docs/eval.md` describes formats and rules.
+#![forbid(unsafe_code)]
+
+pub mod curve;
+pub mod equal_cost;
+mod error;
+mod hash;
+mod question;
+mod readers;
+mod record;
+mod rng;
+mod scoring;
+mod stats;
+mod store;
+mod summary;
+pub mod sweep;
+pub mod table;
+
+pub use error::{EvalError, Place};
+pub use hash::file_hash;
+pub use question::{ImageSource, Question, check_images, select};
+pub use readers::{Format, QuestionFile};
+pub use record::{Record, Spent};
+pub use scoring::mme::{PairScore, Totals};
+pub use scoring::yes_no::Confusion;
+pub use scoring::{Grade, Scoring, normalise};
+pub use stats::Estimate;
+pub use store::{Contents, Settings, Store};
+pub use summary::{Cost, Difference, Group, PolicySummary, Summary, YesNo};
