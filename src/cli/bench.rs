@@ -7,6 +7,7 @@
 mod measure;
 mod memory;
 mod plan;
+mod plot;
 mod result;
 mod stock;
 mod table;
@@ -34,7 +35,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     show_log(args.output.verbose);
     let interrupt = Interrupt::listen();
     files::require_projector(&args.model)?;
-    for path in args.report.iter() {
+    for path in [&args.report, &args.plot].into_iter().flatten() {
         output::check_writable("the results", path)?;
     }
     let files = Files::open(&args.model)?;
@@ -61,6 +62,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
         output::print_json(&report)?;
     } else {
         output::print_lines(&table::lines(&report))?;
+    }
+    if let Some(path) = &args.plot {
+        output::write("the plot", path, &plot::svg(&report))?;
     }
     if let Some(path) = &args.report {
         output::write_json("the results", path, &report)?;

@@ -58,6 +58,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub report: Option<PathBuf>,
 
+    /// Draw the results into a file
+    #[arg(long, value_name = "SVG", help_heading = "Results")]
+    pub plot: Option<PathBuf>,
+
     #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]

@@ -8,7 +8,11 @@ use super::result::{BenchReport, Case, Measured, VariantResult, Work};
 
 /// The chart as an SVG document.
 pub fn svg(report: &BenchReport) -> String {
-    let name = if report.name.is_empty() { &report.model } else { &report.name };
+    let name = if report.name.is_empty() {
+        &report.model
+    } else {
+        &report.name
+    };
     let chart = BarChart {
         title: format!("Pruned against dense: {name}"),
         subtitle: format!(
@@ -40,7 +44,12 @@ fn groups(case: &Case) -> Vec<BarGroup> {
         let ideal = variant.work.as_ref().map(|work| 100.0 / work.ideal_by_rows);
         Some(Bar {
             ideal: ideal.filter(|_| variant.label != dense.label),
-            ..time_bar(variant, &dense.prefill_ms, &variant.prefill_ms, variant.prefill_speedup)
+            ..time_bar(
+                variant,
+                &dense.prefill_ms,
+                &variant.prefill_ms,
+                variant.prefill_speedup,
+            )
         })
     })];
     if let Some(dense_decode) = &dense.decode_ms_per_token {
