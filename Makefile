@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock
+.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -11,6 +11,7 @@ help:
 	@echo 'make lint    rustfmt, clippy, documentation, patches'
 	@echo 'make fmt     format the sources'
 	@echo 'make bench   benchmarks'
+	@echo 'make bench-7b           dense and pruned on the shape of LLaVA-1.5-7B, see docs/performance.md'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -43,7 +44,21 @@ fmt:
 bench: setup
 	$(CARGO) bench
 
-# Without MODEL the one that ships. FLAGS are those of `visipruner bench`.
+# The shape of LLaVA-1.5-7B with random weights, on the backend that FEATURES names (cuda, vulkan; Metal is on by itself).
+# `visipruner` is the variant that probes every middle layer and drops nothing. FLAGS are those of `visipruner bench`.
+FEATURES ?=
+TYPE     ?= Q4_K_M
+SYNTH    := target/synth/synthetic-llava-1.5-7b
+
+bench-7b: setup
+	$(CARGO) build --release $(if $(FEATURES),--features $(FEATURES))
+	test -f $(SYNTH)-$(TYPE).gguf || \
+		target/release/visipruner synth --shape llava-1.5-7b --type $(TYPE) --force -o target/synth
+	target/release/visipruner bench -m $(SYNTH)-$(TYPE).gguf --mmproj $(SYNTH)-mmproj-F16.gguf \
+		--policy visipruner --stages middle --layer-threshold -1 --schedule 18/10/28 --schedule 13/10/24 \
+		--report target/bench-7b-$(TYPE).json --plot target/bench-7b-$(TYPE).svg $(FLAGS)
+
+# Without MODEL the one that ships.
 MODEL  ?= models/tiny-llava-shapes-f16.gguf
 MMPROJ ?= models/tiny-llava-shapes-mmproj-f16.gguf
 FLAGS  ?=
