@@ -53,7 +53,9 @@ fn run<'a>(subject: &Subject<'a>, case: &Case, max_rows_per_call: usize) -> (Pre
         layout: subject.layout,
         n_layer,
         max_rows_per_call,
+        max_rows_per_attention_probe: max_rows_per_call,
         causal_images: true,
+        embeddings: None,
     };
     let mut engine = Dropping::new(subject.reference, subject.prompt);
     let trace = prefill(&mut engine, &params, policy.as_mut(), &mut |_| {

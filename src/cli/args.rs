@@ -1,32 +1,18 @@
 //! The command line: subcommands, and groups of flags that they share.
 
 mod bench;
+mod policy;
 mod synth;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
-use visipruner::policy::config::{
-    ExitCount, Layer0, PolicyName, ShallowMask, Stages, TokensThresholdUnit, VisualSelfAttention,
-};
-use visipruner::policy::{PolicyError, PolicyOverrides};
 
 pub use bench::BenchArgs;
+pub use policy::PolicyArgs;
 pub use synth::SynthArgs;
-
-/// Parser of a policy's word: the words are listed in the help and in the message for any other.
-macro_rules! word {
-    ($type:ty) => {
-        PossibleValuesParser::new(<$type>::WORDS).try_map(|word| parse_word::<$type>(&word))
-    };
-}
-
-fn parse_word<T: FromStr<Err = PolicyError>>(word: &str) -> Result<T, PolicyError> {
-    word.parse()
-}
 
 const ABOUT: &str = "\
 Ask questions about pictures, with a quantized vision-language model that runs on this machine
@@ -53,6 +39,8 @@ Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
       visipruner run MODEL --image cat.jpg -p \"What is on the sofa?\" --policy off
   32 tokens after layer 15, none from layer 24 on:
       visipruner run MODEL ... --policy fixed --fusion-layer 15 --keep 32 --exit-from 24
+  Half of the tokens after the second layer, by the attention they get (FastV):
+      visipruner run MODEL ... --policy fastv --rank-layers 1 --keep 50%
   What was kept in which layer, and what was saved:
       visipruner run MODEL ... --report report.json";
 
@@ -296,134 +284,6 @@ pub struct ComputeArgs {
     pub vision_encoder: VisionEncoder,
 }
 
-/// What is pruned.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Pruning (layers count from 0)")]
-pub struct PolicyArgs {
-    /// Prune in three stages as picture and question ask for (visipruner), at given layers (fixed), or not (off)
-    /// [default: visipruner where the model's thresholds are known, see visipruner info; else off]
-    #[arg(long, value_name = "NAME", value_parser = word!(PolicyName), hide_possible_values = true)]
-    pub policy: Option<PolicyName>,
-
-    /// Read the policy's fields from a TOML file; single flags go over it [default: MODEL.policy.toml beside the
-    /// model MODEL.gguf, if there is one]
-    #[arg(long, value_name = "TOML")]
-    pub policy_file: Option<PathBuf>,
-
-    /// Stages to run, separated by commas: shallow, middle, deep; or none
-    #[arg(long, value_name = "LIST", value_parser = stages)]
-    pub stages: Option<Stages>,
-
-    /// Layers below it are shallow, layers above it are searched for the fusion layer
-    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub shallow_mid_layer: Option<usize>,
-
-    /// Fusion: the first layer where leaving out one vision token turns the attention output to a cosine below this
-    #[arg(
-        long,
-        value_name = "COSINE",
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub layer_threshold: Option<f64>,
-
-    /// Vision tokens that contribute more than this at the fusion layer are kept
-    #[arg(
-        long,
-        value_name = "NORM",
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub tokens_threshold: Option<f64>,
-
-    /// Unit of --tokens-threshold: absolute, or relative to the attention output
-    #[arg(long, value_name = "UNIT", value_parser = word!(TokensThresholdUnit), hide_short_help = true)]
-    pub tokens_threshold_unit: Option<TokensThresholdUnit>,
-
-    /// Exit: a layer counts where leaving out any kept token leaves the cosine at this or above
-    #[arg(
-        long,
-        value_name = "COSINE",
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub exit_threshold: Option<f64>,
-
-    /// Exit: after so many counted layers vision is dropped
-    #[arg(long, value_name = "N", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub exit_layers: Option<usize>,
-
-    /// Exit: whether the counted layers must follow each other
-    #[arg(long, value_name = "HOW", value_parser = word!(ExitCount), hide_short_help = true)]
-    pub exit_count: Option<ExitCount>,
-
-    /// With --stages deep: the layer from which vision is dropped
-    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub mid_deep_layer: Option<usize>,
-
-    /// Shallow stage, layer 0: text's weights on vision are merged onto its first token (merge), zeroed on its first
-    /// half (half), or left alone (none)
-    #[arg(long, value_name = "HOW", value_parser = word!(Layer0), hide_short_help = true)]
-    pub layer0: Option<Layer0>,
-
-    /// Shallow stage: text's weights on vision are zeroed after softmax (sink) or masked before it (skip)
-    #[arg(long, value_name = "HOW", value_parser = word!(ShallowMask), hide_short_help = true)]
-    pub shallow_mask: Option<ShallowMask>,
-
-    /// Shallow stage: whether vision tokens see each other
-    #[arg(long, value_name = "HOW", value_parser = word!(VisualSelfAttention), hide_short_help = true)]
-    pub visual_self_attention: Option<VisualSelfAttention>,
-
-    /// Forget vision in the shallow layers once the prompt is processed
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true,
-        hide_short_help = true
-    )]
-    pub evict_shallow_kv: Option<bool>,
-
-    /// --policy fixed: after this layer only --keep vision tokens go on
-    #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
-    pub fusion_layer: Option<usize>,
-
-    /// --policy fixed: vision tokens that go on, those that contribute most
-    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
-    pub keep: Option<usize>,
-
-    /// --policy fixed: first layer without vision
-    #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
-    pub exit_from: Option<usize>,
-}
-
-impl PolicyArgs {
-    /// The fields given as flags.
-    pub fn overrides(&self) -> PolicyOverrides {
-        PolicyOverrides {
-            policy: self.policy,
-            stages: self.stages,
-            shallow_mid_layer: self.shallow_mid_layer,
-            layer_threshold: self.layer_threshold,
-            tokens_threshold: self.tokens_threshold,
-            tokens_threshold_unit: self.tokens_threshold_unit,
-            exit_threshold: self.exit_threshold,
-            exit_layers: self.exit_layers,
-            exit_count: self.exit_count,
-            mid_deep_layer: self.mid_deep_layer,
-            layer0: self.layer0,
-            shallow_mask: self.shallow_mask,
-            visual_self_attention: self.visual_self_attention,
-            evict_shallow_kv: self.evict_shallow_kv,
-            fusion_layer: self.fusion_layer,
-            keep: self.keep,
-            exit_from: self.exit_from,
-        }
-    }
-}
-
 /// What is written down.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Report")]
@@ -490,15 +350,6 @@ fn gpu_layers(value: &str) -> Result<GpuLayers, String> {
             .map(GpuLayers::Count)
             .map_err(|_| "not a number of layers: give 0 or more, or all".to_owned()),
     }
-}
-
-/// A whole number from 0 on, with a message in words.
-fn count(value: &str) -> Result<usize, &'static str> {
-    value.parse().map_err(|_| "must be a whole number, 0 or more")
-}
-
-fn stages(value: &str) -> Result<Stages, PolicyError> {
-    value.parse()
 }
 
 fn probability(value: &str) -> Result<f32, &'static str> {

@@ -236,7 +236,7 @@ fn policy_in_words(policy: &ChosenPolicy, has_projector: bool) -> String {
         PolicyConfig::VisiPruner(config) => {
             format!("{}, {source}, stages {}", resolved.policy.name(), config.stages)
         }
-        PolicyConfig::Off | PolicyConfig::Fixed(_) => format!("{}, {source}", resolved.policy.name()),
+        policy => format!("{}, {source}", policy.name()),
     }
 }
 

@@ -5,22 +5,25 @@
 //! them is plain data, so everything here runs without a model.
 //!
 //! ```text
-//! plan(il) ─> next_range ─> split_into_calls ─> run, run, … ─> probe ─> decide ─> rows of the next range
+//! start ─> plan(il) ─> next_range ─> split_into_calls ─> run, run, … ─> read ─> decide ─> rows of the next range
 //! ```
 
 mod calls;
+mod error;
+mod reading;
 #[cfg(test)]
 mod tests;
 
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
-pub use calls::{CallAttention, RangeCall};
+pub use calls::{CallAttention, CallProbe, RangeCall};
+pub use error::PrefillError;
 
 use crate::policy::trace::{LayerTrace, PrefillTrace, ProbeTrace};
-use crate::policy::{Decision, LayerPlan, ProbeReading, PromptLayout, Row, StagePolicy, VisionIndex};
+use crate::policy::{
+    Decision, Embeddings, LayerPlan, PromptLayout, Reading, StagePolicy, Statistic, VisionIndex,
+};
 use calls::{AliveRows, split_into_calls};
 
 /// What a staged prefill needs from an engine that holds a prompt.
@@ -34,11 +37,20 @@ pub trait LayerRanges {
     /// Whatever keeps the engine from running them; the prefill ends there.
     fn run(&mut self, call: &RangeCall) -> Result<(), Self::Error>;
 
-    /// Reads the statistic of layer `il`, which has just been run with [`RangeCall::probe_il`].
+    /// Reads the contributions in layer `il`, which has just been run with a probe for [`Statistic::Contribution`].
+    ///
+    /// # Errors
+    /// Whatever keeps the engine from reading them.
+    fn probe(&mut self, il: usize) -> Result<RowProbe, Self::Error>;
+
+    /// Reads the attention in layer `il`, which has just been run with probes for [`Statistic::LastAttention`] or
+    /// [`Statistic::TextAttention`]: `[n_rows]`, by prompt row, the weight averaged over heads and summed over the
+    /// [queries](CallProbe::queries) of all calls of the range. NaN where the layer holds no cell for the row, 0 where no
+    /// query sees it.
     ///
     /// # Errors
     /// Whatever keeps the engine from reading it.
-    fn probe(&mut self, il: usize) -> Result<RowProbe, Self::Error>;
+    fn attention(&mut self, il: usize) -> Result<Vec<f32>, Self::Error>;
 
     /// Forgets the KV cells of some prompt rows in some layers. Layers that hold none of them are left as they are.
     ///
@@ -67,8 +79,12 @@ pub struct PrefillParams<'a> {
     pub n_layer: usize,
     /// Rows that one call may have (llama.cpp's `n_batch`), at least 1.
     pub max_rows_per_call: usize,
+    /// Rows that a call may have whose attention is read (llama.cpp's `n_ubatch`), at least 1.
+    pub max_rows_per_attention_probe: usize,
     /// Whether the rows of an image see only what precedes them. If not (Gemma 3), each image is a call of its own.
     pub causal_images: bool,
+    /// What enters layer 0, for policies that look at it ([`StagePolicy::needs_embeddings`]).
+    pub embeddings: Option<Embeddings<'a>>,
 }
 
 /// How far a prefill has come, counted in rows times layers.
@@ -78,60 +94,6 @@ pub struct Progress {
     pub n_done: usize,
     /// Done, and still to do if no more rows are dropped. It shrinks when rows are dropped.
     pub n_total: usize,
-}
-
-/// Why a prefill ended early.
-#[derive(Debug, Error)]
-pub enum PrefillError<E: std::error::Error + 'static> {
-    /// The engine could not run, probe or evict a range.
-    #[error("layers {} to {} of the prompt could not be run", .layers.start, .layers.end - 1)]
-    Engine {
-        /// The layers concerned.
-        layers: Range<usize>,
-        /// What it said.
-        source: E,
-    },
-    /// The progress callback asked to stop.
-    #[error("cancelled")]
-    Cancelled,
-    /// The prompt is empty, or its image spans overlap, descend or leave it.
-    #[error("the prompt of {n_rows} tokens with the image spans {vision:?} cannot be run")]
-    Layout {
-        /// Tokens in the prompt.
-        n_rows: usize,
-        /// Rows of each image.
-        vision: Vec<Range<usize>>,
-    },
-    /// The rows of an image must see each other both ways, but do not fit into one call.
-    #[error(
-        "an image of {n_rows} tokens does not fit into a batch of {max}: raise the batch size to at least {n_rows}"
-    )]
-    ImageTooLong {
-        /// Rows of the image.
-        n_rows: usize,
-        /// Rows that one call may have.
-        max: usize,
-    },
-    /// The statistic of a vision token is not a finite number.
-    #[error("layer {il}: the contribution of the vision token at prompt row {row} is not a finite number")]
-    Probe {
-        /// The probed layer.
-        il: usize,
-        /// The token's row.
-        row: usize,
-    },
-    /// A policy kept tokens that were not there.
-    #[error("layer {il}: the policy kept vision tokens that were not present")]
-    Decision {
-        /// The layer it decided after.
-        il: usize,
-    },
-    /// A policy wanted a cut that it had not announced.
-    #[error("the policy wants a cut before layer {il}, which is not one of its boundaries")]
-    Boundary {
-        /// The first layer after the cut.
-        il: usize,
-    },
 }
 
 /// Runs a prompt through all layers as a policy says. Afterwards the engine has the logits of the last prompt row.
@@ -187,6 +149,7 @@ struct Prefill<'a, E> {
 
 impl<E: LayerRanges> Prefill<'_, E> {
     fn run(mut self) -> Result<PrefillTrace, PrefillError<E::Error>> {
+        self.start()?;
         self.report_progress()?;
         let mut il = 0;
         while il < self.params.n_layer {
@@ -198,12 +161,28 @@ impl<E: LayerRanges> Prefill<'_, E> {
         Ok(self.into_trace(evicted))
     }
 
+    /// Drops what does not enter layer 0.
+    fn start(&mut self) -> Result<(), PrefillError<E::Error>> {
+        let needs = self.policy.needs_embeddings();
+        let embeddings = self.params.embeddings.unwrap_or_default();
+        if !embeddings.satisfy(needs, self.params.layout) {
+            return Err(PrefillError::Embeddings { needs });
+        }
+        let started = Instant::now();
+        let decision = self.policy.start(self.alive.vision(), &embeddings);
+        self.policy_time += started.elapsed();
+        if let Decision::Keep(kept) = decision {
+            self.alive.keep(&kept).map_err(|_| PrefillError::Start)?;
+        }
+        Ok(())
+    }
+
     /// The layers from `begin` on that have the same attention and nothing to decide between them.
     fn next_range(&self, begin: usize) -> Result<Range<usize>, PrefillError<E::Error>> {
         let attention = self.policy.plan(begin).attention;
         let goes_on = |end: usize| {
             let last = self.policy.plan(end - 1);
-            !last.probe && !last.decides && self.policy.plan(end).attention == attention
+            last.probe.is_none() && !last.decides && self.policy.plan(end).attention == attention
         };
         let mut end = begin + 1;
         while end < self.params.n_layer && goes_on(end) {
@@ -219,12 +198,21 @@ impl<E: LayerRanges> Prefill<'_, E> {
         let il_last = layers.end - 1;
         let last_plan = self.policy.plan(il_last);
         self.trace_layers(layers.clone());
-        let probe_il = last_plan.probe.then_some(il_last);
-        let calls = split_into_calls(self.params, &self.alive, &layers, last_plan.attention, probe_il)
-            .map_err(|too_long| PrefillError::ImageTooLong {
-                n_rows: too_long.n_rows,
-                max: self.params.max_rows_per_call,
-            })?;
+        let probe = last_plan
+            .probe
+            .map(|statistic| self.call_probe(il_last, statistic))
+            .transpose()?;
+        let calls = split_into_calls(
+            self.params,
+            &self.alive,
+            &layers,
+            last_plan.attention,
+            probe.as_ref(),
+        )
+        .map_err(|too_long| PrefillError::ImageTooLong {
+            n_rows: too_long.n_rows,
+            max: self.params.max_rows_per_call,
+        })?;
         for call in calls {
             self.engine.run(&call).map_err(|source| PrefillError::Engine {
                 layers: layers.clone(),
@@ -235,11 +223,30 @@ impl<E: LayerRanges> Prefill<'_, E> {
             self.report_progress()?;
         }
         let started = Instant::now();
-        if last_plan.probe || last_plan.decides {
+        if last_plan.probe.is_some() || last_plan.decides {
             self.decide(il_last, last_plan)?;
         }
         self.policy_time += started.elapsed();
         Ok(())
+    }
+
+    /// The probe of a range, with the queries of all its calls.
+    fn call_probe(&self, il: usize, statistic: Statistic) -> Result<CallProbe, PrefillError<E::Error>> {
+        let queries = self.queries(statistic);
+        let spans = &self.params.layout.vision;
+        let is_text =
+            |row: usize| row < self.params.layout.n_rows && !spans.iter().any(|span| span.contains(&row));
+        let are_raters = !queries.is_empty()
+            && queries.windows(2).all(|pair| pair[0] < pair[1])
+            && queries.iter().all(|row| is_text(row.0 as usize));
+        if statistic == Statistic::TextAttention && !are_raters {
+            return Err(PrefillError::Raters { il });
+        }
+        Ok(CallProbe {
+            il,
+            statistic,
+            queries,
+        })
     }
 
     fn trace_layers(&mut self, layers: Range<usize>) {
@@ -251,19 +258,17 @@ impl<E: LayerRanges> Prefill<'_, E> {
                 stage: plan.stage,
                 attention: plan.attention,
                 probe: None,
+                weights: None,
             });
         }
     }
 
     fn decide(&mut self, il: usize, plan: LayerPlan) -> Result<(), PrefillError<E::Error>> {
-        let reading = plan.probe.then(|| self.read_probe(il)).transpose()?;
-        if let Some(reading) = &reading {
-            self.layers[il].probe = Some(ProbeTrace {
-                tokens: reading.tokens.clone(),
-                cos: reading.cosines(),
-                norm: reading.norms(),
-                output_norm: reading.output_norm2.sqrt(),
-            });
+        let reading = plan.probe.map(|statistic| self.read(il, statistic)).transpose()?;
+        match &reading {
+            Some(Reading::Contribution(reading)) => self.layers[il].probe = Some(ProbeTrace::of(reading)),
+            Some(Reading::Attention(reading)) => self.layers[il].weights = Some(reading.clone()),
+            None => {}
         }
         if plan.decides {
             if let Decision::Keep(kept) = self.policy.decide(il, reading.as_ref()) {
@@ -274,40 +279,6 @@ impl<E: LayerRanges> Prefill<'_, E> {
             self.kept_after.push((il, self.alive.vision().to_vec()));
         }
         Ok(())
-    }
-
-    fn read_probe(&mut self, il: usize) -> Result<ProbeReading, PrefillError<E::Error>> {
-        let by_row = self.engine.probe(il).map_err(|source| PrefillError::Engine {
-            layers: il..il + 1,
-            source,
-        })?;
-        let pick = |values: &[f32], row: Row| {
-            let value = values
-                .get(row.0 as usize)
-                .copied()
-                .filter(|value| value.is_finite());
-            value.map(f64::from).ok_or(PrefillError::Probe {
-                il,
-                row: row.0 as usize,
-            })
-        };
-        let rows = || self.alive.vision().iter().map(|&token| self.alive.row_of(token));
-        if !by_row.output_norm2.is_finite() {
-            return Err(PrefillError::Probe {
-                il,
-                row: self.params.layout.n_rows - 1,
-            });
-        }
-        Ok(ProbeReading {
-            tokens: self.alive.vision().to_vec(),
-            norm2: rows()
-                .map(|row| pick(&by_row.norm2, row))
-                .collect::<Result<_, _>>()?,
-            dot: rows()
-                .map(|row| pick(&by_row.dot, row))
-                .collect::<Result<_, _>>()?,
-            output_norm2: f64::from(by_row.output_norm2),
-        })
     }
 
     fn evict(&mut self) -> Result<Option<Range<usize>>, PrefillError<E::Error>> {
@@ -347,8 +318,11 @@ impl<E: LayerRanges> Prefill<'_, E> {
         let kept_rows = kept
             .as_ref()
             .map(|kept| kept.iter().map(|&token| self.alive.row_of(token)).collect());
+        let n_vision = self.params.layout.n_vision();
+        let entered = self.layers.first().map(|layer| layer.vision.clone());
         PrefillTrace {
             layers: self.layers,
+            entered: entered.filter(|entered| entered.len() < n_vision),
             fusion_layer: outcome.fusion_layer,
             kept,
             kept_rows,

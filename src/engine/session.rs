@@ -18,7 +18,7 @@ use super::staged::StagedPrompt;
 use super::{Error, Model};
 use crate::ffi::{self, Status};
 use crate::policy::trace::PrefillTrace;
-use crate::policy::{PolicyConfig, Skipped};
+use crate::policy::{Embeddings, Needs, PolicyConfig, Skipped};
 
 /// The longest context that a session has unless told otherwise: a model trained for 128 Ki tokens would take
 /// gigabytes for its KV cache.
@@ -303,11 +303,30 @@ impl Session {
         on_event: OnEvent<'_>,
     ) -> Result<Option<PrefillTrace>, Error> {
         let mut policy = self.options.policy.build(self.model.n_layer(), &prompt.layout)?;
+        let native = self.model.native();
+        let text = match policy.needs_embeddings() {
+            Needs::Nothing | Needs::Vision => None,
+            Needs::VisionAndText => {
+                let tokens: Vec<i32> = prompt
+                    .token
+                    .iter()
+                    .copied()
+                    .filter(|&token| token != -1)
+                    .collect();
+                Some(native.token_embd(&tokens).map_err(compute("the prompt"))?)
+            }
+        };
         let params = PrefillParams {
             layout: &prompt.layout,
             n_layer: self.model.n_layer(),
             max_rows_per_call: self.context.n_batch() as usize,
+            max_rows_per_attention_probe: self.context.n_ubatch() as usize,
             causal_images: !prompt.non_causal,
+            embeddings: Some(Embeddings {
+                n_embd: native.n_embd_inp(),
+                vision: &prompt.embd,
+                text: text.as_deref(),
+            }),
         };
         let cancel = self.cancel.clone();
         let mut on_progress = |progress: Progress| {

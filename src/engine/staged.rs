@@ -3,14 +3,45 @@
 use std::ops::Range;
 
 use super::encoded::EncodedPrompt;
-use super::prefill::{CallAttention, LayerRanges, RangeCall, RowProbe};
+use super::prefill::{CallAttention, CallProbe, LayerRanges, RangeCall, RowProbe};
 use crate::ffi::{self, AttentionMode, Probe};
-use crate::policy::Row;
+use crate::policy::{Row, Statistic};
 
 /// A prompt in a context that was created with KV groups.
 pub(crate) struct StagedPrompt<'a> {
     context: &'a mut ffi::Context,
     prompt: &'a EncodedPrompt,
+    attention: AttentionSums,
+}
+
+/// What [`LayerRanges::attention`] returns, collected over the calls of one range.
+#[derive(Default)]
+struct AttentionSums {
+    layers: Range<usize>,
+    /// `[n_rows]`, by prompt row: NaN where no row has run.
+    weight: Vec<f32>,
+}
+
+impl AttentionSums {
+    /// Notes a call. The calls of another range start over.
+    fn note(&mut self, call: &RangeCall, n_rows: usize) {
+        if self.layers != call.layers {
+            self.layers = call.layers.clone();
+            self.weight = vec![f32::NAN; n_rows];
+        }
+        for row in &call.rows {
+            self.weight[row.0 as usize] = 0.0;
+        }
+    }
+
+    /// Adds what one call read: NaN for the rows of later calls, which its queries do not see.
+    fn add(&mut self, weight: &[f32]) {
+        for (sum, weight) in self.weight.iter_mut().zip(weight) {
+            if !weight.is_nan() {
+                *sum += weight;
+            }
+        }
+    }
 }
 
 impl<'a> StagedPrompt<'a> {
@@ -24,7 +55,11 @@ impl<'a> StagedPrompt<'a> {
             embd: &prompt.embd,
             pos: &prompt.pos,
         })?;
-        Ok(Self { context, prompt })
+        Ok(Self {
+            context,
+            prompt,
+            attention: AttentionSums::default(),
+        })
     }
 }
 
@@ -41,6 +76,8 @@ impl LayerRanges for StagedPrompt<'_> {
                 (AttentionMode::Mask, indices(hidden), Some(affected))
             }
         };
+        let queries = call.probe.as_ref().map(|probe| indices(&probe.queries));
+        self.attention.note(call, self.prompt.layout.n_rows);
         self.context.prompt_run(&ffi::Range {
             il_begin: call.layers.start,
             il_end: call.layers.end,
@@ -48,9 +85,17 @@ impl LayerRanges for StagedPrompt<'_> {
             mode,
             hidden: &hidden,
             affected: affected.as_deref(),
-            probe: call.probe_il.map(|il| Probe::Contribution { il }),
+            probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
             causal: call.causal,
-        })
+        })?;
+        match &call.probe {
+            Some(probe) if probe.statistic != Statistic::Contribution => {
+                let weight = self.context.prompt_attention(probe.il)?;
+                self.attention.add(&weight);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn probe(&mut self, il: usize) -> Result<RowProbe, ffi::Error> {
@@ -60,6 +105,10 @@ impl LayerRanges for StagedPrompt<'_> {
             dot,
             output_norm2,
         })
+    }
+
+    fn attention(&mut self, _il: usize) -> Result<Vec<f32>, ffi::Error> {
+        Ok(self.attention.weight.clone())
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), ffi::Error> {
@@ -72,6 +121,14 @@ impl LayerRanges for StagedPrompt<'_> {
             return Ok(());
         };
         self.context.kv_evict(layers, first, last + 1)
+    }
+}
+
+fn native_probe<'a>((probe, queries): (&CallProbe, &'a [i32])) -> Probe<'a> {
+    let il = probe.il;
+    match probe.statistic {
+        Statistic::Contribution => Probe::Contribution { il },
+        Statistic::LastAttention | Statistic::TextAttention => Probe::Attention { il, queries },
     }
 }
 

@@ -6,9 +6,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::{Budget, Budgets};
 use super::config::error::check_count;
+use super::config::{PolicyFields, PolicyOverrides};
 use super::{
-    Decision, LayerPlan, Outcome, PolicyError, ProbeReading, Skipped, Stage, StagePolicy, VisionIndex,
+    Decision, LayerPlan, Outcome, PolicyError, PromptLayout, Reading, Skipped, Stage, StagePolicy, Statistic,
+    largest,
 };
 
 /// F/K/E.
@@ -24,8 +27,25 @@ pub struct Schedule {
     pub exit_from: usize,
 }
 
-impl Schedule {
-    pub(super) fn validate(&self) -> Result<(), PolicyError> {
+impl PolicyFields for Schedule {
+    const FIELDS: &'static [&'static str] = &["fusion_layer", "keep", "exit_from"];
+
+    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
+        let need = |field, given: Option<usize>, base: Option<usize>| {
+            given.or(base).ok_or(PolicyError::Missing {
+                field,
+                reason: "the policy fixed needs fusion_layer, keep and exit_from",
+            })
+        };
+        let keep = fields.keep.as_ref().map(one_count).transpose()?;
+        Ok(Self {
+            fusion_layer: need("fusion_layer", fields.fusion_layer, base.map(|b| b.fusion_layer))?,
+            keep: need("keep", keep, base.map(|b| b.keep))?,
+            exit_from: need("exit_from", fields.exit_from, base.map(|b| b.exit_from))?,
+        })
+    }
+
+    fn validate(&self) -> Result<(), PolicyError> {
         check_count(
             "exit_from",
             self.exit_from,
@@ -34,7 +54,7 @@ impl Schedule {
         )
     }
 
-    pub(super) fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
+    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
         check_count(
             "fusion_layer",
             self.fusion_layer,
@@ -42,6 +62,26 @@ impl Schedule {
             Some(n_layer.saturating_sub(1)),
         )?;
         check_count("exit_from", self.exit_from, self.fusion_layer + 1, Some(n_layer))
+    }
+
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        Fixed::new(*self, n_layer, 0).boundaries(n_layer)
+    }
+
+    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+        Box::new(Fixed::new(*self, n_layer, layout.n_vision()))
+    }
+}
+
+/// The one count that `keep` must be.
+fn one_count(keep: &Budgets) -> Result<usize, PolicyError> {
+    match keep.0[..] {
+        [Budget::Count(n)] => Ok(n),
+        _ => Err(PolicyError::OutOfRange {
+            field: "keep",
+            value: keep.to_string(),
+            range: String::from("one number of tokens with the policy fixed"),
+        }),
     }
 }
 
@@ -125,15 +165,6 @@ impl Fixed {
     }
 }
 
-/// The `n` tokens with the largest norm, ascending; among equals the earlier ones.
-fn largest(reading: &ProbeReading, n: usize) -> Vec<VisionIndex> {
-    let mut order: Vec<usize> = (0..reading.tokens.len()).collect();
-    order.sort_by(|&a, &b| reading.norm2[b].total_cmp(&reading.norm2[a]));
-    let mut kept: Vec<VisionIndex> = order.into_iter().take(n).map(|i| reading.tokens[i]).collect();
-    kept.sort_unstable();
-    kept
-}
-
 impl StagePolicy for Fixed {
     fn plan(&self, il: usize) -> LayerPlan {
         let is_fusion = il == self.schedule.fusion_layer;
@@ -148,16 +179,16 @@ impl StagePolicy for Fixed {
         };
         LayerPlan {
             stage,
-            probe: is_fusion,
+            probe: is_fusion.then_some(Statistic::Contribution),
             decides: is_fusion || self.exit_layer() == Some(il),
             ..LayerPlan::default()
         }
     }
 
-    fn decide(&mut self, il: usize, reading: Option<&ProbeReading>) -> Decision {
-        match reading {
+    fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision {
+        match reading.and_then(Reading::contribution) {
             _ if self.exit_layer() == Some(il) => Decision::Keep(Vec::new()),
-            Some(reading) => Decision::Keep(largest(reading, self.schedule.keep)),
+            Some(reading) => Decision::Keep(largest(&reading.tokens, &reading.norm2, self.schedule.keep)),
             None => Decision::KeepAll,
         }
     }

@@ -1,35 +1,56 @@
 //! Which vision tokens go on, and where: the stage policies, in pure Rust.
 //!
-//! A policy is asked before each layer what the layer does with vision ([`LayerPlan`]) and, after a layer whose plan
-//! says so, which vision tokens go on ([`Decision`]). It sees prompt rows and a small statistic, never tensors.
+//! A policy is asked before layer 0 which vision tokens enter the model, before each layer what the layer does with
+//! vision ([`LayerPlan`]) and, after a layer whose plan says so, which vision tokens go on ([`Decision`]). It sees prompt
+//! rows, embeddings and a small statistic ([`Statistic`]), never tensors of the model.
 //!
-//! - [`config`]: the fields of a policy, their defaults and ranges, the TOML policy file.
+//! - [`config`]: the fields of a policy, their defaults and ranges, the TOML policy file, the list of policies.
 //! - [`presets`]: policies for known models, chosen from a model's metadata.
-//! - [`visipruner`], [`fixed`], [`off`]: the policies.
+//! - [`visipruner`], [`fixed`], [`vtw`], [`fastv`], [`pyramiddrop`], [`sparsevlm`]: policies that act between layers;
+//!   [`rank`] is what the last three share.
+//! - [`divprune`], [`random`], [`uniform`]: policies that act before layer 0; [`before`] is what they share, and
+//!   [`composed`] puts one of them before one of the others.
+//! - [`off`]: no policy.
+//! - [`budget`]: how many vision tokens are kept.
 //! - [`contribution`]: cosine and norm of a vision token's contribution, from the probe's sums.
 //! - [`trace`]: what a prefill did, layer by layer.
 //! - [`shape`]: the sizes of a model, from its metadata.
 //! - [`cost`]: FLOPs and KV bytes of what was done, and of what a dense prefill would have done.
 #![forbid(unsafe_code)]
 
+pub mod before;
+pub mod budget;
+pub mod composed;
 pub mod config;
 pub mod contribution;
 pub mod cost;
+pub mod divprune;
+pub mod fastv;
 pub mod fixed;
 pub mod off;
 pub mod presets;
+pub mod pyramiddrop;
+pub mod random;
+pub mod rank;
 pub mod shape;
+pub mod sparsevlm;
 pub mod trace;
+pub mod uniform;
 pub mod visipruner;
+pub mod vtw;
 
+mod embeddings;
 mod skipped;
+mod statistic;
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 pub use config::{PolicyConfig, PolicyError, PolicyOverrides};
+pub use embeddings::{Embeddings, Needs};
 pub use skipped::Skipped;
+pub use statistic::{AttentionReading, ProbeReading, Reading, Statistic, largest};
 
 /// Index of a token among all rows of the prompt (text and vision). It never changes while rows are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -66,6 +87,29 @@ impl PromptLayout {
     /// Whether the last token of the prompt, the one that is probed and gives the logits, belongs to an image.
     pub fn ends_in_image(&self) -> bool {
         self.n_rows > 0 && self.vision.iter().any(|span| span.contains(&(self.n_rows - 1)))
+    }
+
+    /// Why no policy has anything to do on this prompt, if so: it has no image, or it ends in one.
+    pub fn nothing_to_prune(&self) -> Option<Skipped> {
+        if self.n_vision() == 0 {
+            Some(Skipped::NoImage)
+        } else if self.ends_in_image() {
+            Some(Skipped::EndsInImage)
+        } else {
+            None
+        }
+    }
+
+    /// The text rows of the prompt, ascending.
+    pub fn text_rows(&self) -> Vec<Row> {
+        let mut is_text = vec![true; self.n_rows];
+        for span in &self.vision {
+            is_text[span.clone()].fill(false);
+        }
+        (0..self.n_rows)
+            .filter(|&row| is_text[row])
+            .map(|row| Row(row as u32))
+            .collect()
     }
 
     /// Whether the image spans are ascending, disjoint, not empty and inside the prompt.
@@ -153,25 +197,10 @@ pub struct LayerPlan {
     pub stage: Stage,
     /// How vision keys are treated.
     pub attention: VisionAttention,
-    /// Compute the contribution of each vision token to the last prompt token, see [`ProbeReading`].
-    pub probe: bool,
+    /// What is read from the layer, if anything.
+    pub probe: Option<Statistic>,
     /// Ask for a [`Decision`] after this layer.
     pub decides: bool,
-}
-
-/// The contributions `c_j = concat_h(a[h][last][j] * v[g(h)][j])` of the vision tokens to the attention output `o` of
-/// the last prompt token in one layer, as sums from which cosine and norm follow in closed form (see
-/// [`contribution`]).
-#[derive(Debug, Clone, PartialEq)]
-pub struct ProbeReading {
-    /// The vision tokens still present, ascending; the other vectors are parallel to it.
-    pub tokens: Vec<VisionIndex>,
-    /// `||c_j||^2`
-    pub norm2: Vec<f64>,
-    /// `o . c_j`
-    pub dot: Vec<f64>,
-    /// `||o||^2`
-    pub output_norm2: f64,
 }
 
 /// Which vision tokens go on to the next layer.
@@ -195,16 +224,68 @@ pub struct Outcome {
     pub skipped: Option<Skipped>,
 }
 
+/// A policy for any prompt of any model: what a session is given. [`PolicyConfig`] is one; a program may bring its own.
+pub trait Policy: Send + Sync {
+    /// What reports call it.
+    fn name(&self) -> String;
+
+    /// The layers at which a model of `n_layer` layers may have to be cut, ascending, without 0: what the engine's KV
+    /// cache groups are made from, before any prompt is known. They must contain the
+    /// [boundaries](StagePolicy::boundaries) of what [`build`](Self::build) returns, whatever the prompt.
+    fn boundaries(&self, n_layer: usize) -> Vec<usize>;
+
+    /// The policy at work on one prompt, which has an image and ends in text (see [`begin`] for the others).
+    ///
+    /// # Errors
+    /// A policy that cannot run on a model of `n_layer` layers; [`PolicyError::Custom`] for one's own words.
+    fn build(&self, n_layer: usize, layout: &PromptLayout) -> Result<Box<dyn StagePolicy>, PolicyError>;
+}
+
+/// Puts a policy to work on a prompt. One without an image, or one that ends in an image, gets [`off::Off`] with the
+/// reason.
+///
+/// # Errors
+/// As [`Policy::build`].
+pub fn begin(
+    policy: &dyn Policy,
+    n_layer: usize,
+    layout: &PromptLayout,
+) -> Result<Box<dyn StagePolicy>, PolicyError> {
+    match layout.nothing_to_prune() {
+        Some(reason) => Ok(Box::new(off::Off::because(reason))),
+        None => policy.build(n_layer, layout),
+    }
+}
+
 /// A policy at work on one prompt.
 ///
-/// The engine calls [`plan`](Self::plan) with layers that never descend (it may ask for a layer again), runs the
-/// layer, and calls [`decide`](Self::decide) once if the plan said `decides`.
+/// The engine calls [`start`](Self::start) once before layer 0, [`plan`](Self::plan) with layers that never descend (it
+/// may ask for a layer again), runs the layer, and calls [`decide`](Self::decide) once if the plan said `decides`.
 pub trait StagePolicy {
+    /// The embeddings that [`start`](Self::start) looks at.
+    fn needs_embeddings(&self) -> Needs {
+        Needs::Nothing
+    }
+
+    /// Which vision tokens enter layer 0; the others are never computed. `present` are those that may: all of the
+    /// prompt, or what another policy has left ([`composed`]). `embeddings` hold at least what is needed.
+    fn start(&mut self, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Decision {
+        let _ = (present, embeddings);
+        Decision::KeepAll
+    }
+
+    /// The text rows whose attention [`Statistic::TextAttention`] averages, ascending. Asked once, after
+    /// [`start`](Self::start).
+    fn raters(&self) -> &[Row] {
+        &[]
+    }
+
     /// What layer `il` does.
     fn plan(&self, il: usize) -> LayerPlan;
 
-    /// What goes on after layer `il`. `reading` is there if and only if the plan asked for a probe.
-    fn decide(&mut self, il: usize, reading: Option<&ProbeReading>) -> Decision;
+    /// What goes on after layer `il`. `reading` is there if and only if the plan asked for a probe, and of the kind that
+    /// it asked for.
+    fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision;
 
     /// The layers that may have to start with other rows than the layer before, or be treated differently from it,
     /// ascending, without 0: the engine cuts its graph and its KV cache there and nowhere else.

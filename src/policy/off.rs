@@ -1,6 +1,6 @@
 //! No pruning: the model as it is.
 
-use super::{Decision, LayerPlan, Outcome, ProbeReading, Skipped, StagePolicy};
+use super::{Decision, LayerPlan, Outcome, Reading, Skipped, StagePolicy};
 
 /// Leaves every layer as it is, in one range.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,7 @@ impl StagePolicy for Off {
         LayerPlan::default()
     }
 
-    fn decide(&mut self, _il: usize, _reading: Option<&ProbeReading>) -> Decision {
+    fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
         Decision::KeepAll
     }
 

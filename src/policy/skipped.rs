@@ -34,6 +34,13 @@ pub enum Skipped {
         /// The fusion layer.
         il: usize,
     },
+    /// The budgets of the policy held every vision token.
+    WithinBudget,
+    /// The schedule keeps vision to the last layer.
+    NoExit {
+        /// The first layer without vision, which the model does not have.
+        exit_from: usize,
+    },
     /// The decision came in the last layer, when every row had been computed.
     TooLate {
         /// That layer.
@@ -81,6 +88,12 @@ impl fmt::Display for Skipped {
                 "the middle stage starts at layer {il_first}, but the last layer is {il_last}"
             ),
             Self::AllKept { il } => write!(f, "layer {il} fired, but every vision token was kept"),
+            Self::WithinBudget => write!(f, "there are no more vision tokens than the policy keeps"),
+            Self::NoExit { exit_from } => write!(
+                f,
+                "vision would be dropped from layer {exit_from} on, and the last layer is {}",
+                exit_from.saturating_sub(1)
+            ),
             Self::TooLate { il } => write!(
                 f,
                 "the decision came in the last layer ({il}), when all rows had run"

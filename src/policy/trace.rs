@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{PromptLayout, Row, Skipped, Stage, VisionAttention, VisionIndex};
+use super::{
+    AttentionReading, ProbeReading, PromptLayout, Row, Skipped, Stage, VisionAttention, VisionIndex,
+};
 
 /// One layer of a prefill.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +18,10 @@ pub struct LayerTrace {
     pub stage: Stage,
     /// How vision keys were treated.
     pub attention: VisionAttention,
-    /// What the probe of this layer read, if it was probed.
+    /// The contributions that were read in this layer, if it was probed for them.
     pub probe: Option<ProbeTrace>,
+    /// The attention that was read in this layer, if it was probed for that.
+    pub weights: Option<AttentionReading>,
 }
 
 impl LayerTrace {
@@ -29,11 +33,12 @@ impl LayerTrace {
             stage: Stage::Dense,
             attention: VisionAttention::default(),
             probe: None,
+            weights: None,
         }
     }
 }
 
-/// What a probed layer read. The vectors are parallel.
+/// The contributions that a probed layer read. The vectors are parallel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeTrace {
     /// The vision tokens present, ascending.
@@ -46,11 +51,24 @@ pub struct ProbeTrace {
     pub output_norm: f64,
 }
 
+impl ProbeTrace {
+    pub(crate) fn of(reading: &ProbeReading) -> Self {
+        Self {
+            tokens: reading.tokens.clone(),
+            cos: reading.cosines(),
+            norm: reading.norms(),
+            output_norm: reading.output_norm2.sqrt(),
+        }
+    }
+}
+
 /// A whole prefill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrefillTrace {
     /// One entry per layer.
     pub layers: Vec<LayerTrace>,
+    /// The vision tokens that entered layer 0, if some were dropped before it.
+    pub entered: Option<Vec<VisionIndex>>,
     /// The layer that the kept set was taken from.
     pub fusion_layer: Option<usize>,
     /// The vision tokens that went on after the fusion layer.
@@ -74,6 +92,7 @@ impl PrefillTrace {
     pub fn dense(layout: &PromptLayout, n_layer: usize, reason: Skipped) -> Self {
         Self {
             layers: vec![LayerTrace::dense(layout); n_layer],
+            entered: None,
             fusion_layer: None,
             kept: None,
             kept_rows: None,

@@ -15,8 +15,8 @@ use super::config::{
     ExitCount, Layer0, ShallowMask, TokensThresholdUnit, VisiPrunerConfig, VisualSelfAttention,
 };
 use super::{
-    Decision, LayerPlan, Outcome, ProbeReading, Skipped, Stage, StagePolicy, TextToVision, VisionAttention,
-    VisionIndex, VisionToVision,
+    Decision, LayerPlan, Outcome, ProbeReading, Reading, Skipped, Stage, StagePolicy, Statistic,
+    TextToVision, VisionAttention, VisionIndex, VisionToVision,
 };
 
 /// How far the prompt has come.
@@ -199,18 +199,18 @@ impl StagePolicy for VisiPruner {
             Stage::Shallow => shallow_attention(&self.config, il),
             _ => VisionAttention::default(),
         };
-        let probe = stage == Stage::Middle || (stage == Stage::Deep && self.config.stages.deep);
+        let is_probed = stage == Stage::Middle || (stage == Stage::Deep && self.config.stages.deep);
         let scheduled = self.phase != Phase::Exited && self.scheduled_exit() == Some(il);
         LayerPlan {
             stage,
             attention,
-            probe,
-            decides: probe || scheduled,
+            probe: is_probed.then_some(Statistic::Contribution),
+            decides: is_probed || scheduled,
         }
     }
 
-    fn decide(&mut self, il: usize, reading: Option<&ProbeReading>) -> Decision {
-        match (self.phase, reading) {
+    fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision {
+        match (self.phase, reading.and_then(Reading::contribution)) {
             (Phase::BeforeFusion, Some(reading)) => self.look_for_fusion(il, reading),
             (Phase::BeforeFusion, None) if self.scheduled_exit() == Some(il) => self.exit(il),
             (Phase::AfterFusion { n_counted }, Some(reading)) => self.look_for_exit(il, n_counted, reading),

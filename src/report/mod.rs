@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::cost::{DenseActual, Flops, KvBytes};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
-use crate::policy::{PolicyConfig, PromptLayout, Stage, VisionAttention};
+use crate::policy::{PolicyConfig, PromptLayout, Stage, VisionAttention, VisionIndex};
 
 /// One run, from prompt to answer.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -29,7 +29,9 @@ pub struct RunReport {
     pub n_tokens: usize,
     /// Layers of the model.
     pub n_layer: usize,
-    /// The layer that the kept set was taken from; it ran on all rows.
+    /// The vision tokens that entered layer 0, counted over all vision tokens of the prompt; `None` if all did.
+    pub entered: Option<Vec<u32>>,
+    /// The layer that the kept set was taken from; it ran on all rows that entered.
     pub fusion_layer: Option<usize>,
     /// The first layer that ran on the kept set: `fusion_layer + 1`.
     pub prune_from: Option<usize>,
@@ -54,6 +56,9 @@ pub struct RunReport {
     pub text: String,
     /// The policy, with every field in force.
     pub policy: PolicyConfig,
+    /// The name of a policy that the program brought itself; `policy` is then off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_policy: Option<String>,
     /// The preset that the policy started from.
     pub preset: Option<String>,
     /// Why no row was dropped, in words; `None` if some were.
@@ -94,6 +99,9 @@ pub struct LayerReport {
     /// With probes: `||c_j||` of each vision token present, in the order of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub norm: Option<Vec<f64>>,
+    /// With probes: the attention that ranked the vision tokens, of each present, in the order of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Vec<f64>>,
 }
 
 /// What a probed layer was asked.
@@ -104,6 +112,8 @@ pub enum ProbeKind {
     Middle,
     /// Does vision still matter?
     Deep,
+    /// Which vision tokens get most attention?
+    Rank,
 }
 
 /// The work of the prefill; see [`crate::policy::cost`] for what each count includes.
@@ -194,12 +204,10 @@ impl RunReport {
                 .collect(),
             n_tokens: layout.n_rows,
             n_layer: trace.layers.len(),
+            entered: trace.entered.as_deref().map(numbers),
             fusion_layer: trace.fusion_layer,
             prune_from: trace.prune_from(),
-            kept: trace
-                .kept
-                .as_ref()
-                .map(|kept| kept.iter().map(|token| token.0).collect()),
+            kept: trace.kept.as_deref().map(numbers),
             kept_pos: trace
                 .kept_rows
                 .as_ref()
@@ -224,20 +232,32 @@ impl RunReport {
 impl LayerReport {
     fn of(layer: usize, trace: &LayerTrace, kv: usize, with_probes: bool) -> Self {
         let values = trace.probe.as_ref().filter(|_| with_probes);
-        let kind = if trace.stage == Stage::Deep {
-            ProbeKind::Deep
-        } else {
-            ProbeKind::Middle
-        };
+        let weights = trace.weights.as_ref().filter(|_| with_probes);
         Self {
             layer,
             rows: trace.n_rows,
             kv,
             stage: trace.stage,
             shallow: (!trace.attention.is_plain()).then_some(trace.attention),
-            probe: trace.probe.as_ref().map(|_| kind),
+            probe: ProbeKind::of(trace),
             cos: values.map(|probe| probe.cos.clone()),
             norm: values.map(|probe| probe.norm.clone()),
+            attention: weights.map(|reading| reading.weight.clone()),
         }
     }
+}
+
+impl ProbeKind {
+    fn of(trace: &LayerTrace) -> Option<Self> {
+        match (&trace.probe, &trace.weights) {
+            (Some(_), _) if trace.stage == Stage::Deep => Some(Self::Deep),
+            (Some(_), _) => Some(Self::Middle),
+            (None, Some(_)) => Some(Self::Rank),
+            (None, None) => None,
+        }
+    }
+}
+
+fn numbers(tokens: &[VisionIndex]) -> Vec<u32> {
+    tokens.iter().map(|token| token.0).collect()
 }

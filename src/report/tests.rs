@@ -37,11 +37,13 @@ fn trace() -> PrefillTrace {
                 tokens: vision.clone(),
                 output_norm: 2.0,
             }),
+            weights: None,
             vision,
         }
     };
     PrefillTrace {
         layers: (0..10).map(layer).collect(),
+        entered: None,
         fusion_layer: Some(4),
         kept_rows: Some(vec![Row(3), Row(9)]),
         kept: Some(kept),

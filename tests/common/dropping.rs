@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use visipruner::engine::prefill::{CallAttention, LayerRanges, RangeCall, RowProbe};
-use visipruner::policy::Row;
+use visipruner::policy::{Row, Statistic};
 
 use super::reference::{Cell, Input, Reference};
 
@@ -18,6 +18,15 @@ pub struct Dropping<'a> {
     /// `[n_layer]`, by prompt row.
     pub cells: Vec<BTreeMap<usize, Cell>>,
     probe: Option<(usize, RowProbe)>,
+    /// `[n_layer][n_rows]`: weights averaged over heads, summed over the queries that were asked for.
+    attention: Vec<Vec<f64>>,
+}
+
+/// What one query's attention tells.
+struct Read {
+    contribution: RowProbe,
+    /// Prompt row and weight, averaged over heads.
+    attention: Vec<(usize, f64)>,
 }
 
 impl<'a> Dropping<'a> {
@@ -27,6 +36,7 @@ impl<'a> Dropping<'a> {
             rows: prompt.iter().map(|input| (reference.embed(input), 0)).collect(),
             cells: vec![BTreeMap::new(); reference.n_layer],
             probe: None,
+            attention: vec![vec![0.0; prompt.len()]; reference.n_layer],
         }
     }
 
@@ -49,16 +59,24 @@ impl<'a> Dropping<'a> {
         }
         for (i, q) in queries.iter().enumerate() {
             let row = call.rows[i].0 as usize;
-            let (o, probe) = self.attend(il, call, i, q);
-            if call.probe_il == Some(il) && row + 1 == self.rows.len() {
-                self.probe = Some((il, probe));
+            let (o, read) = self.attend(il, call, i, q);
+            let asked = call.probe.as_ref().filter(|probe| probe.il == il);
+            if let Some(asked) = asked.filter(|asked| asked.queries.contains(&call.rows[i])) {
+                match asked.statistic {
+                    Statistic::Contribution => self.probe = Some((il, read.contribution)),
+                    _ => {
+                        for (key, weight) in read.attention {
+                            self.attention[il][key] += weight;
+                        }
+                    }
+                }
             }
             self.rows[row] = (self.reference.finish_layer(il, &self.rows[row].0, &o), il + 1);
         }
     }
 
-    /// The attention output of query `i` of a call, and the contributions to it.
-    fn attend(&self, il: usize, call: &RangeCall, i: usize, q: &[Vec<f64>]) -> (Vec<f64>, RowProbe) {
+    /// The attention output of query `i` of a call, and what can be read of it.
+    fn attend(&self, il: usize, call: &RangeCall, i: usize, q: &[Vec<f64>]) -> (Vec<f64>, Read) {
         let row = call.rows[i].0 as usize;
         let last = if call.causal {
             row
@@ -97,8 +115,12 @@ impl<'a> Dropping<'a> {
         }
         let weights = self.reference.attention_weights(q, &cells, &visible);
         let o = self.reference.attention_output(&weights, &cells);
-        let probe = self.closed_form(&weights, &keys, &cells, &o);
-        (o, probe)
+        let mean = |j: usize| weights.iter().map(|head| head[j]).sum::<f64>() / weights.len() as f64;
+        let read = Read {
+            contribution: self.closed_form(&weights, &keys, &cells, &o),
+            attention: keys.iter().enumerate().map(|(j, &key)| (key, mean(j))).collect(),
+        };
+        (o, read)
     }
 
     fn closed_form(&self, weights: &[Vec<f64>], keys: &[usize], cells: &[Cell], o: &[f64]) -> RowProbe {
@@ -137,6 +159,14 @@ impl LayerRanges for Dropping<'_> {
         let (probed, probe) = self.probe.clone().expect("a layer was probed");
         assert_eq!(probed, il);
         Ok(probe)
+    }
+
+    fn attention(&mut self, il: usize) -> Result<Vec<f32>, Infallible> {
+        let weight = self.attention[il].iter().enumerate();
+        let has_cell = |row| self.cells[il].contains_key(&row);
+        Ok(weight
+            .map(|(row, &weight)| if has_cell(row) { weight as f32 } else { f32::NAN })
+            .collect())
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), Infallible> {

@@ -8,7 +8,9 @@
 use std::ops::Range;
 
 use super::PrefillParams;
-use crate::policy::{PromptLayout, Row, TextToVision, VisionAttention, VisionIndex, VisionToVision};
+use crate::policy::{
+    PromptLayout, Row, Statistic, TextToVision, VisionAttention, VisionIndex, VisionToVision,
+};
 
 /// One call of the engine: some rows through some layers.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,10 +21,22 @@ pub struct RangeCall {
     pub rows: Vec<Row>,
     /// What the rows do with vision keys.
     pub attention: CallAttention,
-    /// The layer in which the last prompt row is probed. Only in a call that has this row.
-    pub probe_il: Option<usize>,
+    /// What is read from the attention of its rows. Only in a call that has any of the rows concerned.
+    pub probe: Option<CallProbe>,
     /// Whether each row sees only rows up to itself; else the rows of the call see each other both ways.
     pub causal: bool,
+}
+
+/// What a call is probed for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallProbe {
+    /// The layer, the last one of the call.
+    pub il: usize,
+    /// What is read.
+    pub statistic: Statistic,
+    /// The rows of the call whose attention is read, ascending: the last prompt row, or for
+    /// [`Statistic::TextAttention`] the raters among the rows of the call.
+    pub queries: Vec<Row>,
 }
 
 /// What the queries of a call do with some of the keys, the hidden ones: prompt rows, ascending, none of them after
@@ -213,15 +227,14 @@ struct Group {
     both_ways: Option<usize>,
 }
 
-/// A range of layers as calls, in the order in which they must run.
+/// A range of layers as calls, in the order in which they must run. `probe` has the queries of all calls.
 pub(super) fn split_into_calls(
     params: &PrefillParams<'_>,
     alive: &AliveRows,
     layers: &Range<usize>,
     attention: VisionAttention,
-    probe_il: Option<usize>,
+    probe: Option<&CallProbe>,
 ) -> Result<Vec<RangeCall>, ImageTooLong> {
-    let last_row = Row(params.layout.n_rows as u32 - 1);
     let mut calls = Vec::new();
     for group in group_rows(params, alive, attention) {
         if group.both_ways.is_some() && group.rows.len() > params.max_rows_per_call {
@@ -229,18 +242,39 @@ pub(super) fn split_into_calls(
                 n_rows: group.rows.len(),
             });
         }
-        for rows in group.rows.chunks(params.max_rows_per_call.max(1)) {
-            let last = rows[rows.len() - 1].0;
+        for rows in group.rows.chunks(max_rows(params, &group, probe)) {
             calls.push(RangeCall {
                 layers: layers.clone(),
                 rows: rows.iter().map(|&(row, _)| row).collect(),
                 attention: call_attention(alive, rows, group.treatment, attention),
-                probe_il: probe_il.filter(|_| last == last_row),
+                probe: probe.and_then(|probe| probe.within(rows)),
                 causal: group.both_ways.is_none(),
             });
         }
     }
     Ok(calls)
+}
+
+/// Rows that one call of a group may have.
+fn max_rows(params: &PrefillParams<'_>, group: &Group, probe: Option<&CallProbe>) -> usize {
+    let reads_attention = probe
+        .filter(|probe| probe.statistic != Statistic::Contribution)
+        .is_some_and(|probe| probe.within(&group.rows).is_some());
+    let max = if reads_attention {
+        params.max_rows_per_call.min(params.max_rows_per_attention_probe)
+    } else {
+        params.max_rows_per_call
+    };
+    max.max(1)
+}
+
+impl CallProbe {
+    /// The part of a probe that concerns some rows, ascending; `None` if it concerns none of them.
+    fn within(&self, rows: &[(Row, Kind)]) -> Option<Self> {
+        let is_there = |query: &&Row| rows.binary_search_by_key(*query, |&(row, _)| row).is_ok();
+        let queries: Vec<Row> = self.queries.iter().filter(is_there).copied().collect();
+        (!queries.is_empty()).then_some(Self { queries, ..*self })
+    }
 }
 
 fn group_rows(params: &PrefillParams<'_>, alive: &AliveRows, attention: VisionAttention) -> Vec<Group> {

@@ -16,7 +16,7 @@ use std::ops::{ControlFlow, Range};
 use super::*;
 use crate::policy::config::*;
 use crate::policy::fixed::Schedule;
-use crate::policy::{PolicyConfig, Skipped, Stage, TextToVision, VisionAttention, VisionToVision};
+use crate::policy::{PolicyConfig, Row, Skipped, Stage, TextToVision, VisionAttention, VisionToVision};
 use fake::{Contribution, Fake, FakeError};
 
 /// BOS and two more text rows, four vision rows, three text rows.
@@ -63,6 +63,8 @@ fn run_with(
         n_layer: N_LAYER,
         max_rows_per_call: usize::MAX,
         causal_images: true,
+        max_rows_per_attention_probe: usize::MAX,
+        embeddings: None,
     };
     adjust(&mut params);
     engine.layout = layout.clone();

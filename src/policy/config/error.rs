@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::PolicyName;
+use super::{PolicyChoice, PolicyName};
 
 /// What is wrong with a policy. Every message is one line that says what to change.
 #[derive(Debug, Error)]
@@ -39,16 +39,67 @@ pub enum PolicyError {
     },
     /// A field of one policy was given for another one.
     #[error(
-        "{field} belongs to the policy {owner}, but the policy in force is {in_force}: leave it out, or choose the policy {owner}"
+        "{field} belongs to {}, but the policy in force is {in_force}: leave it out, or choose {}",
+        listed(owners),
+        if owners.len() == 1 { listed(owners) } else { String::from("one of them") }
     )]
     WrongPolicy {
         /// The field.
         field: &'static str,
-        /// The policy that has this field.
-        owner: PolicyName,
+        /// The policies that have this field.
+        owners: Vec<PolicyName>,
         /// The policy that would run.
-        in_force: PolicyName,
+        in_force: PolicyChoice,
     },
+    /// Fields were given without a policy, and several policies have them.
+    #[error("{field} belongs to {}: say which one with policy", listed(owners))]
+    Ambiguous {
+        /// One of the fields.
+        field: &'static str,
+        /// The policies that have all of them.
+        owners: Vec<PolicyName>,
+    },
+    /// A layer that the model does not have, perhaps by default.
+    #[error(
+        "{field} is {value}, but must be from {min} to {max} in this model: choose layers of it with {field} ({flag})"
+    )]
+    NoSuchLayer {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// The first layer that it may name.
+        min: usize,
+        /// The last one.
+        max: usize,
+        /// The flag that sets it.
+        flag: &'static str,
+    },
+    /// Two policies that do not go together.
+    #[error(
+        "the policies {value} do not go together: one that acts before the model ({before}) can be followed by one that \
+         acts in it ({within})"
+    )]
+    Composition {
+        /// What was given.
+        value: String,
+        /// The policies that may come first.
+        before: String,
+        /// The policies that may come second.
+        within: String,
+    },
+    /// A budget is neither a count nor a share.
+    #[error(
+        "{value:?} is not a budget: give a number of vision tokens, for example 64, or a share of all of them, \
+         from 0% to 100%, for example 12.5%"
+    )]
+    Budget {
+        /// What was given.
+        value: String,
+    },
+    /// What a policy that a program brings itself has to say.
+    #[error("{0}")]
+    Custom(String),
     /// A schedule is not of the form F/K/E.
     #[error(
         "the schedule {value:?} is not of the form F/K/E, for example 18/10/28: fusion layer, tokens kept, first layer without vision"
@@ -77,8 +128,15 @@ pub enum PolicyError {
     },
 }
 
+/// The policies, in words.
+fn listed(names: &[PolicyName]) -> String {
+    let words: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    let noun = if words.len() == 1 { "policy" } else { "policies" };
+    format!("the {noun} {}", words.join(", "))
+}
+
 /// Fails unless `value` is a number within `range`; an upper end of `f64::MAX` means "or more".
-pub(super) fn check_range(
+pub(in crate::policy) fn check_range(
     field: &'static str,
     value: f64,
     range: RangeInclusive<f64>,

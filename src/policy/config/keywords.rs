@@ -11,7 +11,7 @@ use super::PolicyError;
 macro_rules! keywords {
     ($(#[$meta:meta])* $name:ident, $field:literal { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             $($(#[$variant_meta])* #[serde(rename = $word)] $variant,)+
         }
@@ -28,13 +28,13 @@ macro_rules! keywords {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
 
-        impl FromStr for $name {
+        impl std::str::FromStr for $name {
             type Err = PolicyError;
 
             fn from_str(word: &str) -> Result<Self, PolicyError> {
@@ -51,17 +51,7 @@ macro_rules! keywords {
     };
 }
 
-keywords! {
-    /// The policies.
-    PolicyName, "policy" {
-        /// No pruning.
-        Off = "off",
-        /// The three stages.
-        VisiPruner = "visipruner",
-        /// A schedule that is known beforehand.
-        Fixed = "fixed",
-    }
-}
+pub(super) use keywords;
 
 keywords! {
     /// The stages that can be switched on.

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::policy::config::keywords::StageName;
+use crate::policy::fixed::Schedule;
 
 const TINY: &str = r#"
 policy = "visipruner"
@@ -211,15 +212,17 @@ fn fields_of_another_policy_are_refused() {
         |text: &str, base: PolicyConfig| message(PolicyOverrides::from_toml(text).unwrap().apply(&base));
     assert_eq!(
         over("keep = 3", visipruner(|_| {})),
-        "keep belongs to the policy fixed, but the policy in force is visipruner: \
-         leave it out, or choose the policy fixed"
+        "keep belongs to the policies fixed, fastv, pyramiddrop, sparsevlm, but the policy in force is visipruner: \
+         leave it out, or choose one of them"
+    );
+    assert_eq!(
+        over("exit_layers = 3", schedule("1/2/3")),
+        "exit_layers belongs to the policy visipruner, but the policy in force is fixed: \
+         leave it out, or choose the policy visipruner"
     );
     assert!(
-        over("exit_layers = 3", schedule("1/2/3"))
-            .starts_with("exit_layers belongs to the policy visipruner")
-    );
-    assert!(
-        over("policy = 'off'\nkeep = 3", visipruner(|_| {})).starts_with("keep belongs to the policy fixed")
+        over("policy = 'off'\nkeep = 3", visipruner(|_| {}))
+            .starts_with("keep belongs to the policies fixed")
     );
     assert!(over("keep = 3\nstages = []", PolicyConfig::Off).contains("policy in force is visipruner"));
 }
@@ -232,13 +235,13 @@ fn another_policy_starts_from_its_own_defaults() {
         visipruner(|config| config.exit_layers = 4)
     );
     let off = PolicyOverrides {
-        policy: Some(PolicyName::Off),
+        policy: Some(PolicyName::Off.into()),
         ..PolicyOverrides::default()
     };
     assert_eq!(off.apply(&visipruner(|_| {})).unwrap(), PolicyConfig::Off);
     let fixed = PolicyOverrides {
-        policy: Some(PolicyName::Fixed),
-        keep: Some(3),
+        policy: Some(PolicyName::Fixed.into()),
+        keep: Some("3".parse().unwrap()),
         ..PolicyOverrides::default()
     };
     assert_eq!(

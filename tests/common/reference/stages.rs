@@ -95,6 +95,7 @@ impl Run<'_> {
             Rule::Present(_) | Rule::Policy(PolicyConfig::Off) => {}
             Rule::Policy(PolicyConfig::Fixed(schedule)) => self.decide_fixed(il, layer, schedule),
             Rule::Policy(PolicyConfig::VisiPruner(config)) => self.decide_staged(il, layer, config, counted),
+            Rule::Policy(other) => unimplemented!("{} has its own literal implementation", other.name()),
         }
     }
 

@@ -11,6 +11,8 @@ fn cancelling_stops_after_the_call_under_way() {
             n_layer: N_LAYER,
             max_rows_per_call: 99,
             causal_images: true,
+            max_rows_per_attention_probe: usize::MAX,
+            embeddings: None,
         };
         let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
             .build(N_LAYER, &layout)
@@ -37,6 +39,8 @@ fn progress_reaches_its_total_which_only_shrinks() {
         n_layer: N_LAYER,
         max_rows_per_call: 4,
         causal_images: true,
+        max_rows_per_attention_probe: usize::MAX,
+        embeddings: None,
     };
     let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
         .build(N_LAYER, &layout)
@@ -78,6 +82,8 @@ fn error_of(
         n_layer: N_LAYER,
         max_rows_per_call: 99,
         causal_images: true,
+        max_rows_per_attention_probe: usize::MAX,
+        embeddings: None,
     };
     prefill(engine, &params, policy, &mut go_on).unwrap_err()
 }
@@ -151,7 +157,7 @@ fn malformed_layouts_are_refused() {
 
 /// A policy that does at layer 2 as told, with boundaries as told.
 struct Odd {
-    probe: bool,
+    probe: Option<Statistic>,
     decides: bool,
     decision: Decision,
     boundaries: Vec<usize>,
@@ -160,13 +166,13 @@ struct Odd {
 impl StagePolicy for Odd {
     fn plan(&self, il: usize) -> LayerPlan {
         LayerPlan {
-            probe: self.probe && il == 2,
+            probe: self.probe.filter(|_| il == 2),
             decides: self.decides && il == 2,
             ..Default::default()
         }
     }
 
-    fn decide(&mut self, _il: usize, reading: Option<&ProbeReading>) -> Decision {
+    fn decide(&mut self, _il: usize, reading: Option<&Reading>) -> Decision {
         assert_eq!(reading, None);
         self.decision.clone()
     }
@@ -186,7 +192,7 @@ fn policies_are_held_to_their_contract() {
     for kept in [vec![4], vec![2, 1], vec![1, 1]] {
         let kept = kept.into_iter().map(VisionIndex).collect();
         let mut policy = Odd {
-            probe: false,
+            probe: None,
             decides: true,
             decision: Decision::Keep(kept),
             boundaries: vec![3],
@@ -195,7 +201,7 @@ fn policies_are_held_to_their_contract() {
         assert!(matches!(error, PrefillError::Decision { il: 2 }), "{error:?}");
     }
     let mut policy = Odd {
-        probe: false,
+        probe: None,
         decides: true,
         decision: Decision::KeepAll,
         boundaries: vec![4],
@@ -212,9 +218,11 @@ fn a_layer_may_be_probed_without_a_decision() {
         n_layer: N_LAYER,
         max_rows_per_call: 99,
         causal_images: true,
+        max_rows_per_attention_probe: usize::MAX,
+        embeddings: None,
     };
     let mut policy = Odd {
-        probe: true,
+        probe: Some(Statistic::Contribution),
         decides: false,
         decision: Decision::Keep(Vec::new()),
         boundaries: vec![3],

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::{CallAttention, LayerRanges, PrefillParams, RangeCall, RowProbe};
 use crate::policy::trace::PrefillTrace;
-use crate::policy::{PromptLayout, Row, Stage, VisionIndex};
+use crate::policy::{PromptLayout, Row, Stage, Statistic, VisionIndex};
 
 /// One vision token's contribution in one layer, as a share of the norm of the attention output `o`.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,8 @@ pub struct FakeError;
 
 pub struct Fake {
     script: Box<dyn Fn(usize, VisionIndex) -> Contribution>,
+    /// The weight, averaged over heads, of a query on a vision token in a layer.
+    attention: Box<dyn Fn(usize, Row, VisionIndex) -> f64>,
     output_norm: f64,
     pub layout: PromptLayout,
     pub fail_at_call: Option<usize>,
@@ -33,6 +35,7 @@ impl Fake {
     pub fn new(script: impl Fn(usize, VisionIndex) -> Contribution + 'static) -> Self {
         Self {
             script: Box::new(script),
+            attention: Box::new(|_, _, _| panic!("no attention is scripted")),
             output_norm: 1.0,
             layout: super::one_image(),
             fail_at_call: None,
@@ -43,6 +46,14 @@ impl Fake {
 
     pub fn with_output_norm(self, output_norm: f64) -> Self {
         Self { output_norm, ..self }
+    }
+
+    /// An engine that is asked for attention only.
+    pub fn attending(attention: impl Fn(usize, Row, VisionIndex) -> f64 + 'static) -> Self {
+        Self {
+            attention: Box::new(attention),
+            ..Self::new(|_, _| panic!("no contribution is scripted"))
+        }
     }
 
     /// The layer up to which each row of the prompt has been run.
@@ -74,8 +85,16 @@ impl Fake {
                 expected_rows(params.layout, &layer.vision),
                 "text is never dropped"
             );
-            let probed = self.calls_of_layer(il).any(|call| call.probe_il == Some(il));
-            assert_eq!(probed, layer.probe.is_some());
+            let statistics = self.calls_of_layer(il).filter_map(|call| call.probe.as_ref());
+            let statistic = statistics
+                .filter(|probe| probe.il == il)
+                .map(|probe| probe.statistic)
+                .next();
+            assert_eq!(statistic == Some(Statistic::Contribution), layer.probe.is_some());
+            assert_eq!(
+                statistic.is_some_and(|statistic| statistic != Statistic::Contribution),
+                layer.weights.is_some()
+            );
             assert_eq!(
                 layer.stage == Stage::Text,
                 layer.vision.is_empty() && params.layout.n_vision() > 0
@@ -105,9 +124,20 @@ impl Fake {
             );
             assert!(!call.rows.is_empty() && call.rows.len() <= params.max_rows_per_call);
             let last = *call.rows.last().unwrap();
-            assert!(
-                call.probe_il.is_none() || (last == last_row && call.probe_il == Some(call.layers.end - 1))
-            );
+            if let Some(probe) = &call.probe {
+                assert_eq!(probe.il, call.layers.end - 1);
+                assert!(!probe.queries.is_empty() && probe.queries.is_sorted());
+                assert!(probe.queries.iter().all(|query| call.rows.contains(query)));
+                if probe.statistic == Statistic::TextAttention {
+                    let is_vision = |row: &Row| params.layout.vision_rows().contains(row);
+                    assert!(!probe.queries.iter().any(is_vision));
+                } else {
+                    assert_eq!(probe.queries, [last_row]);
+                }
+                if probe.statistic != Statistic::Contribution {
+                    assert!(call.rows.len() <= params.max_rows_per_attention_probe);
+                }
+            }
             if let Some(hidden) = hidden(&call.attention) {
                 assert!(!hidden.is_empty() && hidden.is_sorted() && *hidden.last().unwrap() <= last);
             }
@@ -171,7 +201,8 @@ impl LayerRanges for Fake {
     /// numbers that must not be used.
     fn probe(&mut self, il: usize) -> Result<RowProbe, FakeError> {
         let calls: Vec<&RangeCall> = self.calls_of_layer(il).collect();
-        assert_eq!(calls.last().unwrap().probe_il, Some(il));
+        let asked = calls.last().unwrap().probe.as_ref().unwrap();
+        assert_eq!((asked.il, asked.statistic), (il, Statistic::Contribution));
         let n_rows = self.layout.n_rows;
         let mut probe = RowProbe {
             norm2: vec![f32::NAN; n_rows],
@@ -190,6 +221,30 @@ impl LayerRanges for Fake {
             probe.dot[row.0 as usize] = (dot * self.output_norm * self.output_norm) as f32;
         }
         Ok(probe)
+    }
+
+    /// By row: vision tokens by the script, summed over the queries that see them, NaN where the layer ran no row. Text
+    /// rows hold numbers that must not be used.
+    fn attention(&mut self, il: usize) -> Result<Vec<f32>, FakeError> {
+        let mut weight = vec![f32::NAN; self.layout.n_rows];
+        let calls: Vec<&RangeCall> = self.calls_of_layer(il).collect();
+        for row in calls.iter().flat_map(|call| &call.rows) {
+            weight[row.0 as usize] = 0.0;
+        }
+        let vision_rows = self.layout.vision_rows();
+        let queries = calls
+            .iter()
+            .filter_map(|call| call.probe.as_ref())
+            .filter(|probe| probe.il == il);
+        for query in queries.flat_map(|probe| &probe.queries) {
+            for (key, weight) in weight.iter_mut().enumerate().take(query.0 as usize + 1) {
+                *weight += match vision_rows.iter().position(|row| row.0 as usize == key) {
+                    Some(token) => (self.attention)(il, *query, VisionIndex(token as u32)) as f32,
+                    None => -1e9,
+                };
+            }
+        }
+        Ok(weight)
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), FakeError> {

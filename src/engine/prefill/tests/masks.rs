@@ -169,7 +169,9 @@ fn an_image_that_sees_both_ways_must_fit_into_a_call() {
         layout: &layout,
         n_layer: N_LAYER,
         max_rows_per_call: 2,
+        max_rows_per_attention_probe: usize::MAX,
         causal_images: false,
+        embeddings: None,
     };
     let mut policy = PolicyConfig::Off.build(N_LAYER, &layout).unwrap();
     let error = prefill(&mut engine, &params, policy.as_mut(), &mut go_on).unwrap_err();
@@ -191,7 +193,7 @@ fn long_prompts_are_split_and_the_last_row_comes_last() {
         .calls
         .iter()
         .take(3)
-        .map(|call| (call.rows.len(), call.probe_il))
+        .map(|call| (call.rows.len(), call.probe.as_ref().map(|probe| probe.il)))
         .collect();
     assert_eq!(first, [(4, None), (4, None), (2, Some(3))]);
 }
@@ -225,7 +227,9 @@ fn every_kind_of_attention_means_what_it_says() {
                     layout,
                     n_layer: N_LAYER,
                     max_rows_per_call,
+                    max_rows_per_attention_probe: usize::MAX,
                     causal_images,
+                    embeddings: None,
                 };
                 let mut engine = typical();
                 engine.layout = layout.clone();
@@ -252,7 +256,7 @@ impl StagePolicy for Uniform {
         }
     }
 
-    fn decide(&mut self, _il: usize, _reading: Option<&ProbeReading>) -> Decision {
+    fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
         Decision::KeepAll
     }
 

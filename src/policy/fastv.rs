@@ -1,0 +1,62 @@
+//! FastV (Chen et al., ECCV 2024, arXiv 2403.06764): after an early layer, the vision tokens that get the most attention
+//! from the last prompt token go on.
+//!
+//! It reads `s_j = mean_h a[h][last][j]` in one layer and keeps the tokens of the largest `s_j` ([`rank`](super::rank)).
+//! The paper writes K for the number of layers that run on all tokens and R for the share that is dropped: K = 2 and
+//! R = 50 % are the defaults here, `rank_layers = [1]` (the second layer ranks, the third is the first with fewer tokens)
+//! and `keep = ["50%"]`.
+//!
+//! Differences from the published code: it takes the image's place and length from its configuration, here every vision
+//! token of every image counts; one of its two variants masks the dropped tokens instead of removing them, here they are
+//! removed. More than one rank layer may be given.
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::Budget;
+use super::config::{PolicyFields, PolicyOverrides};
+use super::rank::{RankSchedule, Ranking};
+use super::{PolicyError, PromptLayout, StagePolicy, Statistic};
+
+/// The fields of the policy `fastv`. Default: the paper's, K = 2 and R = 50 %.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FastVConfig(pub RankSchedule);
+
+impl Default for FastVConfig {
+    fn default() -> Self {
+        Self(RankSchedule {
+            rank_layers: vec![1],
+            keep: vec![Budget::Percent(50.0)],
+        })
+    }
+}
+
+impl PolicyFields for FastVConfig {
+    const FIELDS: &'static [&'static str] = RankSchedule::FIELDS;
+
+    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
+        Ok(Self(base.cloned().unwrap_or_default().0.with(fields)))
+    }
+
+    fn validate(&self) -> Result<(), PolicyError> {
+        self.0.validate()
+    }
+
+    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
+        self.0.validate_layers(n_layer)
+    }
+
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        self.0.boundaries(n_layer)
+    }
+
+    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+        let schedule = self.0.clone();
+        Box::new(Ranking::new(
+            schedule,
+            Statistic::LastAttention,
+            n_layer,
+            layout.n_vision(),
+        ))
+    }
+}

@@ -1,0 +1,62 @@
+//! PyramidDrop (Xing et al., CVPR 2025, arXiv 2410.17247): in stages, ever fewer vision tokens go on, those that get the
+//! most attention from the last token of the instruction.
+//!
+//! It reads `s_j = mean_h a[h][last][j]` at the end of each stage and keeps the tokens of the largest `s_j`
+//! ([`rank`](super::rank)). Of 32 layers the paper makes four stages that begin at layers 0, 8, 16 and 24 with 100, 50, 25
+//! and 12.5 % of the tokens: `rank_layers = [7, 15, 23]` and `keep = ["50%", "25%", "12.5%"]`, the defaults.
+//!
+//! Differences from the published code: it ranks between two layers, with the query and key projections of the layer that
+//! comes next applied to what the last one left, an extra product; here the attention of the last layer of the stage
+//! ranks, which has been computed anyway. It floors shares, here they are rounded. It takes the last token of the
+//! instruction, which in a prompt to be answered is the last prompt token.
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::Budget;
+use super::config::{PolicyFields, PolicyOverrides};
+use super::rank::{RankSchedule, Ranking};
+use super::{PolicyError, PromptLayout, StagePolicy, Statistic};
+
+/// The fields of the policy `pyramiddrop`. Default: the paper's, for 32 layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PyramidDropConfig(pub RankSchedule);
+
+impl Default for PyramidDropConfig {
+    fn default() -> Self {
+        Self(RankSchedule {
+            rank_layers: vec![7, 15, 23],
+            keep: [50.0, 25.0, 12.5].map(Budget::Percent).to_vec(),
+        })
+    }
+}
+
+impl PolicyFields for PyramidDropConfig {
+    const FIELDS: &'static [&'static str] = RankSchedule::FIELDS;
+
+    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
+        Ok(Self(base.cloned().unwrap_or_default().0.with(fields)))
+    }
+
+    fn validate(&self) -> Result<(), PolicyError> {
+        self.0.validate()
+    }
+
+    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
+        self.0.validate_layers(n_layer)
+    }
+
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        self.0.boundaries(n_layer)
+    }
+
+    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+        let schedule = self.0.clone();
+        Box::new(Ranking::new(
+            schedule,
+            Statistic::LastAttention,
+            n_layer,
+            layout.n_vision(),
+        ))
+    }
+}

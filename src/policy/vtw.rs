@@ -1,0 +1,112 @@
+//! VTW, visual tokens withdrawal (Lin et al., AAAI 2025, arXiv 2405.05803): from one layer on, vision is gone.
+//!
+//! It reads nothing: layers below `exit_from` run on all rows, the others on text. The paper chooses the layer once per
+//! model, on a few samples: the first one where the Kullback-Leibler divergence of the output from the dense one's stays
+//! below a threshold; layer 15 for LLaVA-1.5 7B, the default.
+//!
+//! Differences: the search for the layer is not part of the policy; vision tokens of all images go together, wherever they
+//! are, where the published code has the place and length of one image; text keeps its positions.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::error::check_count;
+use super::config::{PolicyFields, PolicyOverrides};
+use super::{Decision, LayerPlan, Outcome, PolicyError, PromptLayout, Reading, Skipped, Stage, StagePolicy};
+
+/// The fields of the policy `vtw`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VtwConfig {
+    /// The first layer without vision. From 1 to the number of layers, which means never. Default: 15.
+    pub exit_from: usize,
+}
+
+impl Default for VtwConfig {
+    fn default() -> Self {
+        Self { exit_from: 15 }
+    }
+}
+
+impl PolicyFields for VtwConfig {
+    const FIELDS: &'static [&'static str] = &["exit_from"];
+
+    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
+        let base = base.copied().unwrap_or_default();
+        Ok(Self {
+            exit_from: fields.exit_from.unwrap_or(base.exit_from),
+        })
+    }
+
+    fn validate(&self) -> Result<(), PolicyError> {
+        check_count("exit_from", self.exit_from, 1, None)
+    }
+
+    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
+        if self.exit_from <= n_layer {
+            return Ok(());
+        }
+        Err(PolicyError::NoSuchLayer {
+            field: "exit_from",
+            value: self.exit_from.to_string(),
+            min: 1,
+            max: n_layer,
+            flag: "--exit-from",
+        })
+    }
+
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        Vec::from_iter((self.exit_from < n_layer).then_some(self.exit_from))
+    }
+
+    fn stage_policy(&self, n_layer: usize, _layout: &PromptLayout) -> Box<dyn StagePolicy> {
+        Box::new(Vtw {
+            exit_from: self.exit_from,
+            n_layer,
+        })
+    }
+}
+
+/// The withdrawal at work on one prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Vtw {
+    exit_from: usize,
+    n_layer: usize,
+}
+
+impl Vtw {
+    fn exits(&self) -> bool {
+        self.exit_from < self.n_layer
+    }
+}
+
+impl StagePolicy for Vtw {
+    fn plan(&self, il: usize) -> LayerPlan {
+        LayerPlan {
+            stage: if il < self.exit_from {
+                Stage::Dense
+            } else {
+                Stage::Text
+            },
+            decides: self.exits() && il + 1 == self.exit_from,
+            ..LayerPlan::default()
+        }
+    }
+
+    fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
+        Decision::Keep(Vec::new())
+    }
+
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        Vec::from_iter((self.exit_from < n_layer).then_some(self.exit_from))
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            fusion_layer: None,
+            exit_layer: self.exits().then(|| self.exit_from - 1),
+            skipped: (!self.exits()).then_some(Skipped::NoExit {
+                exit_from: self.exit_from,
+            }),
+        }
+    }
+}
