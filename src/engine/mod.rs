@@ -40,6 +40,8 @@ mod dense;
 #[cfg(feature = "native")]
 mod encoded;
 #[cfg(feature = "native")]
+mod kv_plan;
+#[cfg(feature = "native")]
 mod log;
 #[cfg(feature = "native")]
 mod model;

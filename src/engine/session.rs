@@ -1,6 +1,7 @@
 //! Sessions: a KV cache and the computation of answers.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::answer::Answer;
@@ -8,6 +9,7 @@ use super::cancel::CancelHandle;
 use super::dense;
 use super::encoded::EncodedPrompt;
 use super::image::Image;
+use super::kv_plan::{KvPlan, Need};
 use super::options::SessionOptions;
 use super::prefill::{self, PrefillError, PrefillParams, Progress};
 use super::projector::Projector;
@@ -18,7 +20,7 @@ use super::staged::StagedPrompt;
 use super::{Error, Model};
 use crate::ffi::{self, Status};
 use crate::policy::trace::PrefillTrace;
-use crate::policy::{Embeddings, Needs, PolicyConfig, Skipped};
+use crate::policy::{self, Embeddings, Needs, Policy, PolicyConfig, PromptLayout, Skipped, StagePolicy};
 
 /// The longest context that a session has unless told otherwise: a model trained for 128 Ki tokens would take
 /// gigabytes for its KV cache.
@@ -40,7 +42,9 @@ pub struct Session {
     model: Model,
     options: SessionOptions,
     params: ffi::ContextParams,
-    groups: Vec<ffi::KvGroup>,
+    /// `None`: stock llama.cpp.
+    policy: Option<Arc<dyn Policy>>,
+    kv: KvPlan,
     cancel: CancelHandle,
 }
 
@@ -51,13 +55,41 @@ impl Session {
     /// [`Error::OptionRange`], [`Error::QuantizedValues`], [`Error::Policy`]; [`Error::Unsupported`] if pruning was
     /// asked for and the model cannot be pruned; [`Error::Context`] where llama.cpp refuses.
     pub fn new(model: &Model, options: SessionOptions) -> Result<Self, Error> {
-        options.validate()?;
         options.policy.validate_for(model.n_layer())?;
-        let groups = match &options.policy {
-            PolicyConfig::Off => Vec::new(),
-            policy => {
+        let policy = (options.policy != PolicyConfig::Off)
+            .then(|| Arc::new(options.policy.clone()) as Arc<dyn Policy>);
+        Self::set_up(model, options, policy)
+    }
+
+    /// Sets up a session that prunes with a policy of the program's own. `options.policy` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with_policy(
+        model: &Model,
+        options: SessionOptions,
+        policy: impl Policy + 'static,
+    ) -> Result<Self, Error> {
+        let options = SessionOptions {
+            policy: PolicyConfig::Off,
+            ..options
+        };
+        Self::set_up(model, options, Some(Arc::new(policy)))
+    }
+
+    fn set_up(
+        model: &Model,
+        options: SessionOptions,
+        policy: Option<Arc<dyn Policy>>,
+    ) -> Result<Self, Error> {
+        options.validate()?;
+        let kv = match &policy {
+            None => KvPlan::stock(),
+            Some(policy) => {
                 model.supports_pruning()?;
-                kv_groups(&policy.boundaries(model.n_layer()))
+                let n_layer = model.n_layer();
+                let on_some_prompt = policy.build(n_layer, &some_prompt())?;
+                KvPlan::new(&policy.boundaries(n_layer), on_some_prompt.as_ref())
             }
         };
         let n_threads = n_threads(options.n_threads);
@@ -73,13 +105,14 @@ impl Session {
             offload_kqv: options.offload_kqv,
         };
         let cancel = CancelHandle::default();
-        let context = new_context(model, &params, &groups, &cancel)?;
+        let context = new_context(model, &params, kv.groups(), &cancel)?;
         Ok(Self {
             context,
             model: model.clone(),
             options,
             params,
-            groups,
+            policy,
+            kv,
             cancel,
         })
     }
@@ -255,14 +288,38 @@ impl Session {
         } else {
             0
         };
-        if together > self.context.n_ubatch() {
+        let is_too_small = together > self.context.n_ubatch();
+        if is_too_small {
             self.params.n_ubatch = together;
             self.params.n_batch = self.params.n_batch.max(together);
-            self.context = new_context(&self.model, &self.params, &self.groups, &self.cancel)?;
+        }
+        let need = Need {
+            layout: &prompt.layout,
+            n_predict,
+            n_ctx: self.n_ctx() as usize,
+        };
+        let has_grown = match self.policy_for(prompt)? {
+            Some(policy) => self.kv.fit(policy.as_ref(), need),
+            None => false,
+        };
+        if is_too_small || has_grown {
+            self.renew_context()
         } else {
             self.context.clear();
+            Ok(())
         }
+    }
+
+    fn renew_context(&mut self) -> Result<(), Error> {
+        self.context = new_context(&self.model, &self.params, self.kv.groups(), &self.cancel)?;
         Ok(())
+    }
+
+    /// The session's policy at work on a prompt; `None` for stock llama.cpp.
+    fn policy_for(&self, prompt: &EncodedPrompt) -> Result<Option<Box<dyn StagePolicy>>, Error> {
+        let begin =
+            |policy: &Arc<dyn Policy>| policy::begin(policy.as_ref(), self.model.n_layer(), &prompt.layout);
+        Ok(self.policy.as_ref().map(begin).transpose()?)
     }
 
     /// Computes the prompt. There is no trace if it was stopped.
@@ -271,10 +328,29 @@ impl Session {
         prompt: &EncodedPrompt,
         on_event: OnEvent<'_>,
     ) -> Result<Option<PrefillTrace>, Error> {
-        if self.groups.is_empty() {
-            self.prefill_dense(prompt, on_event)
-        } else {
-            self.prefill_staged(prompt, on_event)
+        let Some(policy) = self.policy_for(prompt)? else {
+            return self.prefill_dense(prompt, on_event);
+        };
+        let mut result = self.prefill_staged(prompt, policy, on_event);
+        if lacked_room(&result) && self.kv.give_all() {
+            // The policy kept more than it had promised.
+            self.renew_context()?;
+            if let Some(policy) = self.policy_for(prompt)? {
+                result = self.prefill_staged(prompt, policy, on_event);
+            }
+        }
+        match result {
+            Ok(trace) => Ok(Some(trace)),
+            Err(PrefillError::Cancelled) => Ok(None),
+            Err(PrefillError::Engine { source, .. }) if source.status == Status::Aborted => Ok(None),
+            Err(PrefillError::Engine { layers, source }) => Err(Error::Compute {
+                what: "the prompt",
+                reason: format!("layers {} to {}: {source}", layers.start, layers.end - 1),
+            }),
+            Err(error) => Err(Error::Compute {
+                what: "the prompt",
+                reason: error.to_string(),
+            }),
         }
     }
 
@@ -300,30 +376,26 @@ impl Session {
     fn prefill_staged(
         &mut self,
         prompt: &EncodedPrompt,
+        mut policy: Box<dyn StagePolicy>,
         on_event: OnEvent<'_>,
-    ) -> Result<Option<PrefillTrace>, Error> {
-        let mut policy = self.options.policy.build(self.model.n_layer(), &prompt.layout)?;
-        let native = self.model.native();
+    ) -> Result<PrefillTrace, PrefillError<ffi::Error>> {
+        let n_layer = self.model.n_layer();
+        let failed = |source| PrefillError::Engine {
+            layers: 0..n_layer,
+            source,
+        };
         let text = match policy.needs_embeddings() {
             Needs::Nothing | Needs::Vision => None,
-            Needs::VisionAndText => {
-                let tokens: Vec<i32> = prompt
-                    .token
-                    .iter()
-                    .copied()
-                    .filter(|&token| token != -1)
-                    .collect();
-                Some(native.token_embd(&tokens).map_err(compute("the prompt"))?)
-            }
+            Needs::VisionAndText => Some(self.text_embeddings(prompt).map_err(failed)?),
         };
         let params = PrefillParams {
             layout: &prompt.layout,
-            n_layer: self.model.n_layer(),
+            n_layer,
             max_rows_per_call: self.context.n_batch() as usize,
             max_rows_per_attention_probe: self.context.n_ubatch() as usize,
             causal_images: !prompt.non_causal,
             embeddings: Some(Embeddings {
-                n_embd: native.n_embd_inp(),
+                n_embd: self.model.native().n_embd_inp(),
                 vision: &prompt.embd,
                 text: text.as_deref(),
             }),
@@ -333,20 +405,15 @@ impl Session {
             let done = progress.n_done as f32 / progress.n_total.max(1) as f32;
             hear(&cancel, on_event, Event::Prefill(done))
         };
-        let mut engine = StagedPrompt::begin(&mut self.context, prompt).map_err(compute("the prompt"))?;
-        match prefill::prefill(&mut engine, &params, policy.as_mut(), &mut on_progress) {
-            Ok(trace) => Ok(Some(trace)),
-            Err(PrefillError::Cancelled) => Ok(None),
-            Err(PrefillError::Engine { source, .. }) if source.status == Status::Aborted => Ok(None),
-            Err(PrefillError::Engine { layers, source }) => Err(Error::Compute {
-                what: "the prompt",
-                reason: format!("layers {} to {}: {source}", layers.start, layers.end - 1),
-            }),
-            Err(error) => Err(Error::Compute {
-                what: "the prompt",
-                reason: error.to_string(),
-            }),
-        }
+        let mut engine = StagedPrompt::begin(&mut self.context, prompt).map_err(failed)?;
+        prefill::prefill(&mut engine, &params, policy.as_mut(), &mut on_progress)
+    }
+
+    /// The text rows of a prompt as the token embedding has them: `[text rows][n_embd]`.
+    fn text_embeddings(&self, prompt: &EncodedPrompt) -> Result<Vec<f32>, ffi::Error> {
+        let is_text = |token: &i32| *token != -1;
+        let tokens: Vec<i32> = prompt.token.iter().copied().filter(is_text).collect();
+        self.model.native().token_embd(&tokens)
     }
 
     /// Passes an event on, unless the request is to stop anyway.
@@ -433,12 +500,17 @@ fn hear(cancel: &CancelHandle, on_event: OnEvent<'_>, event: Event<'_>) -> Contr
     }
 }
 
-/// One KV cache for the layers up to each boundary.
-fn kv_groups(boundaries: &[usize]) -> Vec<ffi::KvGroup> {
-    let begins = std::iter::once(0).chain(boundaries.iter().copied());
-    begins
-        .map(|il_begin| ffi::KvGroup { il_begin, n_cells: 0 })
-        .collect()
+/// The smallest prompt that a policy has something to do on.
+fn some_prompt() -> PromptLayout {
+    PromptLayout {
+        n_rows: 2,
+        vision: std::iter::once(0..1).collect(),
+    }
+}
+
+/// Whether a prefill ended because a KV cache had no room.
+fn lacked_room<T>(result: &Result<T, PrefillError<ffi::Error>>) -> bool {
+    matches!(result, Err(PrefillError::Engine { source, .. }) if source.status == Status::NoSlot)
 }
 
 fn new_context(

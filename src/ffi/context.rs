@@ -365,6 +365,7 @@ impl Context {
         Ok(weight)
     }
 
+    #[cfg(test)]
     /// What rows between two ranges take into the next one: `[rows][n_embd]`.
     pub(crate) fn prompt_hidden(&mut self, rows: &[i32]) -> Result<Vec<f32>, Error> {
         let mut hidden = vec![f32::NAN; rows.len() * self.model.n_embd()];

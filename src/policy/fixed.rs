@@ -193,6 +193,16 @@ impl StagePolicy for Fixed {
         }
     }
 
+    fn vision_bound(&self, il: usize) -> Option<usize> {
+        if il <= self.schedule.fusion_layer {
+            None
+        } else if il < self.exit_from() {
+            Some(self.schedule.keep)
+        } else {
+            Some(0)
+        }
+    }
+
     fn boundaries(&self, n_layer: usize) -> Vec<usize> {
         let mut boundaries = vec![self.schedule.fusion_layer + 1, self.exit_from()];
         boundaries.retain(|&il| il < n_layer);

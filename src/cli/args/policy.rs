@@ -170,6 +170,6 @@ impl PolicyArgs {
 }
 
 /// A whole number from 0 on, with a message in words.
-fn count(value: &str) -> Result<usize, &'static str> {
+pub fn count(value: &str) -> Result<usize, &'static str> {
     value.parse().map_err(|_| "must be a whole number, 0 or more")
 }

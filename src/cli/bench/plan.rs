@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(scaled(AVERAGE, 1).to_string(), "0/10/1");
         for n_layer in 1..100 {
             let policy = PolicyConfig::Fixed(scaled(AVERAGE, n_layer));
-            assert_eq!(policy.validate_for(n_layer), Ok(()), "{n_layer}");
+            assert!(policy.validate_for(n_layer).is_ok(), "{n_layer}");
         }
     }
 
