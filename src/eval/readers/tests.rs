@@ -69,6 +69,34 @@ fn our_own_lines() {
     assert!(questions[2].images.is_empty());
 }
 
+/// The file that ships with the demo.
+#[test]
+fn pictures_with_questions() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/questions.json");
+    let file = QuestionFile {
+        questions: path.clone(),
+        ..QuestionFile::default()
+    };
+    assert_eq!(file.detect().unwrap(), Format::Pictures);
+    let questions = file.read().unwrap();
+    assert_eq!(questions.len(), 18);
+    assert_eq!(
+        (questions[2].id.as_str(), questions[2].prompt.as_str()),
+        ("entry 1.3", "How many objects are there?")
+    );
+    assert_eq!(questions[2].answers, ["5"]);
+    assert_eq!(
+        questions[6].images,
+        [ImageSource::Path(path.with_file_name("crosses.png"))]
+    );
+    crate::eval::check_images(&questions).unwrap();
+    let folder = folder(&[(
+        "q.json",
+        r#"[{"image": "a.png", "questions": [{"question": "q"}]}]"#,
+    )]);
+    assert!(error(&folder, "q.json").contains("entry 1.1: answers is missing"));
+}
+
 #[test]
 fn an_image_folder_of_ones_own() {
     let folder = folder(&[("questions.jsonl", HELD_OUT)]);
@@ -198,6 +226,15 @@ fn pope_answers_of_another_release_are_refused() {
         message.contains("3 answers") && message.contains("2 questions"),
         "{message}"
     );
+}
+
+#[test]
+fn format_names_read_back_and_are_documented() {
+    for (name, format) in Format::ALL {
+        assert_eq!((name.parse(), format.name()), (Ok(format), name));
+        assert!(include_str!("../../../docs/eval.md").contains(&format!("| `{name}` |")));
+    }
+    assert!("vqav2".parse::<Format>().unwrap_err().contains("textvqa"));
 }
 
 #[test]
