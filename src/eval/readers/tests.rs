@@ -361,7 +361,7 @@ fn mme_with_both_of_its_folder_layouts() {
 fn scienceqa_with_and_without_a_picture() {
     let conversations = serde_json::json!([
         {"id": "4", "conversations": [
-            {"from": "human", "value": "Which figure of speech?\nA. chiasmus\nB. apostrophe"}, {"from": "gpt", "value": "B"}]},
+            {"from": "human", "value": "Which figure of speech?\nA. chiasmus\n(a cross)\nB. apostrophe"}, {"from": "gpt", "value": "B"}]},
         {"id": "5", "image": "5/image.png", "conversations": [
             {"from": "human", "value": "<image>\nContext: A. B. Smith.\nWhich?\nA. one\nB. two\nC. three"}, {"from": "gpt", "value": "C"}]}
     ]);
@@ -376,7 +376,7 @@ fn scienceqa_with_and_without_a_picture() {
     ]);
     let questions = file(&folder, "llava_test_CQM-A.json").read().unwrap();
     assert!(questions[0].images.is_empty());
-    assert_eq!(questions[0].options, ["chiasmus", "apostrophe"]);
+    assert_eq!(questions[0].options, ["chiasmus\n(a cross)", "apostrophe"]);
     assert_eq!(questions[0].category.as_deref(), Some("text only"));
     assert_eq!(image(&questions[1], &folder), "images/test/5/image.png");
     assert_eq!(questions[1].options, ["one", "two", "three"]);

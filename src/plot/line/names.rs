@@ -18,7 +18,12 @@ impl Drawing<'_> {
         let (texts, labels) = self.wanted_labels();
         let bounds = Area {
             left: self.plot.left + 2.0,
-            top: self.plot.top - 14.0,
+            // names of marks stand just above the plot
+            top: if self.mark_rows.is_empty() {
+                self.plot.top - 14.0
+            } else {
+                self.plot.top
+            },
             right: WIDTH - 6.0,
             bottom: self.plot.bottom - 3.0,
         };
