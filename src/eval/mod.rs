@@ -11,6 +11,27 @@
 //! Nothing here runs a model: the command does, and asks the [`Store`] what is still to be asked. Scores are not
 //! stored but computed from the answers' text whenever a [`Summary`] is made.
 //! `docs/eval.md` describes formats and rules.
+//!
+//! ```no_run
+//! use visipruner::eval::{QuestionFile, Record, Settings, Store, Summary, table};
+//! # use visipruner::report::RunReport;
+//! # fn answer(prompt: &str) -> (f64, RunReport) { (0.0, RunReport::default()) }
+//!
+//! let questions = QuestionFile { questions: "questions.jsonl".into(), ..QuestionFile::default() }.read()?;
+//! let mut store = Store::open("answers.jsonl", &Settings::from([("n_predict".into(), 24.into())]))?;
+//! store.add_policy("off", &serde_json::json!({"policy": "off"}))?;
+//! for question in &questions {
+//!     if !store.has(&question.id, "off") {
+//!         let (ttft_ms, report) = answer(&question.prompt);
+//!         store.add(Record::new(&question.id, "off", ttft_ms, &report))?;
+//!     }
+//! }
+//! let summary = Summary::new(&questions, &store.contents().records, &["off"], "off");
+//! for table in table::tables(&summary) {
+//!     println!("{}", table.to_terminal());
+//! }
+//! # Ok::<(), visipruner::eval::EvalError>(())
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod curve;

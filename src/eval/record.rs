@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::hash::Fnv;
-use crate::policy::cost::{DenseActual, KvBytes};
+use crate::policy::cost::KvBytes;
 use crate::report::{Count, RunReport};
 
 /// What a policy answered to a question, and what that cost.
@@ -59,15 +59,6 @@ pub struct Spent {
 
 impl From<Count> for Spent {
     fn from(count: Count) -> Self {
-        Self {
-            dense: count.dense,
-            actual: count.actual,
-        }
-    }
-}
-
-impl From<DenseActual> for Spent {
-    fn from(count: DenseActual) -> Self {
         Self {
             dense: count.dense,
             actual: count.actual,
@@ -178,5 +169,21 @@ pub(super) mod tests {
             ..report
         };
         assert_ne!(Record::new("q", "off", 12.5, &other).tokens, record.tokens);
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let docs = include_str!("../../docs/eval.md");
+        let skipped = Record {
+            skipped: Some("off".to_owned()),
+            ..record("q", "off", "red")
+        };
+        let json = serde_json::to_value(skipped).unwrap();
+        for key in json.as_object().unwrap().keys() {
+            assert!(
+                docs.contains(&format!("`{key}`")),
+                "docs/eval.md does not mention `{key}`"
+            );
+        }
     }
 }

@@ -5,9 +5,9 @@
 //! that is killed loses at most the line that it was writing, which is noticed when the file is opened again. Lines
 //! are not forced to the disk one by one, so a power failure may take more of them; their questions are asked again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,10 @@ impl Store {
     /// something else, [`EvalError::InUse`], [`EvalError::DamagedStore`], and [`EvalError::Io`].
     pub fn open(path: impl Into<PathBuf>, settings: &Settings) -> Result<Self, EvalError> {
         let path = path.into();
+        let settings: Settings = settings
+            .iter()
+            .map(|(name, value)| (name.clone(), as_read(value)))
+            .collect();
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -78,10 +82,7 @@ impl Store {
             .truncate(false)
             .open(&path)
             .map_err(failed("open", &path))?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => EvalError::InUse { path: path.clone() },
-            TryLockError::Error(source) => failed("lock", &path)(source),
-        })?;
+        lock(&file, &path)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed("read", &path))?;
         let header = to_line(&Line::VisiprunerEval {
@@ -105,7 +106,7 @@ impl Store {
             store.write(&header)?;
             store.contents.settings = settings.clone();
         }
-        store.check(settings)?;
+        store.check(&settings)?;
         let keys = store
             .contents
             .records
@@ -120,6 +121,7 @@ impl Store {
     /// # Errors
     /// [`EvalError::OtherSettings`] if the label stood for other fields, [`EvalError::Io`].
     pub fn add_policy(&mut self, label: &str, fields: &Value) -> Result<(), EvalError> {
+        let fields = &as_read(fields);
         match self.contents.policies.iter().find(|(known, _)| known == label) {
             Some((_, before)) if before == fields => Ok(()),
             Some((_, before)) => Err(EvalError::OtherSettings {
@@ -194,7 +196,7 @@ impl Store {
 
     fn check(&self, settings: &Settings) -> Result<(), EvalError> {
         let before = &self.contents.settings;
-        let names: std::collections::BTreeSet<&String> = before.keys().chain(settings.keys()).collect();
+        let names: BTreeSet<&String> = before.keys().chain(settings.keys()).collect();
         let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
         let differences: Vec<String> = names
             .into_iter()
@@ -278,6 +280,23 @@ fn contents(path: &Path, lines: Vec<Line>) -> Result<Option<Contents>, EvalError
         }
     }
     Ok(Some(contents))
+}
+
+/// File systems without locks (some on networks) do without.
+fn lock(file: &File, path: &Path) -> Result<(), EvalError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(EvalError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) if source.kind() == ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(source)) => Err(failed("lock", path)(source)),
+    }
+}
+
+/// A value as it comes back from the file: numbers that were read may differ in the last bit from what was written.
+fn as_read(value: &Value) -> Value {
+    serde_json::from_str(&value.to_string()).expect("JSON that was just written")
 }
 
 fn to_line(line: &Line) -> String {

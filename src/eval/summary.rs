@@ -238,26 +238,27 @@ fn yes_no(members: &[&Graded]) -> Option<YesNo> {
     if !members.iter().all(|graded| graded.question.scoring.is_yes_no()) {
         return None;
     }
-    let count = |chosen: &mut dyn Iterator<Item = &&Graded>| {
+    let said: Vec<(Option<&str>, bool)> = members
+        .iter()
+        .map(|graded| {
+            let is_yes = |answer: &String| answer.trim().eq_ignore_ascii_case("yes");
+            (
+                graded.grade.read.as_deref(),
+                graded.question.answers.iter().any(is_yes),
+            )
+        })
+        .collect();
+    let count = |chosen: &mut dyn Iterator<Item = usize>| {
         let mut counts = Confusion::default();
-        for graded in chosen {
-            let expects_yes = graded
-                .question
-                .answers
-                .iter()
-                .any(|answer| answer.trim().eq_ignore_ascii_case("yes"));
-            counts.add(graded.grade.read.as_deref(), expects_yes);
-        }
+        chosen.for_each(|i| counts.add(said[i].0, said[i].1));
         counts
     };
-    let counts = count(&mut members.iter());
+    let counts = count(&mut (0..said.len()));
     Some(YesNo {
         counts,
         precision: counts.precision(),
         recall: counts.recall(),
-        f1: stats::bootstrap(members.len(), |chosen| {
-            count(&mut chosen.iter().map(|&i| &members[i])).f1()
-        }),
+        f1: stats::bootstrap(said.len(), |chosen| count(&mut chosen.iter().copied()).f1()),
         yes_ratio: counts.yes_ratio(),
     })
 }

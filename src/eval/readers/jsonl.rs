@@ -16,8 +16,8 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
         .collect()
 }
 
-/// A question without an id is named by its line.
-fn question(entry: Fields, images: &Path, scoring: Scoring) -> Result<Placed, EvalError> {
+/// A question without an id is named by its place.
+pub fn question(entry: Fields, images: &Path, scoring: Scoring) -> Result<Placed, EvalError> {
     let mut answers = entry.texts("answers")?;
     answers.extend(entry.texts("answer")?);
     if answers.is_empty() {

@@ -8,6 +8,7 @@ mod jsonl;
 mod llava;
 mod mmbench;
 mod mme;
+mod pictures;
 mod pope;
 mod scienceqa;
 mod textvqa;
@@ -28,6 +29,8 @@ use super::scoring::Scoring;
 pub enum Format {
     /// Ours: a JSON object per line.
     Jsonl,
+    /// Ours too: a JSON list of pictures with questions, as `models/demo/questions.json`.
+    Pictures,
     /// `llava_pope_test.jsonl`, with the answers in `coco_pope_{random,popular,adversarial}.json`.
     Pope,
     /// `llava_gqa_testdev_balanced.jsonl`, with the answers in `testdev_balanced_questions.json`.
@@ -43,8 +46,9 @@ pub enum Format {
 }
 
 impl Format {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 8] = [
         ("jsonl", Self::Jsonl),
+        ("pictures", Self::Pictures),
         ("pope", Self::Pope),
         ("gqa", Self::Gqa),
         ("textvqa", Self::TextVqa),
@@ -62,7 +66,7 @@ impl Format {
     /// Where the pictures are if nobody says so, relative to the question file's folder.
     fn image_folder(self) -> &'static str {
         match self {
-            Self::Jsonl | Self::MmBench => "",
+            Self::Jsonl | Self::Pictures | Self::MmBench => "",
             Self::Pope => "val2014",
             Self::Gqa => "images",
             Self::TextVqa => "train_images",
@@ -97,7 +101,7 @@ pub struct QuestionFile {
     /// The file or folder with the answers, for formats that keep them apart. `None`: looked for by its published name
     /// beside the question file and one folder below.
     pub annotations: Option<PathBuf>,
-    /// How answers are judged where the questions do not say: only [`Format::Jsonl`] leaves that open. Default: exact.
+    /// How answers are judged where the questions do not say: only our own formats leave that open. Default: exact.
     pub scoring: Scoring,
 }
 
@@ -114,6 +118,7 @@ impl QuestionFile {
         };
         let questions = match format {
             Format::Jsonl => jsonl::read(self, &self.images(format)),
+            Format::Pictures => pictures::read(self, &self.images(format)),
             Format::Pope => pope::read(self, &self.images(format)),
             Format::Gqa => gqa::read(self, &self.images(format)),
             Format::TextVqa => textvqa::read(self, &self.images(format)),
@@ -135,7 +140,12 @@ impl QuestionFile {
         }
         let text = read_text(path)?;
         if text.trim_start().starts_with('[') {
-            return Ok(Format::ScienceQa);
+            let is_scienceqa = text.contains("\"conversations\"");
+            return Ok(if is_scienceqa {
+                Format::ScienceQa
+            } else {
+                Format::Pictures
+            });
         }
         let first = text.lines().find(|line| !line.trim().is_empty());
         let first = first.ok_or_else(|| EvalError::NoQuestions { path: path.clone() })?;

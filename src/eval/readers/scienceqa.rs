@@ -57,14 +57,22 @@ fn turn(entry: &Fields, n: usize) -> Result<String, EvalError> {
         .ok_or_else(|| entry.missing(&format!("conversations[{n}].value")))
 }
 
-/// The last lines, if they are `A. ...`, `B. ...` and so on.
+/// From the last line that begins with `A. ` on: a line that begins with the next letter begins the next option, any
+/// other line belongs to the one before.
 fn options(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
-    let start = lines
-        .iter()
-        .rposition(|line| line.starts_with("A. "))
-        .unwrap_or(lines.len());
-    let lettered = ('A'..='Z').zip(&lines[start..]);
-    let options = lettered.map_while(|(letter, line)| line.strip_prefix(letter)?.strip_prefix(". "));
-    options.map(str::to_owned).collect()
+    let start = lines.iter().rposition(|line| line.starts_with("A. "));
+    let mut options: Vec<String> = Vec::new();
+    for line in &lines[start.unwrap_or(lines.len())..] {
+        let next = char::from(b'A' + options.len().min(25) as u8);
+        match line.strip_prefix(next).and_then(|rest| rest.strip_prefix(". ")) {
+            Some(option) => options.push(option.to_owned()),
+            None => {
+                if let Some(option) = options.last_mut() {
+                    *option = format!("{option}\n{line}");
+                }
+            }
+        }
+    }
+    options
 }

@@ -234,6 +234,7 @@ mod tests {
             assert_eq!(name.parse(), Ok(scoring));
             assert_eq!(scoring.name(), name);
             assert_eq!(serde_json::to_value(scoring).unwrap(), name);
+            assert!(include_str!("../../../docs/eval.md").contains(&format!("### `{name}`")));
         }
         assert!("exakt".parse::<Scoring>().unwrap_err().contains("relaxed"));
     }

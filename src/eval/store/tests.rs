@@ -163,3 +163,17 @@ fn one_run_at_a_time() {
     drop(store);
     assert!(Store::open(&path, &settings()).is_ok());
 }
+
+/// Numbers whose last bit does not survive being written and read are the same setting all the same.
+#[test]
+fn any_number_is_a_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.jsonl");
+    let numbers: Vec<f64> = (1..3000).map(|i| 1e-7 * f64::from(i).powi(3) / 7.0).collect();
+    let settings = Settings::from([("numbers".to_owned(), json!(numbers))]);
+    for _ in 0..2 {
+        let mut store = Store::open(&path, &settings).unwrap();
+        store.add_policy("p", &json!({"numbers": numbers})).unwrap();
+        assert_eq!(store.contents().policies.len(), 1);
+    }
+}
