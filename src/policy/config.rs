@@ -118,8 +118,16 @@ impl PolicyConfig {
         }
     }
 
+    /// The fields of the three stages, if it is they or has them as a part.
+    pub fn visipruner(&self) -> Option<&VisiPrunerConfig> {
+        self.parts().find_map(|part| match part {
+            Self::VisiPruner(config) => Some(config),
+            _ => None,
+        })
+    }
+
     /// The policies that it is made of, in the order in which they act; none for [`PolicyConfig::Off`].
-    fn parts(&self) -> impl Iterator<Item = &Self> {
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
         let [first, second] = match self {
             Self::Off => [None, None],
             Self::Composed(both) => [Some(both.before()), Some(both.within())],
