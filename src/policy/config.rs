@@ -3,7 +3,7 @@
 //! A policy comes from up to three places, later ones winning field by field: a preset for the model
 //! ([`super::presets`]), a TOML policy file, and single fields given by the caller (both [`PolicyOverrides`]).
 //!
-//! A new policy is a file with its fields ([`PolicyFields`]) and a line in the list in `list.rs`; fields that no policy
+//! A new policy is a file with its fields (`PolicyFields`) and a line in the list in `list.rs`; fields that no policy
 //! has yet get a line in [`PolicyOverrides`], and a flag.
 
 mod choice;

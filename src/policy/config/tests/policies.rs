@@ -275,7 +275,7 @@ fn defaults_that_a_small_model_does_not_have_say_what_to_set() {
         let policy = of(text);
         let layout = PromptLayout {
             n_rows: 5,
-            vision: Vec::from([1..3]),
+            vision: vec![1..2, 2..3],
         };
         assert_eq!(policy.validate_for(8).unwrap_err().to_string(), expected);
         assert!(policy.build(8, &layout).is_err());

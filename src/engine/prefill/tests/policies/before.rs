@@ -59,8 +59,8 @@ fn an_image_may_be_dropped_whole() {
 #[test]
 fn embeddings_must_be_there_if_needed() {
     let layout = one_image();
-    let vision = vec![1.0; 4 * N_EMBD];
-    let short = vec![1.0; 3 * N_EMBD];
+    let vision = [1.0; 4 * N_EMBD];
+    let short = [1.0; 3 * N_EMBD];
     let given = |vision, text| {
         Some(Embeddings {
             n_embd: N_EMBD,
