@@ -296,7 +296,7 @@ pub struct ReportArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Put the contribution of each vision token in each probed layer into the report
+    /// Put the contribution or attention of each vision token in each probed layer into the report
     #[arg(long)]
     pub report_probes: bool,
 

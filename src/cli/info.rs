@@ -4,7 +4,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use visipruner::engine::Image;
 use visipruner::gguf::{LlmShape, ProjectorShape, file_type_name};
-use visipruner::policy::PolicyConfig;
 
 use super::args::{InfoArgs, PolicyArgs};
 use super::error::Error;
@@ -232,11 +231,10 @@ fn policy_in_words(policy: &ChosenPolicy, has_projector: bool) -> String {
                 .to_owned();
         }
     };
-    match &resolved.policy {
-        PolicyConfig::VisiPruner(config) => {
-            format!("{}, {source}, stages {}", resolved.policy.name(), config.stages)
-        }
-        policy => format!("{}, {source}", policy.name()),
+    let name = resolved.policy.name();
+    match resolved.policy.visipruner() {
+        Some(config) => format!("{name}, {source}, stages {}", config.stages),
+        None => format!("{name}, {source}"),
     }
 }
 

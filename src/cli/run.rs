@@ -186,7 +186,7 @@ fn say_about_policy(policy: &ChosenPolicy, terminal: &mut Terminal) {
         );
     }
     let is_borrowed = policy.file.is_none() && resolved.preset.is_none();
-    if is_borrowed && matches!(resolved.policy, PolicyConfig::VisiPruner(_)) {
+    if is_borrowed && resolved.policy.visipruner().is_some() {
         terminal.warn(
             "no thresholds are known for this model: what no flag says is taken from LLaVA-1.5 7B and may keep too much \
              or too little",

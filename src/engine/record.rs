@@ -8,9 +8,9 @@ use super::request::Request;
 use super::session::Session;
 use super::shapes::model_shape;
 use crate::ffi::KvUsage;
+use crate::policy::Stage;
 use crate::policy::cost::{KvBytes, prefill_flops};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
-use crate::policy::{PolicyConfig, Stage};
 use crate::report::{RunReport, TimesMs};
 
 /// What is known before anything runs.
@@ -129,7 +129,7 @@ pub(crate) fn beyond_training(session: &Session, prompt: &EncodedPrompt) -> Opti
 
 /// What the user should know about the decisions of a prefill: with a quantized KV cache they may be off.
 pub(crate) fn warnings(options: &SessionOptions, trace: &PrefillTrace) -> Vec<String> {
-    let PolicyConfig::VisiPruner(policy) = &options.policy else {
+    let Some(policy) = options.policy.visipruner() else {
         return Vec::new();
     };
     let Some(ty) = [options.type_k, options.type_v]
@@ -190,6 +190,7 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::PolicyConfig;
     use crate::policy::PromptLayout;
     use crate::policy::Skipped;
     use crate::policy::config::VisiPrunerConfig;

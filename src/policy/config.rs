@@ -3,7 +3,7 @@
 //! A policy comes from up to three places, later ones winning field by field: a preset for the model
 //! ([`super::presets`]), a TOML policy file, and single fields given by the caller (both [`PolicyOverrides`]).
 //!
-//! A new policy is a file with its fields ([`PolicyFields`]) and a line in the list in `list.rs`; fields that no policy
+//! A new policy is a file with its fields (`PolicyFields`) and a line in the list in `list.rs`; fields that no policy
 //! has yet get a line in [`PolicyOverrides`], and a flag.
 
 mod choice;
@@ -118,8 +118,16 @@ impl PolicyConfig {
         }
     }
 
+    /// The fields of the three stages, if it is they or has them as a part.
+    pub fn visipruner(&self) -> Option<&VisiPrunerConfig> {
+        self.parts().find_map(|part| match part {
+            Self::VisiPruner(config) => Some(config),
+            _ => None,
+        })
+    }
+
     /// The policies that it is made of, in the order in which they act; none for [`PolicyConfig::Off`].
-    fn parts(&self) -> impl Iterator<Item = &Self> {
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
         let [first, second] = match self {
             Self::Off => [None, None],
             Self::Composed(both) => [Some(both.before()), Some(both.within())],

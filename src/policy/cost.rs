@@ -510,6 +510,44 @@ mod tests {
         );
     }
 
+    /// Pictures are encoded whole; then it is as if the prompt had shorter ones.
+    #[test]
+    fn what_never_entered_costs_its_encoding_only() {
+        let (layout, shape) = (two_images(), small());
+        let entered = vec![VisionIndex(0), VisionIndex(2), VisionIndex(5)];
+        let mut trace = dense(&layout, 3);
+        trace.entered = Some(entered.clone());
+        for layer in &mut trace.layers {
+            layer.n_rows = 9;
+            layer.vision = entered.clone();
+        }
+        let vision = VisionShape {
+            n_layer: 1,
+            n_embd: 4,
+            n_ff: 6,
+            n_ff_matrices: 2,
+            patch_size: 2,
+            n_patches_per_token: 1,
+            n_extra_rows: 1,
+            n_projector_weights: 9,
+        };
+        let flops = prefill_flops(&shape, Some(&vision), &layout, true, &trace);
+        let short = PromptLayout {
+            n_rows: 9,
+            vision: vec![2..4, 6..7],
+        };
+        let expected = prefill_flops(&shape, None, &short, true, &dense(&short, 3));
+        assert_eq!(
+            flops.model.actual,
+            expected.model.dense + 2 * encoder_flops(&vision, 3)
+        );
+        assert_eq!(flops.paper.actual, expected.paper.dense);
+        assert_eq!(flops.vision_attention.actual, expected.vision_attention.dense);
+        let whole = prefill_flops(&shape, Some(&vision), &layout, true, &dense(&layout, 3));
+        assert_eq!(flops.model.dense, whole.model.dense);
+        assert_eq!(trace.n_cells(), [9, 9, 9]);
+    }
+
     #[test]
     fn the_encoder_counts_once_per_image() {
         let vision = VisionShape {

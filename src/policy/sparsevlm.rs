@@ -132,7 +132,8 @@ pub fn raters(layout: &PromptLayout, present: &[VisionIndex], embeddings: &Embed
     let after = &text[n_before * embeddings.n_embd..];
     let shares = affinity_shares(present, after, embeddings);
     let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-    let is_rater = |share: f64| !(share < mean * (1.0 - SHARE_ROUNDING));
+    // Embeddings that are not finite must not leave a prompt without raters.
+    let is_rater = |share: f64| share >= mean * (1.0 - SHARE_ROUNDING) || share.is_nan();
     let rows = rows[n_before..].iter().zip(shares);
     rows.filter(|&(_, share)| is_rater(share))
         .map(|(&row, _)| row)

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::policy::config::VisiPrunerConfig;
 use crate::policy::trace::ProbeTrace;
-use crate::policy::{Row, Skipped, TextToVision, VisionIndex, VisionToVision};
+use crate::policy::{
+    AttentionReading, PolicyOverrides, Row, Skipped, TextToVision, VisionIndex, VisionToVision,
+};
 
 /// Ten layers: twelve rows with the shallow stage in layer 0, fusion in layer 4 keeps two of seven vision tokens, exit
 /// in layer 6.
@@ -71,6 +73,46 @@ fn of_prefill(with_probes: bool) -> RunReport {
         &trace.n_cells(),
         with_probes,
     )
+}
+
+/// Some tokens entered, and layer 3 ranked them by attention.
+fn ranked() -> RunReport {
+    let mut trace = trace();
+    trace.entered = Some(vec![VisionIndex(1), VisionIndex(5), VisionIndex(6)]);
+    trace.layers[3].probe = None;
+    trace.layers[3].weights = Some(AttentionReading {
+        tokens: trace.entered.clone().unwrap(),
+        weight: vec![0.5, 0.25, 0.0],
+    });
+    RunReport::of_prefill(&layout(), &[7; 12], &trace, &trace.n_cells(), true)
+}
+
+#[test]
+fn rankings_and_what_entered_are_reported() {
+    let report = ranked();
+    assert_eq!(report.entered, Some(vec![1, 5, 6]));
+    let layer = &report.layers[3];
+    assert_eq!(
+        (layer.probe, layer.attention.as_deref(), &layer.cos),
+        (Some(ProbeKind::Rank), Some(&[0.5, 0.25, 0.0][..]), &None)
+    );
+    assert_eq!(report.layers[4].probe, Some(ProbeKind::Middle));
+    let json: serde_json::Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+    assert_eq!(
+        (&json["layers"][3]["probe"], &json["layers"][3]["attention"][1]),
+        (&"rank".into(), &0.25.into())
+    );
+    let mut trace = trace();
+    trace.layers[3].probe = None;
+    trace.layers[3].weights = Some(AttentionReading {
+        tokens: Vec::new(),
+        weight: vec![0.5],
+    });
+    let without = RunReport::of_prefill(&layout(), &[7; 12], &trace, &trace.n_cells(), false);
+    assert_eq!(
+        (without.layers[3].probe, &without.layers[3].attention),
+        (Some(ProbeKind::Rank), &None)
+    );
 }
 
 /// A report with every key.
@@ -198,16 +240,42 @@ fn schema() -> serde_json::Value {
 #[test]
 fn reports_of_every_kind_satisfy_the_schema() {
     let validator = jsonschema::validator_for(&schema()).unwrap();
-    let fixed = PolicyConfig::Fixed("4/2/7".parse().unwrap());
-    for report in [
+    let fixed = "\nfusion_layer = 4\nkeep = 2\nexit_from = 7";
+    let policies = [
+        ("visipruner", ""),
+        ("fixed", fixed),
+        ("vtw", ""),
+        ("fastv", ""),
+        ("pyramiddrop", ""),
+        ("sparsevlm", ""),
+        ("divprune", ""),
+        ("random", "\nbudget = 64"),
+        ("uniform", ""),
+        ("divprune+visipruner", ""),
+        ("random+sparsevlm", ""),
+        ("uniform+fixed", fixed),
+    ];
+    let with_policy = |(name, fields): (&str, &str)| {
+        let file = format!("policy = '{name}'{fields}");
+        let overrides = PolicyOverrides::from_toml(&file).unwrap();
+        RunReport {
+            policy: overrides.apply(&PolicyConfig::Off).unwrap(),
+            ..sample()
+        }
+    };
+    let custom = RunReport {
+        policy: PolicyConfig::Off,
+        custom_policy: Some(String::from("centre")),
+        ..sample()
+    };
+    let others = [
         sample(),
         of_prefill(false),
-        RunReport {
-            policy: fixed,
-            ..sample()
-        },
         RunReport::default(),
-    ] {
+        ranked(),
+        custom,
+    ];
+    for report in policies.into_iter().map(with_policy).chain(others) {
         let json = serde_json::to_value(&report).unwrap();
         let errors: Vec<String> = validator
             .iter_errors(&json)
@@ -239,6 +307,10 @@ fn the_schema_refuses_what_is_not_a_report() {
         ("/layers/3/probe", "both".into()),
         ("/layers/0/shallow/text_to_vision", "sink".into()),
         ("/policy/layer0", "both".into()),
+        ("/policy/exit_from", 3.into()),
+        ("/policy/policy", "vtw".into()),
+        ("/policy/policy", "visipruner+divprune".into()),
+        ("/entered", serde_json::json!(["1"])),
         ("/image_spans", serde_json::json!([[1, 2, 3]])),
     ] {
         assert!(!spoil(path, value), "{path}");

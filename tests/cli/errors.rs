@@ -53,12 +53,18 @@ fn values_out_of_range_name_the_range() {
             ["--vision-encoder", "hf"],
             ["--vision-encoder", "reference, upstream"],
         ),
-        (["--policy", "fastv"], ["--policy", "off, visipruner, fixed"]),
+        (["--policy", "best"], ["--policy", "off, visipruner, fixed, vtw"]),
+        (
+            ["--policy", "visipruner+divprune"],
+            ["--policy", "do not go together"],
+        ),
+        (["--rank-layers", "3,x"], ["--rank-layers", "0 or more"]),
+        (["--budget", "half"], ["--budget", "12.5%"]),
         (["--stages", "low"], ["--stages", "shallow, middle, deep"]),
         (["--layer0", "all"], ["--layer0", "merge, half, none"]),
         (["--shallow-mask", "x"], ["--shallow-mask", "sink, skip"]),
         (["--exit-count", "x"], ["--exit-count", "cumulative, consecutive"]),
-        (["--keep", "-1"], ["--keep", "0 or more"]),
+        (["--keep", "-1"], ["--keep", "not a budget"]),
         (
             ["--layer-threshold", "1.5"],
             ["layer_threshold is 1.5", "from -1 to 1"],
@@ -95,7 +101,15 @@ fn policy_fields_are_checked_against_the_model() {
     );
     assert_error(
         &run_with(&["-p", "x", "--policy", "off", "--keep", "3"]),
-        &["keep belongs to the policy fixed", "off"],
+        &["keep belongs to the policies fixed, fastv", "off"],
+    );
+    assert_error(
+        &run_with(&["-p", "x", "--policy", "pyramiddrop"]),
+        &[
+            "rank_layers is 7,15,23",
+            &format!("from 0 to {last}"),
+            "--rank-layers",
+        ],
     );
 }
 

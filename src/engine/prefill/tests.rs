@@ -8,6 +8,7 @@ mod contract;
 mod fake;
 mod literal;
 mod masks;
+mod policies;
 mod random;
 mod stages;
 
@@ -52,11 +53,11 @@ fn go_on(_: Progress) -> ControlFlow<()> {
 }
 
 /// Runs a prompt on a fake engine and holds every rule that holds for any policy against what came out.
-fn run_with(
+fn run_with<'a>(
     engine: &mut Fake,
-    layout: &PromptLayout,
+    layout: &'a PromptLayout,
     policy: &PolicyConfig,
-    adjust: impl FnOnce(&mut PrefillParams<'_>),
+    adjust: impl FnOnce(&mut PrefillParams<'a>),
 ) -> PrefillTrace {
     let mut params = PrefillParams {
         layout,

@@ -1,3 +1,5 @@
+mod policies;
+
 use std::path::Path;
 
 use super::*;

@@ -129,7 +129,7 @@ fn zeros_and_single_tokens_are_no_trouble() {
     assert_eq!(select(&[0.0, 0.0, 1.0, 0.0], 2, 1, &all(2)), [0]);
     let layout = PromptLayout {
         n_rows: 3,
-        vision: Vec::from([1..2]),
+        vision: std::iter::once(1..2).collect(),
     };
     let config = DivPruneConfig(BeforeConfig {
         budget: Budget::Count(1),

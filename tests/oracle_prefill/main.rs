@@ -5,7 +5,9 @@
 // A layout with one image is a list of one range.
 #![allow(clippy::single_range_in_vec_init)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod policies;
 
 use std::ops::ControlFlow;
 
