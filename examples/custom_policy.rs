@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let model = Model::load(model, &ModelOptions::default(), |_| Continue(()))?;
     let mut projector = Projector::load(mmproj, &model, &ProjectorOptions::default(), |_| Continue(()))?;
-    let mut session = Session::with_policy(&model, SessionOptions::default(), Box::new(Centre))?;
+    let mut session = Session::with_policy(&model, SessionOptions::default(), Centre)?;
 
     let question = rest.first().map_or("What is in the picture?", String::as_str);
     let request = Request {

@@ -66,6 +66,10 @@ impl<S: Selection> StagePolicy for BeforeModel<S> {
         Vec::new()
     }
 
+    fn vision_bound(&self, _il: usize) -> Option<usize> {
+        Some(self.n_kept)
+    }
+
     fn outcome(&self) -> Outcome {
         Outcome {
             skipped: (!self.has_dropped).then_some(Skipped::WithinBudget),

@@ -159,6 +159,14 @@ impl StagePolicy for Ranking {
         self.schedule.boundaries(n_layer)
     }
 
+    fn vision_bound(&self, il: usize) -> Option<usize> {
+        let ranked = self.schedule.rank_layers.iter().zip(&self.schedule.keep);
+        ranked
+            .filter(|&(&rank_layer, _)| rank_layer < il)
+            .map(|(_, budget)| budget.of(self.n_vision))
+            .min()
+    }
+
     fn outcome(&self) -> Outcome {
         Outcome {
             fusion_layer: self.first_drop,

@@ -100,6 +100,10 @@ impl StagePolicy for Vtw {
         Vec::from_iter((self.exit_from < n_layer).then_some(self.exit_from))
     }
 
+    fn vision_bound(&self, il: usize) -> Option<usize> {
+        (il >= self.exit_from).then_some(0)
+    }
+
     fn outcome(&self) -> Outcome {
         Outcome {
             fusion_layer: None,

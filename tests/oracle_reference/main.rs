@@ -3,7 +3,9 @@
 //! decoded from what is left in the cache) is what the definition says, for every combination of stages.
 #![cfg(feature = "native")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod policies;
 
 use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
