@@ -21,6 +21,7 @@ pub(crate) fn start(session: &Session, encoder: Option<&EncodedBy>) -> RunReport
         model: model.path().display().to_string(),
         mmproj: encoder.map(|encoder| encoder.path.display().to_string()),
         policy: session.options().policy.clone(),
+        custom_policy: session.custom_policy(),
         times_ms: TimesMs {
             load: ms(load),
             ..TimesMs::default()
@@ -66,6 +67,7 @@ pub(crate) fn prefill(
         model: report.model,
         mmproj: report.mmproj,
         policy: report.policy,
+        custom_policy: report.custom_policy,
         times_ms,
         warnings: report.warnings,
         logits,

@@ -216,6 +216,15 @@ impl Session {
         Ok(answer)
     }
 
+    /// The name of the program's own policy, if it brought one.
+    pub(crate) fn custom_policy(&self) -> Option<String> {
+        let is_own = self.options.policy == PolicyConfig::Off;
+        self.policy
+            .as_ref()
+            .filter(|_| is_own)
+            .map(|policy| policy.name())
+    }
+
     pub(crate) fn context(&mut self) -> &mut ffi::Context {
         &mut self.context
     }

@@ -127,6 +127,7 @@ fn every_kind_of_cache() {
         for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
             for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
                 let options = SessionOptions {
+                    n_threads: Some(1),
                     flash_attn,
                     type_k: kv,
                     type_v: kv,

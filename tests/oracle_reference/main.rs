@@ -94,8 +94,11 @@ impl Fixture {
 
     fn load(model_path: &Path, mmproj: &Path, folder: tempfile::TempDir) -> Fixture {
         let model = Model::load(model_path, &ModelOptions::default(), |_| Continue(())).unwrap();
-        let projector =
-            Projector::load(mmproj, &model, &ProjectorOptions::default(), |_| Continue(())).unwrap();
+        let options = ProjectorOptions {
+            n_threads: Some(1),
+            ..ProjectorOptions::default()
+        };
+        let projector = Projector::load(mmproj, &model, &options, |_| Continue(())).unwrap();
         Fixture {
             model,
             projector,
@@ -107,6 +110,7 @@ impl Fixture {
     fn run(&mut self, question: &Question, policy: &PolicyConfig, setup: Setup) -> RunReport {
         let options = SessionOptions {
             n_ctx: Some(512),
+            n_threads: Some(1), // tests run side by side
             n_ubatch: setup.n_ubatch,
             flash_attn: setup.flash_attn,
             type_k: setup.kv_type,
