@@ -18,8 +18,8 @@ pub struct LineChart {
     pub y: Axis,
     /// The lines. Each is labelled with its name where there is room beside it.
     pub series: Vec<Series>,
-    /// A level to compare with, if there is one.
-    pub reference: Option<Reference>,
+    /// Levels to compare with: a baseline, thresholds.
+    pub references: Vec<Reference>,
     /// Places on the horizontal axis with a name.
     pub marks: Vec<Mark>,
     /// What points `on_front` have in common, for the key: "Pareto front: ...".
@@ -116,7 +116,7 @@ impl LineChart {
             bottom: HEIGHT - BOTTOM,
         };
         let ys = points().flat_map(|point| [point.y].into_iter().chain(point.interval.into_iter().flatten()));
-        let ys = ys.chain(self.reference.iter().map(|reference| reference.y));
+        let ys = ys.chain(self.references.iter().map(|reference| reference.y));
         let mut drawing = Drawing {
             chart: self,
             x,
@@ -228,7 +228,7 @@ impl Drawing<'_> {
             &chart.x.title,
         );
         self.marks();
-        if let Some(reference) = &chart.reference {
+        for reference in &chart.references {
             let y = self.y.at(reference.y);
             self.svg.polyline(
                 &[(plot.left, y), (plot.right, y)],
@@ -362,7 +362,7 @@ impl Drawing<'_> {
                 false,
             );
         }
-        if let Some(reference) = &self.chart.reference {
+        for reference in &self.chart.references {
             let y = self.y.at(reference.y);
             let anchors = [0.0, 0.25, 0.5, 0.75].map(|t| {
                 (
@@ -419,7 +419,7 @@ impl Drawing<'_> {
                 }
             }
         }
-        if let Some(reference) = &self.chart.reference {
+        for reference in &self.chart.references {
             let y = self.y.at(reference.y);
             obstacles.extend(along((self.plot.left, y), (self.plot.right, y), INTERVAL));
         }
