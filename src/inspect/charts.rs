@@ -16,7 +16,7 @@ impl Inspection {
             subtitle:
                 "higher: leaving out one vision token turns the attention output of the last token further"
                     .to_owned(),
-            x: layer_axis(),
+            x: layer_axis(self.n_layer),
             y: Axis {
                 title: "1 − smallest cos(o − c, o) over the vision tokens".to_owned(),
                 scale: Scale::Log,
@@ -44,7 +44,8 @@ impl Inspection {
         let dense = Series {
             name: "dense run".to_owned(),
             points: dense.collect(),
-            markers: false,
+            // a single layer has no line
+            markers: self.n_layer == 1,
         };
         let Some(policy) = &self.policy else {
             return vec![dense];
@@ -85,7 +86,7 @@ impl Inspection {
             title: "Sizes of value vectors, layer by layer".to_owned(),
             subtitle: "a token far below the others can draw attention without changing the output: a sink"
                 .to_owned(),
-            x: layer_axis(),
+            x: layer_axis(self.n_layer),
             y: Axis {
                 title: "L1 norm of the value vector, mean over KV heads".to_owned(),
                 scale: Scale::Log,
@@ -93,7 +94,7 @@ impl Inspection {
             },
             spreads: spreads.filter_map(|(il, layer)| spread(il, layer)).collect(),
             name: "vision tokens, quartile to quartile".to_owned(),
-            outliers: "vision sinks: outliers".to_owned(),
+            outliers: "vision tokens far from the others".to_owned(),
             compared: "text tokens, median".to_owned(),
             marks: self.stage_marks(),
         }
@@ -127,10 +128,11 @@ fn turn(cos: f64) -> f64 {
     (1.0 - cos).max(LEAST_TURN)
 }
 
-fn layer_axis() -> Axis {
+fn layer_axis(n_layer: usize) -> Axis {
     Axis {
         title: "layer".to_owned(),
         whole: true,
+        limits: Some([-0.5, n_layer as f64 - 0.5]),
         ..Axis::default()
     }
 }

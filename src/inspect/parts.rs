@@ -164,6 +164,6 @@ mod tests {
         let ground = RgbImage::from_pixel(4, 2, Rgb([100, 100, 100]));
         let map = heat_map(&ground, &picture, &[9.0, 0.0, 9.0]);
         assert_eq!(map.get_pixel(3, 1).0, [252, 255, 164]);
-        assert_eq!(map.get_pixel(0, 0).0, [85, 85, 86]);
+        assert_eq!(map.get_pixel(0, 0).0, [90, 90, 90]);
     }
 }

@@ -76,11 +76,7 @@ impl BarChart {
         let widest = |size: f64, texts: &mut dyn Iterator<Item = &str>| {
             texts.map(|text| text_width(text, size)).fold(0.0, f64::max)
         };
-        let left = 20.0
-            + widest(theme::BODY, &mut names.iter().copied())
-                .max(60.0)
-                .min(WIDTH / 3.0)
-            + 12.0;
+        let left = 20.0 + widest(theme::BODY, &mut names.iter().copied()).clamp(60.0, WIDTH / 3.0) + 12.0;
         let right = WIDTH - RIGHT - widest(theme::BODY, &mut bars().map(|bar| bar.text.as_str())) - 10.0;
         let axis = Axis {
             from_zero: true,

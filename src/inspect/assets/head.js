@@ -42,7 +42,8 @@ function draw_strip() {
     const bar = element("i");
     bar.style.height = n > 0 ? `max(3px, ${(100 * n) / n_vision}%)` : "0";
     const says = `layer ${il}: ${stage_names[stage]}, ${count(n, "vision token")}`;
-    const column = element("button", { type: "button", "data-stage": stage, title: says, "aria-label": says }, bar);
+    // below, every layer has a button that the keyboard reaches too
+    const column = element("button", { type: "button", tabindex: -1, "data-stage": stage, title: says, "aria-label": says }, bar);
     column.addEventListener("click", () => show_layer(il, true));
     return column;
   });
@@ -60,7 +61,7 @@ function draw_strip() {
 function flag(name, il) {
   if (il == null) return null;
   const share = (il + 0.5) / data.n_layer;
-  const text = name === "exit" ? "exit: the last layer with vision" : `fusion: ${data.policy.kept?.length ?? 0} of ${n_vision} go on`;
+  const text = name === "exit" ? "exit: last layer with vision" : `fusion: ${data.policy.kept?.length ?? 0} of ${n_vision} go on`;
   const made = element("div", { class: `flag${share > 0.6 ? " to-left" : ""}${name === "exit" ? " second" : ""}` }, element("span", {}, text));
   made.style.left = `calc(${100 * share}% - 1px)`;
   return made;

@@ -10,8 +10,14 @@ for (const statistic of statistics) {
   statistic.overall = greatest(statistic.per_layer);
 }
 
+// The layer in which one vision token matters most.
+function layer_of_most() {
+  const least = data.layers.map(({ cos }) => Math.min(...cos));
+  return least.indexOf(Math.min(...least));
+}
+
 // What is shown now.
-const shown = { il: data.policy?.fusion_layer ?? data.n_layer - 1, common_scale: false, token: null };
+const shown = { il: data.policy?.fusion_layer ?? layer_of_most(), common_scale: true, token: null };
 const large_maps = [];
 const small_maps = [];
 const multiples = [];
@@ -39,7 +45,7 @@ function controls() {
     return element("label", {}, box, text);
   };
   const outlines = kept.size ? check("outline kept tokens", true, (on) => document.body.classList.toggle("no-outline", !on)) : null;
-  const scale = check("one colour scale for all layers", false, (on) => {
+  const scale = check("one colour scale for all layers", true, (on) => {
     shown.common_scale = on;
     paint_all();
     show_layer(shown.il);
@@ -110,7 +116,7 @@ function readout(token) {
     `value norm ${number(layer.value_l1[token])}`,
   ];
   if (kept.has(token)) says.push("kept");
-  if (derived.sinks[shown.il].includes(token)) says.push("sink");
+  if (derived.sinks[shown.il].includes(token)) says.push("value norm far from the others");
   return [element("b", {}, `Vision token ${token}`), `: ${says.join(" · ")}`];
 }
 

@@ -103,7 +103,7 @@ function colour(share) {
   const [below, above] = [anchors[Math.floor(at)], anchors[Math.ceil(at)]];
   return below.map((channel, i) => Math.round(channel + (at - Math.floor(at)) * (above[i] - channel)));
 }
-const opacity = (share) => 0.15 + 0.85 * share ** 0.6;
+const opacity = (share) => 0.1 + 0.9 * share ** 0.6;
 const heat = (share) => [...colour(share), opacity(share)];
 
 // Maps of all pictures, side by side.

@@ -9,7 +9,7 @@ function draw_sinks() {
   if (!sinks.length) return place("sinks").append(element("p", {}, "No vision token stands apart in any layer."));
   const most = sinks[0].n;
   const boxes = maps((i) => {
-    const box = map(i, { grey: true, outlined: new Set(sinks.filter(({ n }) => 2 * n > data.n_layer).map(({ token }) => token)), label: `Sinks on ${data.images[i].name}: ${count(sinks.length, "token")}` });
+    const box = map(i, { grey: true, outlined: new Set(sinks.filter(({ n }) => 2 * n > data.n_layer).map(({ token }) => token)), label: `Tokens with outlying value norms on ${data.images[i].name}: ${count(sinks.length, "token")}` });
     paint_map(box, i, (token) => (times[token] ? [...colour(0.35 + (0.65 * times[token]) / most), 0.95] : [...dark, 0.35]));
     return box;
   });
@@ -46,12 +46,13 @@ function kept_figure({ policy, kept, after_layer, answer }) {
     paint_map(box, i, (token) => [...dark, tokens.has(token) ? 0 : 0.78]);
     return box;
   });
-  const when = after_layer == null ? "before the first layer" : `after layer ${after_layer}`;
+  const from = after_layer == null ? 0 : after_layer + 1;
   const caption = element(
     "figcaption",
     {},
     element("b", {}, policy),
-    element("span", {}, `${kept.length} of ${n_vision} (${percent(kept.length / n_vision)}) go on ${when}`),
+    element("span", {}, `${kept.length} of ${n_vision} tokens (${percent(kept.length / n_vision)})`),
+    element("span", {}, `kept from layer ${from} on`),
     answer == null ? null : element("span", {}, `answer: ${answer}`),
   );
   return element("figure", {}, boxes, caption);

@@ -218,7 +218,8 @@ impl Recipe {
         let total: f64 = raw.iter().sum::<f64>() / (0.05 + 0.35 * (1.0 - depth) + 0.3 * fusing);
         let attention: Vec<f64> = raw.iter().map(|weight| weight / total).collect();
         let output_norm = 2.0 + 3.0 * depth;
-        let scale = 40.0 / self.n_side as f64;
+        // at fusion the object is well above the threshold of 0.2, whatever the number of tokens
+        let scale = 14.0 * (self.n_side as f64 / 8.0).powf(1.4);
         let norm: Vec<f64> = attention
             .iter()
             .zip(&value_l1)
