@@ -1,5 +1,5 @@
 //! The colours of heat maps: matplotlib's `inferno` (released as CC0), perceptually uniform, by 17 anchors with straight
-//! lines between them.
+//! lines between them. The report's script draws with the same anchors and opacity.
 
 /// From no value to the greatest, red, green and blue.
 pub const ANCHORS: [[u8; 3]; 17] = [
@@ -26,6 +26,7 @@ pub const ANCHORS: [[u8; 3]; 17] = [
 pub const PICTURE_LIGHT: f64 = 0.62;
 
 /// The colour of a share from 0 to 1; others count as the nearer end.
+#[cfg(any(feature = "cli", test))]
 pub fn colour(share: f64) -> [u8; 3] {
     let at = share.clamp(0.0, 1.0) * (ANCHORS.len() - 1) as f64;
     let (below, above) = (ANCHORS[at.floor() as usize], ANCHORS[at.ceil() as usize]);
@@ -36,6 +37,7 @@ pub fn colour(share: f64) -> [u8; 3] {
 }
 
 /// How much of the colour is seen over the picture: all of it at the greatest value.
+#[cfg(any(feature = "cli", test))]
 pub fn opacity(share: f64) -> f64 {
     0.1 + 0.9 * share.clamp(0.0, 1.0).powf(0.6)
 }

@@ -75,7 +75,7 @@ fn the_report_holds_the_same_data_and_every_layer() {
     }
 }
 
-/// The shares that JSON's numbers are made of.
+/// All numbers, as they are written.
 fn numbers(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Number(number) => found.push(number.to_string()),
@@ -215,7 +215,7 @@ fn a_trace_becomes_a_policy() {
     use crate::policy::{PromptLayout, Skipped, VisionIndex};
     let layout = PromptLayout {
         n_rows: 6,
-        vision: vec![1..4],
+        vision: std::iter::once(1..4).collect(),
     };
     let mut trace = PrefillTrace::dense(&layout, 3, Skipped::NoStages);
     trace.skipped = None;
@@ -247,14 +247,17 @@ fn a_trace_becomes_a_policy() {
     assert_eq!(read, expected);
 }
 
+/// What breaks an inspection.
+type Change = fn(&mut Inspection);
+
 #[test]
 fn what_does_not_fit_is_said() {
-    let broken = |change: fn(&mut Inspection)| {
+    let broken = |change: Change| {
         let mut inspection = synthetic::small();
         change(&mut inspection);
         inspection.to_html().unwrap_err().to_string()
     };
-    let cases: [(fn(&mut Inspection), &str); 8] = [
+    let cases: [(Change, &str); 8] = [
         (|i| i.images.clear(), "an inspection needs at least one picture"),
         (
             |i| i.layers.truncate(9),
