@@ -2,12 +2,14 @@
 //!
 //! Knowledge runs one way: `cli -> engine -> {policy, ffi}`. [`policy`] is where the paper is and knows neither
 //! engine nor FFI; `ffi` is the only place with `unsafe`; what goes between them is plain data. [`eval`] compares
-//! policies over question sets, from what [`report`] says of each run; [`plot`] draws charts and knows nothing else.
+//! policies over question sets, from what [`report`] says of each run; [`plot`] draws charts and knows nothing else. [`inspect`] shows what was
+//! measured inside a model, for one question.
 #![warn(missing_docs)]
 
 pub mod engine;
 pub mod eval;
 pub mod gguf;
+pub mod inspect;
 pub mod plot;
 pub mod policy;
 pub mod report;

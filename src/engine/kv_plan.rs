@@ -94,6 +94,7 @@ mod tests {
             fusion_layer: 13,
             keep: 10,
             exit_from: 24,
+            ..Schedule::default()
         }
     }
 

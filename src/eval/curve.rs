@@ -98,7 +98,7 @@ pub fn accuracy_curve(
             ..Axis::default()
         },
         series,
-        reference: reference(summary),
+        references: reference(summary).into_iter().collect(),
         front:
             "Pareto front: nothing else is as cheap and as accurate (filled points); bars are 95 % intervals"
                 .to_owned(),
@@ -181,7 +181,8 @@ mod tests {
             .map(|p| (p.x, p.y, p.on_front, p.note.as_str()))
             .collect();
         assert_eq!(line, [(10.0, 80.0, true, "keep=1"), (25.0, 60.0, false, "")]);
-        assert_eq!(chart.reference.as_ref().map(|reference| reference.y), Some(60.0));
+        let levels: Vec<_> = chart.references.iter().map(|reference| reference.y).collect();
+        assert_eq!(levels, [60.0]);
         assert!(
             chart.series[1].points[0]
                 .tooltip

@@ -20,8 +20,8 @@ pub struct LineChart {
     pub y: Axis,
     /// The lines. Each is labelled with its name where there is room beside it.
     pub series: Vec<Series>,
-    /// A level to compare with, if there is one.
-    pub reference: Option<Reference>,
+    /// Levels to compare with: a baseline, thresholds.
+    pub references: Vec<Reference>,
     /// Places on the horizontal axis with a name.
     pub marks: Vec<Mark>,
     /// What points `on_front` have in common, for the key: "Pareto front: ...".
@@ -112,7 +112,7 @@ impl LineChart {
             bottom: HEIGHT - BOTTOM,
         };
         let ys = points().flat_map(|point| [point.y].into_iter().chain(point.interval.into_iter().flatten()));
-        let ys = ys.chain(self.reference.iter().map(|reference| reference.y));
+        let ys = ys.chain(self.references.iter().map(|reference| reference.y));
         let mut drawing = Drawing {
             chart: self,
             x,
@@ -224,7 +224,7 @@ impl Drawing<'_> {
             &chart.x.title,
         );
         self.marks();
-        if let Some(reference) = &chart.reference {
+        for reference in &chart.references {
             let y = self.y.at(reference.y);
             self.svg.polyline(
                 &[(plot.left, y), (plot.right, y)],

@@ -1,5 +1,5 @@
-//! Charts as SVG: points on lines, with intervals and a Pareto front ([`LineChart`]), and groups of horizontal bars
-//! ([`BarChart`]).
+//! Charts as SVG: points on lines, with intervals and a Pareto front ([`LineChart`]), groups of horizontal bars
+//! ([`BarChart`]), and how values are spread at each of a row of places, with their outliers ([`SpreadChart`]).
 //!
 //! # Why own SVG?
 //! A chart here is seen in documents, in a browser's light and dark mode, and in a talk. It needs lines that are
@@ -17,9 +17,11 @@ mod bars;
 mod labels;
 mod line;
 mod scale;
+mod spread;
 mod svg;
 mod theme;
 
 pub use bars::{Bar, BarChart, BarGroup};
 pub use line::{LineChart, Mark, Point, Reference, Series};
 pub use scale::{Axis, Scale};
+pub use spread::{Outlier, Spread, SpreadChart};

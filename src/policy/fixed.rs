@@ -1,21 +1,23 @@
 //! A schedule that is known beforehand, for benchmarks and tests: at layer F the K vision tokens with the largest
-//! contribution go on, and from layer E on vision is gone. Written F/K/E.
+//! contribution go on, and from layer E on vision is gone. Written F/K/E; or F/K/E/k, where the layers below k forget their
+//! vision tokens once the prompt has run.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::{Budget, Budgets};
 use super::config::error::check_count;
-use super::config::{PolicyFields, PolicyOverrides};
+use super::config::{PolicyFields, PolicyOverrides, VisiPrunerConfig};
 use super::{
     Decision, LayerPlan, Outcome, PolicyError, PromptLayout, Reading, Skipped, Stage, StagePolicy, Statistic,
     largest,
 };
 
-/// F/K/E.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// F/K/E or F/K/E/k.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// F: the layer whose contributions decide, the last one with all rows. From 0 to the last layer.
@@ -25,10 +27,26 @@ pub struct Schedule {
     pub keep: usize,
     /// E: the first layer without vision. From F + 1 to the number of layers, which means never.
     pub exit_from: usize,
+    /// Forget the vision tokens' KV cells of layers below `shallow_mid_layer` after the prefill. Default: false.
+    #[serde(default)]
+    pub evict_shallow_kv: bool,
+    /// k. From 0 to the last layer. Default: 6.
+    #[serde(default = "default_shallow_mid_layer")]
+    pub shallow_mid_layer: usize,
+}
+
+fn default_shallow_mid_layer() -> usize {
+    VisiPrunerConfig::default().shallow_mid_layer
 }
 
 impl PolicyFields for Schedule {
-    const FIELDS: &'static [&'static str] = &["fusion_layer", "keep", "exit_from"];
+    const FIELDS: &'static [&'static str] = &[
+        "fusion_layer",
+        "keep",
+        "exit_from",
+        "evict_shallow_kv",
+        "shallow_mid_layer",
+    ];
 
     fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
         let need = |field, given: Option<usize>, base: Option<usize>| {
@@ -42,6 +60,13 @@ impl PolicyFields for Schedule {
             fusion_layer: need("fusion_layer", fields.fusion_layer, base.map(|b| b.fusion_layer))?,
             keep: need("keep", keep, base.map(|b| b.keep))?,
             exit_from: need("exit_from", fields.exit_from, base.map(|b| b.exit_from))?,
+            evict_shallow_kv: fields
+                .evict_shallow_kv
+                .unwrap_or_else(|| base.is_some_and(|b| b.evict_shallow_kv)),
+            shallow_mid_layer: fields
+                .shallow_mid_layer
+                .or(base.map(|b| b.shallow_mid_layer))
+                .unwrap_or_else(default_shallow_mid_layer),
         })
     }
 
@@ -61,6 +86,10 @@ impl PolicyFields for Schedule {
             0,
             Some(n_layer.saturating_sub(1)),
         )?;
+        if self.evict_shallow_kv {
+            let il_last = n_layer.saturating_sub(1);
+            check_count("shallow_mid_layer", self.shallow_mid_layer, 0, Some(il_last))?;
+        }
         check_count("exit_from", self.exit_from, self.fusion_layer + 1, Some(n_layer))
     }
 
@@ -87,7 +116,11 @@ fn one_count(keep: &Budgets) -> Result<usize, PolicyError> {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.fusion_layer, self.keep, self.exit_from)
+        write!(f, "{}/{}/{}", self.fusion_layer, self.keep, self.exit_from)?;
+        if self.evict_shallow_kv {
+            write!(f, "/{}", self.shallow_mid_layer)?;
+        }
+        Ok(())
     }
 }
 
@@ -95,16 +128,24 @@ impl FromStr for Schedule {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let malformed = || PolicyError::Schedule {
+            value: text.to_owned(),
+        };
         let numbers: Option<Vec<usize>> = text.split('/').map(|number| number.trim().parse().ok()).collect();
-        let Some(&[fusion_layer, keep, exit_from]) = numbers.as_deref() else {
-            return Err(PolicyError::Schedule {
-                value: text.to_owned(),
-            });
+        let Some(&[fusion_layer, keep, exit_from, ref evict_below @ ..]) = numbers.as_deref() else {
+            return Err(malformed());
+        };
+        let evict_below = match *evict_below {
+            [] => None,
+            [k] => Some(k),
+            _ => return Err(malformed()),
         };
         let schedule = Self {
             fusion_layer,
             keep,
             exit_from,
+            evict_shallow_kv: evict_below.is_some(),
+            shallow_mid_layer: evict_below.unwrap_or_else(default_shallow_mid_layer),
         };
         schedule.validate()?;
         Ok(schedule)
@@ -205,9 +246,16 @@ impl StagePolicy for Fixed {
 
     fn boundaries(&self, n_layer: usize) -> Vec<usize> {
         let mut boundaries = vec![self.schedule.fusion_layer + 1, self.exit_from()];
+        boundaries.extend(self.evict_after_prefill().map(|layers| layers.end));
         boundaries.retain(|&il| il < n_layer);
+        boundaries.sort_unstable();
         boundaries.dedup();
         boundaries
+    }
+
+    fn evict_after_prefill(&self) -> Option<Range<usize>> {
+        let k = self.schedule.shallow_mid_layer;
+        (self.schedule.evict_shallow_kv && k > 0).then_some(0..k)
     }
 
     fn outcome(&self) -> Outcome {

@@ -104,6 +104,7 @@ fn fixed(fusion_layer: usize, keep: usize, exit_from: usize) -> PolicyConfig {
         fusion_layer,
         keep,
         exit_from,
+        ..Schedule::default()
     })
 }
 

@@ -38,8 +38,9 @@ pub struct BenchArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 16, value_parser = positive, allow_negative_numbers = true, help_heading = "Measurement")]
     pub n_gen: usize,
 
-    /// F/K/E: K vision tokens go on after layer F, none from layer E on. Can be repeated
-    #[arg(long = "schedule", value_name = "F/K/E", value_parser = schedule, help_heading = "Measurement")]
+    /// F/K/E: K vision tokens go on after layer F, none from layer E on. F/K/E/k: besides, layers below k forget vision
+    /// once the prompt has run. Can be repeated
+    #[arg(long = "schedule", value_name = "F/K/E[/k]", value_parser = schedule, help_heading = "Measurement")]
     pub schedules: Vec<Schedule>,
 
     /// Rounds; each runs every variant once

@@ -32,6 +32,8 @@ const AVERAGE: Schedule = Schedule {
     fusion_layer: 13,
     keep: 10,
     exit_from: 24,
+    evict_shallow_kv: false,
+    shallow_mid_layer: 0,
 };
 const N_LAYER_OF_AVERAGE: usize = 32;
 

@@ -75,7 +75,7 @@ impl Drawing<'_> {
                 false,
             );
         }
-        if let Some(reference) = &self.chart.reference {
+        for reference in &self.chart.references {
             let y = self.y.at(reference.y);
             let anchors = [0.0, 0.25, 0.5, 0.75].map(|t| {
                 (
@@ -132,7 +132,7 @@ impl Drawing<'_> {
                 }
             }
         }
-        if let Some(reference) = &self.chart.reference {
+        for reference in &self.chart.references {
             let y = self.y.at(reference.y);
             obstacles.extend(along((self.plot.left, y), (self.plot.right, y), INTERVAL));
         }

@@ -27,10 +27,10 @@ fn chart() -> LineChart {
                 markers: true,
             },
         ],
-        reference: Some(Reference {
+        references: vec![Reference {
             y: 96.0,
             name: "dense 96 %".to_owned(),
-        }),
+        }],
         marks: vec![Mark {
             x: 12.0,
             name: "k".to_owned(),
@@ -202,10 +202,10 @@ fn curve() -> LineChart {
             ..Axis::default()
         },
         series,
-        reference: Some(Reference {
+        references: vec![Reference {
             y: 98.7,
             name: String::new(),
-        }),
+        }],
         front: "Pareto front: nothing is cheaper and better (filled points)".to_owned(),
         ..LineChart::default()
     }
