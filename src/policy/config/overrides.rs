@@ -101,7 +101,8 @@ impl PolicyOverrides {
     /// The policy that results from these fields over `base`, validated.
     ///
     /// Another policy than the base's starts from that policy's defaults; one that the base has as a part starts from
-    /// that part. Over `off`, fields that only one policy has choose that policy, even if its name is not given.
+    /// that part. Over `off`, fields that only one policy has choose that policy, even if its name is not given;
+    /// those of `visipruner` choose it, whoever else has them.
     ///
     /// # Errors
     /// [`PolicyError::WrongPolicy`] for a field of another policy, [`PolicyError::Ambiguous`] for fields over `off` that
@@ -137,6 +138,7 @@ impl PolicyOverrides {
             .collect();
         match fitting[..] {
             [name] => Ok(name.into()),
+            _ if fitting.contains(&PolicyName::VisiPruner) => Ok(PolicyName::VisiPruner.into()),
             // Which of them is wrong is said about the first one's policy.
             [] => Ok(owners(first)[0].into()),
             _ => Err(PolicyError::Ambiguous {
