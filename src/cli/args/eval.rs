@@ -28,7 +28,13 @@ Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf, SET for --questio
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// The language model. Can be repeated, for quantizations of one model
-    #[arg(short, long = "model", value_name = "GGUF", required = true, help_heading = "Model")]
+    #[arg(
+        short,
+        long = "model",
+        value_name = "GGUF",
+        required = true,
+        help_heading = "Model"
+    )]
     pub models: Vec<PathBuf>,
 
     /// The image projector that belongs to it, which turns pictures into tokens

@@ -115,7 +115,8 @@ fn toml_line(field: &str, value: &str) -> Result<String, String> {
     if let Some(line) = lines.iter().find(is_accepted) {
         return Ok(line.clone());
     }
-    let reason = PolicyOverrides::from_toml(&lines[0]).map_or_else(|error| message(&error), |_| String::new());
+    let reason =
+        PolicyOverrides::from_toml(&lines[0]).map_or_else(|error| message(&error), |_| String::new());
     Err(format!("{field} cannot be {value:?} ({reason})"))
 }
 

@@ -92,7 +92,10 @@ impl Run<'_> {
         let session = Session::new(&loaded.model, options.clone())?;
         let mut prompts = Vec::new();
         let mut picture = LastPicture::default();
-        let with_picture = self.questions.iter().filter(|question| !question.images.is_empty());
+        let with_picture = self
+            .questions
+            .iter()
+            .filter(|question| !question.images.is_empty());
         for question in with_picture.take(self.args.policies.cost_questions) {
             let request = self.request(question, &mut picture)?;
             self.terminal.busy("finding budgets");
@@ -212,7 +215,9 @@ impl Run<'_> {
         let n_needed = u32::try_from(n_needed).unwrap_or(u32::MAX);
         let is_open = self.args.compute.ctx_size.is_none();
         SessionOptions {
-            n_ctx: options.n_ctx.map(|n_ctx| if is_open { n_ctx.min(n_needed) } else { n_ctx }),
+            n_ctx: options
+                .n_ctx
+                .map(|n_ctx| if is_open { n_ctx.min(n_needed) } else { n_ctx }),
             ..options
         }
     }

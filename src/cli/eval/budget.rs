@@ -10,8 +10,9 @@ use visipruner::policy::budget::Budget;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BudgetField {
     field: &'static str,
-    /// For `n`, the entries are `n` times these, rounded.
+    /// For `n`, the entries are `n` times these, rounded, and no more than there is.
     shares: Vec<f64>,
+    most: usize,
     /// The values of `n` among which the policy goes from cheap to dense.
     pub range: RangeInclusive<usize>,
 }
@@ -21,10 +22,11 @@ impl BudgetField {
     /// policy that finds out by itself how much it keeps.
     pub fn of(policy: &PolicyConfig, n_vision: usize, n_layer: usize) -> Option<Self> {
         let fields = serde_json::to_value(policy).ok()?;
-        let one = |field, range| {
+        let one = |field, range: RangeInclusive<usize>| {
             Some(Self {
                 field,
                 shares: vec![1.0],
+                most: *range.end(),
                 range,
             })
         };
@@ -32,11 +34,17 @@ impl BudgetField {
             return one("budget", 1..=n_vision);
         }
         match fields.get("keep") {
-            Some(Value::Array(keep)) => Some(Self {
-                field: "keep",
-                shares: shares(keep, n_vision),
-                range: 0..=n_vision,
-            }),
+            Some(Value::Array(keep)) => {
+                let shares = shares(keep, n_vision);
+                let smallest = shares.iter().copied().filter(|&share| share > 0.0);
+                let longest = n_vision as f64 / smallest.fold(1.0, f64::min);
+                Some(Self {
+                    range: 0..=longest.ceil() as usize,
+                    field: "keep",
+                    most: n_vision,
+                    shares,
+                })
+            }
             Some(_) => one("keep", 0..=n_vision),
             None if fields.get("exit_from").is_some() => one("exit_from", 1..=n_layer),
             None => None,
@@ -45,7 +53,10 @@ impl BudgetField {
 
     /// Field and value for `n`.
     pub fn at(&self, n: usize) -> (String, String) {
-        let entries = self.shares.iter().map(|share| (share * n as f64).round().to_string());
+        let entries = self
+            .shares
+            .iter()
+            .map(|share| (share * n as f64).round().to_string());
         (self.field.to_owned(), entries.collect::<Vec<_>>().join(","))
     }
 }
@@ -94,10 +105,7 @@ mod tests {
         );
         assert_eq!(at("policy = 'vtw'", 9), found("exit_from=9", 1..=10));
         assert_eq!(
-            at(
-                "policy = 'fixed'\nfusion_layer = 4\nkeep = 8\nexit_from = 7",
-                3
-            ),
+            at("policy = 'fixed'\nfusion_layer = 4\nkeep = 8\nexit_from = 7", 3),
             found("keep=3", 0..=64)
         );
     }
@@ -108,5 +116,11 @@ mod tests {
         let value = |file, n| at(file, n).unwrap().0;
         assert_eq!(value("policy = 'pyramiddrop'", 20), "keep=20,10,5");
         assert_eq!(value("policy = 'sparsevlm'", 30), "keep=30,20,11");
+        // Up to all tokens after every layer: 64 / (11/30) is 174.5.
+        assert_eq!(value("policy = 'sparsevlm'", 96), "keep=64,64,35");
+        assert_eq!(
+            at("policy = 'sparsevlm'", 175).unwrap(),
+            ("keep=64,64,64".to_owned(), 0..=175)
+        );
     }
 }

@@ -63,10 +63,8 @@ impl Scales<'_> {
         let n_layer = self.model.n_layer();
         let Some(budget) = BudgetField::of(&policy.policy, n_vision.unwrap_or(0).max(1), n_layer) else {
             if policy.policy.name() != PolicyName::Off.into() {
-                self.terminal.warn(format_args!(
-                    "{} has no budget, it stays as it is",
-                    policy.name()
-                ));
+                self.terminal
+                    .warn(format_args!("{} has no budget, it stays as it is", policy.name()));
             }
             return Ok(None);
         };

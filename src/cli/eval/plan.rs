@@ -179,11 +179,7 @@ pub fn question_file(args: &QuestionArgs) -> QuestionFile {
 }
 
 /// The policies for one model: those asked for, or its own; `off` before them.
-fn candidates(
-    args: &PoliciesArgs,
-    files: &Files,
-    terminal: &mut Terminal,
-) -> Result<Vec<Candidate>, Error> {
+fn candidates(args: &PoliciesArgs, files: &Files, terminal: &mut Terminal) -> Result<Vec<Candidate>, Error> {
     let of_files = args.policy_files.iter().cloned().map(PolicySpec::of_file);
     let mut specs: Vec<PolicySpec> = args.policies.iter().cloned().chain(of_files).collect();
     let off = PolicySpec {
@@ -254,12 +250,7 @@ fn swept<'a>(
 ///
 /// # Errors
 /// Fields that it does not have, or that do not fit the model.
-pub fn candidate(
-    spec: &PolicySpec,
-    series: String,
-    note: String,
-    files: &Files,
-) -> Result<Candidate, Error> {
+pub fn candidate(spec: &PolicySpec, series: String, note: String, files: &Files) -> Result<Candidate, Error> {
     let fields = spec.overrides().map_err(Error::Usage)?;
     let policy = files.policy_from(spec.file.as_deref(), &fields)?.resolved.policy;
     Ok(Candidate {
@@ -276,10 +267,16 @@ fn series(spec: &PolicySpec, policy: &PolicyConfig) -> String {
         Some(path) => stem(path).trim_end_matches(".policy").to_owned(),
         None => policy.name().to_string(),
     };
-    let fields = spec.fields.iter().map(|(field, value)| format!("{field}={value}"));
+    let fields = spec
+        .fields
+        .iter()
+        .map(|(field, value)| format!("{field}={value}"));
     [name].into_iter().chain(fields).collect::<Vec<_>>().join(" ")
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
