@@ -53,10 +53,8 @@ impl BudgetField {
 
     /// Field and value for `n`.
     pub fn at(&self, n: usize) -> (String, String) {
-        let entries = self
-            .shares
-            .iter()
-            .map(|share| (share * n as f64).round().to_string());
+        let entry = |share: &f64| ((share * n as f64).round() as usize).min(self.most).to_string();
+        let entries = self.shares.iter().map(entry);
         (self.field.to_owned(), entries.collect::<Vec<_>>().join(","))
     }
 }
