@@ -1,9 +1,9 @@
 //! The command line: subcommands, and groups of flags that they share.
 
 mod bench;
-mod eval;
+pub mod eval;
 mod policy;
-mod spec;
+pub mod spec;
 mod synth;
 
 use std::path::PathBuf;
@@ -13,9 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
 
 pub use bench::BenchArgs;
-pub use eval::{EvalArgs, PoliciesArgs, QuestionArgs, ResultArgs};
+pub use eval::EvalArgs;
 pub use policy::PolicyArgs;
-pub use spec::PolicySpec;
 pub use synth::SynthArgs;
 
 const ABOUT: &str = "\

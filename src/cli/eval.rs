@@ -15,7 +15,8 @@ mod plan;
 use visipruner::eval::{Question, Store, check_images, select};
 
 use super::answer::show_log;
-use super::args::{EvalArgs, ResultArgs};
+use super::args::EvalArgs;
+use super::args::eval::ResultArgs;
 use super::error::Error;
 use super::interrupt::Interrupt;
 use super::output::check_writable;

@@ -9,7 +9,9 @@ use visipruner::eval::{Question, QuestionFile, Settings, file_hash};
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::PolicyName;
 
-use super::super::args::{EvalArgs, ModelArgs, PoliciesArgs, PolicySpec, QuestionArgs};
+use super::super::args::eval::{PoliciesArgs, QuestionArgs};
+use super::super::args::spec::PolicySpec;
+use super::super::args::{EvalArgs, ModelArgs};
 use super::super::error::Error;
 use super::super::files::{self, Files};
 use super::super::terminal::Terminal;
