@@ -1,7 +1,9 @@
 //! The command line: subcommands, and groups of flags that they share.
 
 mod bench;
+pub mod eval;
 mod policy;
+pub mod spec;
 mod synth;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
 
 pub use bench::BenchArgs;
+pub use eval::EvalArgs;
 pub use policy::PolicyArgs;
 pub use synth::SynthArgs;
 
@@ -88,6 +91,9 @@ pub enum Command {
     /// Measure what pruning buys on this machine, side by side with the model as it is
     #[command(after_help = BENCH_EXAMPLES, args_override_self = true)]
     Bench(Box<BenchArgs>),
+    /// Ask a set of questions under several policies: accuracy, agreement and cost of each
+    #[command(after_help = eval::EXAMPLES, args_override_self = true)]
+    Eval(Box<EvalArgs>),
     /// Write a model of true shape with random weights, to measure speed without a download
     #[command(after_help = synth::EXAMPLES, args_override_self = true)]
     Synth(SynthArgs),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use visipruner::engine;
+use visipruner::eval::EvalError;
 use visipruner::gguf::GgufError;
 use visipruner::policy::PolicyError;
 use visipruner::synth;
@@ -48,6 +49,26 @@ pub enum Error {
     /// Ctrl-C, before there was anything to show.
     #[error("interrupted before the first round was measured")]
     Interrupted,
+
+    /// Questions, answers or sweeps that cannot be used.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+
+    /// A question that the engine could not answer.
+    #[error("question {id} could not be answered by {model}")]
+    Question {
+        /// The question.
+        id: String,
+        /// The model.
+        model: String,
+        /// Why not.
+        source: Box<Error>,
+    },
+
+    /// Ctrl-C, before there was an answer.
+    #[error("interrupted before the first answer")]
+    NothingAnswered,
+
     /// A model with random weights that cannot be made.
     #[error(transparent)]
     Synth(#[from] synth::Error),

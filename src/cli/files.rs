@@ -61,12 +61,24 @@ impl Files {
     /// # Errors
     /// [`PolicyError`] for a file that cannot be read and for fields that cannot be used with this model.
     pub fn policy(&self, args: &PolicyArgs) -> Result<ChosenPolicy, PolicyError> {
-        let file = match &args.policy_file {
-            Some(path) => Some(path.clone()),
-            None => policy_file_beside(self.model.0.path()),
-        };
+        self.policy_from(args.policy_file.as_deref(), &args.overrides())
+    }
+
+    /// As [`Files::policy`], for a policy file and fields from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Files::policy`].
+    pub fn policy_from(
+        &self,
+        file: Option<&Path>,
+        fields: &PolicyOverrides,
+    ) -> Result<ChosenPolicy, PolicyError> {
+        let file = file.map_or_else(
+            || policy_file_beside(self.model.0.path()),
+            |path| Some(path.to_owned()),
+        );
         let overrides = file.as_deref().map(PolicyOverrides::from_file).transpose()?;
-        let resolved = presets::resolve(&self.shape(), overrides.as_ref(), &args.overrides())?;
+        let resolved = presets::resolve(&self.shape(), overrides.as_ref(), fields)?;
         Ok(ChosenPolicy { resolved, file })
     }
 }

@@ -18,6 +18,8 @@ mod demo;
 #[cfg(feature = "native")]
 mod embedded;
 pub mod error;
+#[cfg(feature = "native")]
+mod eval;
 mod files;
 mod image;
 mod info;
@@ -59,6 +61,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Bench(args) => bench::run(&args),
         #[cfg(not(feature = "native"))]
         Command::Bench(_) => Err(Error::NoEngine),
+        #[cfg(feature = "native")]
+        Command::Eval(args) => eval::run(&args),
+        #[cfg(not(feature = "native"))]
+        Command::Eval(_) => Err(Error::NoEngine),
         Command::Synth(args) => synth::run(&args),
     }
 }

@@ -57,6 +57,21 @@ impl Terminal {
         }
     }
 
+    /// Shows that `done` of `total` equal steps are done, and how long the rest will take.
+    pub fn steps(&mut self, what: &'static str, done: usize, total: usize) {
+        if !self.has_bars {
+            return;
+        }
+        if self.bar.as_ref().is_none_or(|(label, _)| *label != what) {
+            self.clear();
+            self.bar = Some((what, new_bar(what, "{bar:32} {pos} of {len}, {eta} left")));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
     /// Shows that `what` is being done, by something that does not say how far it is.
     pub fn busy(&mut self, what: &'static str) {
         if !self.has_bars || self.bar.as_ref().is_some_and(|(label, _)| *label == what) {

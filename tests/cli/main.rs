@@ -8,6 +8,8 @@ mod bench;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
+#[cfg(feature = "native")]
+mod eval;
 mod synth;
 
 use std::io::Cursor;
@@ -112,6 +114,7 @@ fn help_of_every_subcommand() {
         ("help_demo", vec!["demo", "-h"]),
         ("help_info", vec!["info", "--help"]),
         ("help_bench", vec!["bench", "-h"]),
+        ("help_eval", vec!["eval", "--help"]),
         ("help_synth", vec!["synth", "--help"]),
     ] {
         let ran = visipruner(&args);

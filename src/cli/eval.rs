@@ -1,0 +1,92 @@
+//! `visipruner eval`: a set of questions under several policies.
+//!
+//! ```text
+//! flags ─ plan: questions, policies of each model ─► budgets at equal cost ─► ask: every question, every policy
+//!                                                                              │
+//!                    tables, CSV, JSON, plot ◄─ output ◄─ Summary ◄─ Store ◄───┘
+//! ```
+
+mod ask;
+mod budget;
+mod equal_cost;
+mod output;
+mod plan;
+
+use visipruner::eval::{Question, Store, check_images, select};
+
+use super::answer::show_log;
+use super::args::EvalArgs;
+use super::args::eval::ResultArgs;
+use super::error::Error;
+use super::interrupt::Interrupt;
+use super::output::check_writable;
+use super::terminal::Terminal;
+use ask::Run;
+use plan::Plan;
+
+/// Asks, and prints what came out.
+///
+/// # Errors
+/// Files and flags that cannot be used, and what goes wrong in the engine. Every answer is in the store before the next
+/// question is asked, and Ctrl-C prints what there is.
+pub fn run(args: &EvalArgs) -> Result<(), Error> {
+    let mut terminal = Terminal::new(&args.output);
+    show_log(args.output.verbose);
+    let interrupt = Interrupt::listen();
+    check_files(&args.results)?;
+    let questions = questions(args)?;
+    let mut plan = Plan::new(args, &questions, &mut terminal)?;
+    // Without a file of its own the store is as short-lived as the run.
+    let folder = tempfile::tempdir().map_err(|source| Error::Write {
+        what: "to",
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    let path = args.results.out.clone();
+    let mut store = Store::open(
+        path.unwrap_or_else(|| folder.path().join("answers.jsonl")),
+        &plan::settings(args)?,
+    )?;
+    let mut run = Run {
+        args,
+        questions: &questions,
+        store: &mut store,
+        terminal: &mut terminal,
+        interrupt: &interrupt,
+    };
+    for model in &mut plan.models {
+        match run.model(model) {
+            Ok(()) => {}
+            // What ends a request early looks like any other failure of it.
+            Err(_) if interrupt.is_pressed() => {}
+            Err(error) => return Err(error),
+        }
+        if interrupt.is_pressed() {
+            break;
+        }
+    }
+    output::write(args, &plan, &questions, store.contents(), &mut terminal)
+}
+
+fn check_files(results: &ResultArgs) -> Result<(), Error> {
+    let files = [
+        &results.out,
+        &results.markdown,
+        &results.csv,
+        &results.json,
+        &results.plot,
+    ];
+    let mut files = files.into_iter().flatten();
+    files.try_for_each(|path| check_writable("the results", path))
+}
+
+/// The questions in the order in which they are asked; their pictures are there.
+fn questions(args: &EvalArgs) -> Result<Vec<Question>, Error> {
+    let questions = select(
+        plan::question_file(&args.questions).read()?,
+        args.questions.shuffle,
+        args.questions.limit,
+    );
+    check_images(&questions)?;
+    Ok(questions)
+}

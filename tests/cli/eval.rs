@@ -1,0 +1,327 @@
+//! `visipruner eval` on the model that ships, with the demo's questions, all of which it answers right.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Folder, MMPROJ, MODEL, Ran, assert_error, visipruner};
+
+const QUESTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/questions.json");
+
+/// An evaluation of the shipped model.
+fn eval_with<'a>(questions: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [
+        &[
+            "eval",
+            "-t",
+            "1",
+            "-m",
+            MODEL,
+            "--mmproj",
+            MMPROJ,
+            "--questions",
+            questions,
+        ],
+        more,
+    ]
+    .concat()
+}
+
+#[track_caller]
+fn eval(more: &[&str]) -> Ran {
+    let ran = visipruner(&eval_with(QUESTIONS, more));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).expect("a file")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&read(path)).expect("JSON")
+}
+
+fn labels(results: &Value) -> Vec<&str> {
+    let policies = results["policies"].as_array().expect("policies");
+    policies
+        .iter()
+        .filter_map(|policy| policy["policy"].as_str())
+        .collect()
+}
+
+/// Attention from and to vision tokens, as a share of that without pruning.
+fn vision_attention(results: &Value, i: usize) -> f64 {
+    results["policies"][i]["all"]["cost"]["vision_attention"]
+        .as_f64()
+        .expect("a number")
+}
+
+/// The lines of a store that are answers, without the times, which differ from run to run.
+fn answers(store: &Path) -> Vec<Value> {
+    let lines = read(store);
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let mut answers: Vec<Value> = lines.filter(|line| line["kind"] == "answer").collect();
+    for answer in &mut answers {
+        let fields = answer.as_object_mut().expect("an object");
+        fields.retain(|name, _| !name.ends_with("_ms"));
+    }
+    answers
+}
+
+#[test]
+fn tables_and_files_say_the_same() {
+    let folder = Folder::new();
+    let files = ["t.md", "t.csv", "t.json", "t.svg"].map(|name| folder.path(name));
+    let [markdown, csv, json_file, svg] = &files;
+    let ran = eval(&[
+        "--limit",
+        "6",
+        "--markdown",
+        text(markdown),
+        "--csv",
+        text(csv),
+        "--json",
+        text(json_file),
+        "--plot",
+        text(svg),
+    ]);
+    assert_eq!(ran.stderr, "");
+    let rows: Vec<Vec<&str>> = ran
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[2][..4], ["off", "6", "100.0", "%"]);
+    assert_eq!(rows[3][..4], ["visipruner", "6", "100.0", "%"]);
+
+    let results = json(json_file);
+    assert_eq!(labels(&results), ["off", "visipruner"]);
+    assert_eq!(results["baseline"], "off");
+    assert_eq!(results["settings"]["n_predict"], 32);
+    assert_eq!(
+        results["fields"]["visipruner"]["fields"]["tokens_threshold"],
+        0.06
+    );
+    assert_eq!(results["policies"][1]["all"]["accuracy"]["value"], 1.0);
+    assert_eq!(vision_attention(&results, 0), 1.0);
+    assert!((0.4..0.8).contains(&vision_attention(&results, 1)));
+
+    let csv = read(csv);
+    let rows: Vec<&str> = csv.lines().collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows[0].starts_with("policy,category,n,accuracy"), "{}", rows[0]);
+    assert!(rows[2].starts_with("visipruner,,6,1"), "{}", rows[2]);
+    assert!(read(markdown).contains("| visipruner | 6 | 100.0 % |"));
+    let svg = read(svg);
+    assert!(svg.starts_with("<svg") && svg.contains("visipruner"));
+}
+
+/// A store that ends in the middle of a line, as after a kill: what was whole stays as it is to the byte, the rest is
+/// asked again, and comes out the same.
+#[test]
+fn an_interrupted_run_goes_on() {
+    let folder = Folder::new();
+    let store = folder.path("answers.jsonl");
+    let run = || eval(&["--limit", "4", "--shuffle", "5", "--out", text(&store)]);
+    run();
+    let whole = read(&store);
+    let all = answers(&store);
+    assert_eq!(all.len(), 8);
+
+    let third = whole
+        .match_indices("{\"kind\":\"answer\"")
+        .nth(3)
+        .expect("four answers")
+        .0;
+    std::fs::write(&store, &whole[..third + 40]).expect("writes");
+    let ran = run();
+    assert_eq!(ran.stderr, "");
+    assert_eq!(read(&store)[..third], whole[..third]);
+    assert_eq!(answers(&store), all);
+
+    // Nothing is left to be asked, so that not a byte changes.
+    let before = read(&store);
+    let again = run();
+    assert_eq!((read(&store), again.stdout), (before, ran.stdout));
+}
+
+#[test]
+fn a_store_of_other_settings_is_refused() {
+    let folder = Folder::new();
+    let store = folder.path("answers.jsonl");
+    eval(&["--limit", "1", "--out", text(&store)]);
+    let before = read(&store);
+    let out = ["--limit", "1", "--policy", "off", "--out", text(&store)];
+    assert_error(
+        &eval_with(QUESTIONS, &[&out[..], &["-n", "8"]].concat()),
+        &["other settings", "n_predict: 32 then, 8 now"],
+    );
+    let other = folder.path("other.gguf");
+    std::fs::copy(MODEL, &other).expect("copies");
+    let args = [
+        "eval",
+        "-t",
+        "1",
+        "-m",
+        text(&other),
+        "--mmproj",
+        MMPROJ,
+        "--questions",
+        QUESTIONS,
+    ];
+    assert_error(&[&args[..], &out].concat(), &["policy off", "other.gguf"]);
+    assert_eq!(read(&store), before);
+}
+
+#[test]
+fn sweeps_and_policies_with_fields() {
+    let folder = Folder::new();
+    let file = folder.path("t.json");
+    eval(&[
+        "--limit",
+        "2",
+        "--policy",
+        "uniform",
+        "--policy",
+        "fastv:rank_layers=0,keep=25%",
+        "--sweep",
+        "budget=8,50%",
+        "--json",
+        text(&file),
+    ]);
+    let results = json(&file);
+    assert_eq!(
+        labels(&results),
+        [
+            "off",
+            "uniform budget=8",
+            "uniform budget=50%",
+            "fastv rank_layers=0 keep=25%"
+        ]
+    );
+    let rows = |i: usize| results["policies"][i]["all"]["cost"]["vision_rows"].as_f64();
+    // 8 and 32 of 64 in all of ten layers; all in the first and 16 in the nine others.
+    assert_eq!([rows(1), rows(2), rows(3)], [0.125, 0.5, 0.325].map(Some));
+}
+
+#[test]
+fn policies_are_given_the_budget_of_equal_cost() {
+    let folder = Folder::new();
+    let file = folder.path("t.json");
+    eval(&[
+        "--limit",
+        "3",
+        "--policy",
+        "vtw:exit_from=1",
+        "--policy",
+        "uniform:budget=1",
+        "--at-cost",
+        "50%",
+        "--json",
+        text(&file),
+    ]);
+    let results = json(&file);
+    // Of ten equal layers five see vision.
+    assert_eq!(labels(&results)[1], "vtw exit_from=5");
+    assert!((vision_attention(&results, 1) - 0.5).abs() < 1e-9);
+    assert!((vision_attention(&results, 2) - 0.5).abs() < 0.02, "{results}");
+    assert!(labels(&results)[2].starts_with("uniform budget="), "{results}");
+
+    eval(&[
+        "--limit",
+        "3",
+        "--no-off",
+        "--policy",
+        "vtw:exit_from=3",
+        "--policy",
+        "random",
+        "--equal-cost",
+        "vtw exit_from=3",
+        "--json",
+        text(&file),
+    ]);
+    let results = json(&file);
+    assert_eq!(results["baseline"], "vtw exit_from=3");
+    assert!((vision_attention(&results, 1) - 0.3).abs() < 0.02, "{results}");
+}
+
+#[test]
+fn several_models_are_told_apart() {
+    let folder = Folder::new();
+    let (other, file) = (folder.path("copy.gguf"), folder.path("t.json"));
+    std::fs::copy(MODEL, &other).expect("copies");
+    eval(&[
+        "-m",
+        text(&other),
+        "--limit",
+        "2",
+        "--policy",
+        "uniform:budget=16",
+        "--json",
+        text(&file),
+    ]);
+    let results = json(&file);
+    assert_eq!(
+        labels(&results),
+        [
+            "tiny-llava-shapes-f16 off",
+            "tiny-llava-shapes-f16 uniform budget=16",
+            "copy off",
+            "copy uniform budget=16"
+        ]
+    );
+    assert_eq!(results["baseline"], "tiny-llava-shapes-f16 off");
+    assert_eq!(results["policies"][2]["all"]["agreement"]["value"], 1.0);
+}
+
+#[test]
+fn what_cannot_be_asked_is_said_before_the_work() {
+    let refused = |more: &[&str], parts: &[&str]| assert_error(&eval_with(QUESTIONS, more), parts);
+    refused(
+        &["--format", "coco"],
+        &["--format", "\"coco\"", "jsonl, pictures"],
+    );
+    refused(
+        &["--policy", "fastv:kept=3"],
+        &["--policy", "\"kept\" is not a field"],
+    );
+    refused(&["--policy", "vtw:exit_from=11"], &["exit_from is 11"]);
+    refused(
+        &["--policy", "vtw:exit_from=2", "--policy", "vtw:exit_from=2"],
+        &["\"vtw exit_from=2\" is asked for twice"],
+    );
+    refused(
+        &["--sweep", "budget=1,2"],
+        &["--sweep budget", "none of the policies"],
+    );
+    refused(&["--sweep", "budget"], &["--sweep", "no '='"]);
+    refused(
+        &["--equal-cost", "fastv"],
+        &["\"fastv\" is none", "off, visipruner"],
+    );
+    refused(&["--limit", "0"], &["--limit", "1 or more"]);
+    refused(&["--json", "/no/such/folder/x.json"], &["no folder"]);
+    assert_error(&["eval", "-m", MODEL, "--questions", QUESTIONS], &["--mmproj"]);
+
+    let folder = Folder::new();
+    let unknown = folder.file("questions.jsonl", br#"{"text": "Which?", "picture": "a.png"}"#);
+    assert_error(&eval_with(&unknown, &[]), &["questions.jsonl", "--format"]);
+    let line = br#"{"id": "q7", "image": "gone.png", "question": "Which?", "answers": ["a"]}"#;
+    let missing = folder.file("missing.jsonl", line);
+    assert_error(
+        &eval_with(&missing, &[]),
+        &["question q7", "gone.png", "--image-dir"],
+    );
+    let broken = folder.file("gone.png", b"no picture");
+    assert_error(
+        &eval_with(&missing, &[]),
+        &["question q7", &broken, "not an image"],
+    );
+}
