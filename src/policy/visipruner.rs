@@ -236,6 +236,11 @@ impl StagePolicy for VisiPruner {
         (1..n_layer).filter(|&il| is_boundary(il)).collect()
     }
 
+    fn vision_bound(&self, il: usize) -> Option<usize> {
+        let is_fused = self.config.latest_fusion_layer.is_some_and(|latest| il > latest);
+        self.config.kept_budget.filter(|_| is_fused)
+    }
+
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
         let k = self.config.shallow_mid_layer;
         (self.config.evict_shallow_kv && k > 0).then_some(0..k)

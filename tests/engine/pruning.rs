@@ -231,3 +231,45 @@ fn a_policy_that_breaks_its_promise_is_run_again_with_room_for_everything() {
     assert_eq!(with.tokens, without.tokens);
     assert_eq!(with.report.kv_allocated_bytes, without.report.kv_allocated_bytes);
 }
+
+#[test]
+fn a_prompt_beyond_what_calibration_expected_is_run_again() {
+    let mut pair = Pair::new(Arch::Llama);
+    let request = Request {
+        images: (0..20).map(|seed| picture(20, 20, seed + 1)).collect(),
+        prompt: Prompt::raw(&format!("{} What are these?", "<image>".repeat(20))),
+        ..question()
+    };
+    // Nothing fires, so all of the 320 vision tokens go on, where 5 were expected.
+    let unbounded = VisiPrunerConfig {
+        shallow_mid_layer: 1,
+        layer_threshold: -1.0,
+        ..VisiPrunerConfig::default()
+    };
+    let bounded = VisiPrunerConfig {
+        latest_fusion_layer: Some(3),
+        kept_budget: Some(5),
+        ..unbounded.clone()
+    };
+    let [unbounded, bounded] = [unbounded, bounded].map(|config| {
+        let options = SessionOptions {
+            n_ctx: Some(1024),
+            ..with_policy(PolicyConfig::VisiPruner(config))
+        };
+        let mut session = pair.session(options);
+        let few = session.answer(&mut pair.projector);
+        let many = session
+            .generate(Some(&mut pair.projector), &request, ignore)
+            .expect("an answer");
+        (few, many)
+    });
+    // One small picture fits even if nothing is dropped; then every layer has room for all.
+    let allocated = |outcome: &Outcome| outcome.report.kv_allocated_bytes;
+    assert_eq!(
+        allocated(&bounded.0) * 8 * 1024,
+        allocated(&unbounded.0) * (4 * 1024 + 4 * 256)
+    );
+    assert_eq!(allocated(&bounded.1), allocated(&unbounded.1));
+    assert_eq!(bounded.1.report.logits, unbounded.1.report.logits);
+    assert_eq!(bounded.1.tokens, unbounded.1.tokens);
+}

@@ -115,6 +115,14 @@ pub struct PolicyArgs {
     )]
     pub evict_shallow_kv: Option<bool>,
 
+    /// KV cache: by this layer fusion has come, later layers are allocated for text and --kept-budget vision tokens
+    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
+    pub latest_fusion_layer: Option<usize>,
+
+    /// KV cache: with --latest-fusion-layer, so many vision tokens are kept at most
+    #[arg(long, value_name = "N", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
+    pub kept_budget: Option<usize>,
+
     /// --policy fixed: after this layer only --keep vision tokens go on
     #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
     pub fusion_layer: Option<usize>,
@@ -159,6 +167,8 @@ impl PolicyArgs {
             shallow_mask: self.shallow_mask,
             visual_self_attention: self.visual_self_attention,
             evict_shallow_kv: self.evict_shallow_kv,
+            latest_fusion_layer: self.latest_fusion_layer,
+            kept_budget: self.kept_budget,
             fusion_layer: self.fusion_layer,
             rank_layers: self.rank_layers.clone(),
             keep: self.keep.clone(),

@@ -42,6 +42,12 @@ struct Setup {
     n_ctx: u32,
 }
 
+/// What runs a variant.
+enum Runner {
+    Session(Box<Session>),
+    Stock(Stock),
+}
+
 /// One variant, round after round.
 struct Series {
     label: String,
@@ -84,43 +90,50 @@ impl Bench<'_> {
             };
             series.push(warm);
         }
-        let mut sessions = self
-            .plan
-            .variants
-            .iter()
-            .map(|variant| self.session(variant, setup.n_ctx))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut stock = self.start_stock(&setup)?;
-        if stock.is_some() {
+        let mut runners = Vec::new();
+        for variant in &self.plan.variants {
+            runners.push(Runner::Session(Box::new(self.session(variant, setup.n_ctx)?)));
+        }
+        if let Some(stock) = self.start_stock(&setup)? {
+            runners.push(Runner::Stock(stock));
             series.push(Series::new("stock".to_owned()));
         }
-
         let n_rounds = self.args.repetitions;
         for round in 0..n_rounds {
             self.terminal
                 .progress("measuring", round as f32 / n_rounds as f32);
-            let mut row = Vec::new();
-            for session in &mut sessions {
-                self.interrupt.stops(session.cancel_handle());
-                match measure(session, &setup)? {
-                    Some(report) => row.push(Run::of(report)),
-                    None => break,
-                }
-            }
-            if row.len() < sessions.len() || self.interrupt.is_pressed() {
+            let Some(runs) = self.round(round, &mut runners, &setup)? else {
                 break;
-            }
-            if let Some(stock) = &mut stock {
-                row.push(self.run_stock(stock)?);
-            }
+            };
             series
                 .iter_mut()
-                .zip(row)
+                .zip(runs)
                 .for_each(|(series, run)| series.push(run));
         }
         self.terminal.clear();
         let is_measured = !series[0].prefill_ms.is_empty();
         Ok(is_measured.then(|| self.results(&setup, &series)))
+    }
+
+    /// Runs every variant once; each round begins with another one, so that none always comes after the same. `None` if it
+    /// was interrupted.
+    fn round(&self, round: usize, runners: &mut [Runner], setup: &Setup) -> Result<Option<Vec<Run>>, Error> {
+        let n = runners.len();
+        let mut runs: Vec<Option<Run>> = runners.iter().map(|_| None).collect();
+        for i in (0..n).map(|i| (i + round) % n) {
+            let run = match &mut runners[i] {
+                Runner::Stock(stock) => Some(self.run_stock(stock)?),
+                Runner::Session(session) => {
+                    self.interrupt.stops(session.cancel_handle());
+                    measure(session, setup)?.map(Run::of)
+                }
+            };
+            if run.is_none() || self.interrupt.is_pressed() {
+                return Ok(None);
+            }
+            runs[i] = run;
+        }
+        Ok(runs.into_iter().collect())
     }
 
     /// A prompt of the length that was asked for, encoded.

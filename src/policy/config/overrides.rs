@@ -54,6 +54,8 @@ fields! {
     shallow_mask: ShallowMask,
     visual_self_attention: VisualSelfAttention,
     evict_shallow_kv: bool,
+    latest_fusion_layer: usize,
+    kept_budget: usize,
     fusion_layer: usize,
     rank_layers: Vec<usize>,
     keep: Budgets,

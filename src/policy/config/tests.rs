@@ -278,6 +278,15 @@ fn values_out_of_range_say_the_range() {
         ("exit_layers = 0", "exit_layers is 0, but must be 1 or more"),
         ("mid_deep_layer = 0", "mid_deep_layer is 0, but must be 1 or more"),
         (
+            "latest_fusion_layer = 3",
+            "kept_budget is missing: latest_fusion_layer bounds the KV cache, so it must be said how many tokens are kept at \
+             most",
+        ),
+        (
+            "kept_budget = 3",
+            "latest_fusion_layer is missing: kept_budget bounds the KV cache, so it must be said of which layers",
+        ),
+        (
             "stages = ['shallow']\nshallow_mid_layer = 0",
             "shallow_mid_layer is 0, but must be 1 or more",
         ),

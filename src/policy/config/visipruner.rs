@@ -61,6 +61,16 @@ pub struct VisiPrunerConfig {
     /// Forget the vision tokens' KV cells of layers below `k` after the prefill, so that decode does not see them
     /// there. Independent of `stages`. Default: false.
     pub evict_shallow_kv: bool,
+
+    /// By this layer fusion has come, as a calibration found: the KV cache of later layers is allocated for text and
+    /// `kept_budget` vision tokens. It decides nothing else: a prompt that fuses later or keeps more is run again with
+    /// room for everything. From 0 to the last layer. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_fusion_layer: Option<usize>,
+
+    /// With `latest_fusion_layer`: so many vision tokens are kept at most. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_budget: Option<usize>,
 }
 
 impl Default for VisiPrunerConfig {
@@ -79,6 +89,8 @@ impl Default for VisiPrunerConfig {
             shallow_mask: ShallowMask::Sink,
             visual_self_attention: VisualSelfAttention::Keep,
             evict_shallow_kv: false,
+            latest_fusion_layer: None,
+            kept_budget: None,
         }
     }
 }
@@ -87,6 +99,21 @@ impl VisiPrunerConfig {
     /// Whether the exit comes from `mid_deep_layer` instead of from counting: `deep` without `middle`.
     pub fn exits_by_layer(&self) -> bool {
         self.stages.deep && !self.stages.middle
+    }
+
+    fn validate_bound(&self) -> Result<(), PolicyError> {
+        let missing = |field, reason| Err(PolicyError::Missing { field, reason });
+        match (self.latest_fusion_layer, self.kept_budget) {
+            (Some(_), None) => missing(
+                "kept_budget",
+                "latest_fusion_layer bounds the KV cache, so it must be said how many tokens are kept at most",
+            ),
+            (None, Some(_)) => missing(
+                "latest_fusion_layer",
+                "kept_budget bounds the KV cache, so it must be said of which layers",
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -105,6 +132,8 @@ impl PolicyFields for VisiPrunerConfig {
         "shallow_mask",
         "visual_self_attention",
         "evict_shallow_kv",
+        "latest_fusion_layer",
+        "kept_budget",
     ];
 
     fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
@@ -123,6 +152,8 @@ impl PolicyFields for VisiPrunerConfig {
             shallow_mask: fields.shallow_mask.unwrap_or(base.shallow_mask),
             visual_self_attention: fields.visual_self_attention.unwrap_or(base.visual_self_attention),
             evict_shallow_kv: fields.evict_shallow_kv.unwrap_or(base.evict_shallow_kv),
+            latest_fusion_layer: fields.latest_fusion_layer.or(base.latest_fusion_layer),
+            kept_budget: fields.kept_budget.or(base.kept_budget),
         })
     }
 
@@ -142,13 +173,16 @@ impl PolicyFields for VisiPrunerConfig {
                 reason: "the stage `deep` runs without `middle`, so it must be said from which layer on vision is dropped",
             });
         }
-        Ok(())
+        self.validate_bound()
     }
 
     fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
         let il_last = n_layer.saturating_sub(1);
         error::check_count("shallow_mid_layer", self.shallow_mid_layer, 0, Some(il_last))?;
         error::check_count("exit_layers", self.exit_layers, 1, Some(n_layer))?;
+        if let Some(il) = self.latest_fusion_layer {
+            error::check_count("latest_fusion_layer", il, 0, Some(il_last))?;
+        }
         match self.mid_deep_layer {
             Some(il) if self.exits_by_layer() => error::check_count("mid_deep_layer", il, 1, Some(il_last)),
             _ => Ok(()),
