@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -282,15 +283,27 @@ fn contents(path: &Path, lines: Vec<Line>) -> Result<Option<Contents>, EvalError
     Ok(Some(contents))
 }
 
+/// A lock that is held for no longer than this is waited for: a process that this one starts inherits it until it has
+/// loaded its own program.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// File systems without locks (some on networks) do without.
 fn lock(file: &File, path: &Path) -> Result<(), EvalError> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(EvalError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) if source.kind() == ErrorKind::Unsupported => Ok(()),
-        Err(TryLockError::Error(source)) => Err(failed("lock", path)(source)),
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PATIENCE / 50);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(EvalError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) if source.kind() == ErrorKind::Unsupported => return Ok(()),
+            Err(TryLockError::Error(source)) => return Err(failed("lock", path)(source)),
+        }
     }
 }
 

@@ -237,8 +237,8 @@ impl StagePolicy for VisiPruner {
     }
 
     fn vision_bound(&self, il: usize) -> Option<usize> {
-        let is_fused = self.config.latest_fusion_layer.is_some_and(|latest| il > latest);
-        self.config.kept_budget.filter(|_| is_fused)
+        let latest = self.config.latest_fusion_layer?;
+        (il > latest).then_some(self.config.kept_budget)
     }
 
     fn evict_after_prefill(&self) -> Option<Range<usize>> {

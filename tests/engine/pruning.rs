@@ -248,7 +248,7 @@ fn a_prompt_beyond_what_calibration_expected_is_run_again() {
     };
     let bounded = VisiPrunerConfig {
         latest_fusion_layer: Some(3),
-        kept_budget: Some(5),
+        kept_budget: 5,
         ..unbounded.clone()
     };
     let [unbounded, bounded] = [unbounded, bounded].map(|config| {

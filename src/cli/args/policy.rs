@@ -119,7 +119,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
     pub latest_fusion_layer: Option<usize>,
 
-    /// KV cache: with --latest-fusion-layer, so many vision tokens are kept at most
+    /// KV cache: with --latest-fusion-layer, so many vision tokens are expected to be kept at most [default: 64]
     #[arg(long, value_name = "N", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
     pub kept_budget: Option<usize>,
 

@@ -21,6 +21,8 @@ layer0 = "half"
 shallow_mask = "skip"
 visual_self_attention = "remove"
 evict_shallow_kv = true
+latest_fusion_layer = 5
+kept_budget = 16
 "#;
 
 fn tiny() -> VisiPrunerConfig {
@@ -38,6 +40,8 @@ fn tiny() -> VisiPrunerConfig {
         shallow_mask: ShallowMask::Skip,
         visual_self_attention: VisualSelfAttention::Remove,
         evict_shallow_kv: true,
+        latest_fusion_layer: Some(5),
+        kept_budget: 16,
     }
 }
 
@@ -96,6 +100,8 @@ fn the_file_is_flat_and_ordered() {
     shallow_mask = "skip"
     visual_self_attention = "remove"
     evict_shallow_kv = true
+    latest_fusion_layer = 5
+    kept_budget = 16
     "#);
 }
 
@@ -277,15 +283,6 @@ fn values_out_of_range_say_the_range() {
         ),
         ("exit_layers = 0", "exit_layers is 0, but must be 1 or more"),
         ("mid_deep_layer = 0", "mid_deep_layer is 0, but must be 1 or more"),
-        (
-            "latest_fusion_layer = 3",
-            "kept_budget is missing: latest_fusion_layer bounds the KV cache, so it must be said how many tokens are kept at \
-             most",
-        ),
-        (
-            "kept_budget = 3",
-            "latest_fusion_layer is missing: kept_budget bounds the KV cache, so it must be said of which layers",
-        ),
         (
             "stages = ['shallow']\nshallow_mid_layer = 0",
             "shallow_mid_layer is 0, but must be 1 or more",

@@ -68,9 +68,8 @@ pub struct VisiPrunerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest_fusion_layer: Option<usize>,
 
-    /// With `latest_fusion_layer`: so many vision tokens are kept at most. Default: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept_budget: Option<usize>,
+    /// With `latest_fusion_layer`: so many vision tokens are expected to be kept at most. Not used otherwise. Default: 64.
+    pub kept_budget: usize,
 }
 
 impl Default for VisiPrunerConfig {
@@ -90,7 +89,7 @@ impl Default for VisiPrunerConfig {
             visual_self_attention: VisualSelfAttention::Keep,
             evict_shallow_kv: false,
             latest_fusion_layer: None,
-            kept_budget: None,
+            kept_budget: 64,
         }
     }
 }
@@ -99,21 +98,6 @@ impl VisiPrunerConfig {
     /// Whether the exit comes from `mid_deep_layer` instead of from counting: `deep` without `middle`.
     pub fn exits_by_layer(&self) -> bool {
         self.stages.deep && !self.stages.middle
-    }
-
-    fn validate_bound(&self) -> Result<(), PolicyError> {
-        let missing = |field, reason| Err(PolicyError::Missing { field, reason });
-        match (self.latest_fusion_layer, self.kept_budget) {
-            (Some(_), None) => missing(
-                "kept_budget",
-                "latest_fusion_layer bounds the KV cache, so it must be said how many tokens are kept at most",
-            ),
-            (None, Some(_)) => missing(
-                "latest_fusion_layer",
-                "kept_budget bounds the KV cache, so it must be said of which layers",
-            ),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -153,7 +137,7 @@ impl PolicyFields for VisiPrunerConfig {
             visual_self_attention: fields.visual_self_attention.unwrap_or(base.visual_self_attention),
             evict_shallow_kv: fields.evict_shallow_kv.unwrap_or(base.evict_shallow_kv),
             latest_fusion_layer: fields.latest_fusion_layer.or(base.latest_fusion_layer),
-            kept_budget: fields.kept_budget.or(base.kept_budget),
+            kept_budget: fields.kept_budget.unwrap_or(base.kept_budget),
         })
     }
 
@@ -173,7 +157,7 @@ impl PolicyFields for VisiPrunerConfig {
                 reason: "the stage `deep` runs without `middle`, so it must be said from which layer on vision is dropped",
             });
         }
-        self.validate_bound()
+        Ok(())
     }
 
     fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
