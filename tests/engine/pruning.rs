@@ -144,10 +144,12 @@ fn caches_are_as_small_as_a_schedule_lets_them() {
     let text = Request {
         ignore_eos: true,
         n_predict: 4,
-        ..Request::new(Prompt::raw("once upon a time. ".repeat(60).as_str()))
+        ..Request::new(Prompt::raw("once upon a time. ".repeat(40).as_str()))
     };
     let outcome = session.generate(None, &text, ignore).expect("an answer");
-    assert!(outcome.report.n_tokens > 512 && outcome.tokens.len() == 4);
+    assert_eq!(outcome.tokens.len(), 4);
+    let n_tokens = outcome.report.n_tokens;
+    assert!((512..1020).contains(&n_tokens), "{n_tokens} tokens");
 }
 
 /// Keeps everything, whatever it says.

@@ -21,6 +21,7 @@ pub struct BenchArgs {
     /// Pictures in the prompt; several numbers, separated by commas, are measured one after the other
     #[arg(
         long,
+        alias = "images",
         value_name = "LIST",
         value_delimiter = ',',
         default_value = "1",
