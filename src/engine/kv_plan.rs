@@ -98,16 +98,20 @@ mod tests {
         }
     }
 
+    fn one_image(n_rows: usize, image: std::ops::Range<usize>) -> PromptLayout {
+        PromptLayout {
+            n_rows,
+            vision: std::iter::once(image).collect(),
+        }
+    }
+
     fn n_cells(plan: &KvPlan) -> Vec<u32> {
         plan.groups().iter().map(|group| group.n_cells).collect()
     }
 
     #[test]
     fn bounded_groups_hold_text_kept_tokens_and_the_answer() {
-        let layout = PromptLayout {
-            n_rows: 624,
-            vision: vec![35..611],
-        };
+        let layout = one_image(624, 35..611);
         let need = |n_predict| Need {
             layout: &layout,
             n_predict,
@@ -127,10 +131,7 @@ mod tests {
 
     #[test]
     fn a_prompt_that_nothing_is_dropped_of_needs_all_its_rows() {
-        let layout = PromptLayout {
-            n_rows: 400,
-            vision: vec![100..400],
-        };
+        let layout = one_image(400, 100..400);
         let mut plan = KvPlan::new(&[14, 24], &Fixed::new(schedule(), N_LAYER, 1));
         let need = Need {
             layout: &layout,
