@@ -38,7 +38,8 @@ type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
 /// It changes the KV cache and the buffers of the computation. Sessions share their model: for answers side by side
 /// make several. A session keeps nothing from one request to the next.
 pub struct Session {
-    context: ffi::Context,
+    /// `None` if it could not be made anew; the next request tries again.
+    context: Option<ffi::Context>,
     model: Model,
     options: SessionOptions,
     params: ffi::ContextParams,
@@ -107,7 +108,7 @@ impl Session {
         let cancel = CancelHandle::default();
         let context = new_context(model, &params, kv.groups(), &cancel)?;
         Ok(Self {
-            context,
+            context: Some(context),
             model: model.clone(),
             options,
             params,
@@ -129,8 +130,7 @@ impl Session {
 
     /// Tokens of prompt and answer together.
     pub fn n_ctx(&self) -> u32 {
-        // llama.cpp rounds up; what was asked for is what holds.
-        self.context.n_ctx().min(self.params.n_ctx)
+        self.params.n_ctx // llama.cpp rounds up; what was asked for is what holds
     }
 
     /// Stops the running request, from any thread.
@@ -225,8 +225,9 @@ impl Session {
             .map(|policy| policy.name())
     }
 
+    /// The context of a request, which [`fit`](Self::fit) has seen to.
     pub(crate) fn context(&mut self) -> &mut ffi::Context {
-        &mut self.context
+        self.context.as_mut().expect("fit makes one, or is an error")
     }
 
     fn encode_request(
@@ -297,9 +298,12 @@ impl Session {
         } else {
             0
         };
-        let is_too_small = together > self.context.n_ubatch();
+        let is_too_small = self
+            .context
+            .as_ref()
+            .is_none_or(|context| together > context.n_ubatch());
         if is_too_small {
-            self.params.n_ubatch = together;
+            self.params.n_ubatch = self.params.n_ubatch.max(together);
             self.params.n_batch = self.params.n_batch.max(together);
         }
         let need = Need {
@@ -311,16 +315,18 @@ impl Session {
             Some(policy) => self.kv.fit(policy.as_ref(), need),
             None => false,
         };
-        if is_too_small || has_grown {
-            self.renew_context()
-        } else {
-            self.context.clear();
-            Ok(())
+        match &mut self.context {
+            Some(context) if !is_too_small && !has_grown => context.clear(),
+            _ => self.renew_context()?,
         }
+        Ok(())
     }
 
+    /// The old context goes before the new one comes: there need not be memory for both.
     fn renew_context(&mut self) -> Result<(), Error> {
-        self.context = new_context(&self.model, &self.params, self.kv.groups(), &self.cancel)?;
+        self.context = None;
+        let context = new_context(&self.model, &self.params, self.kv.groups(), &self.cancel)?;
+        self.context = Some(context);
         Ok(())
     }
 
@@ -370,7 +376,7 @@ impl Session {
     ) -> Result<Option<PrefillTrace>, Error> {
         let (cancel, n_rows) = (self.cancel.clone(), prompt.layout.n_rows);
         let mut on_progress = |n_done| hear(&cancel, on_event, Event::Prefill(n_done as f32 / n_rows as f32));
-        match dense::prefill(&mut self.context, prompt, &mut on_progress) {
+        match dense::prefill(self.context(), prompt, &mut on_progress) {
             Ok(ControlFlow::Continue(())) => Ok(Some(PrefillTrace::dense(
                 &prompt.layout,
                 self.model.n_layer(),
@@ -397,11 +403,12 @@ impl Session {
             Needs::Nothing | Needs::Vision => None,
             Needs::VisionAndText => Some(self.text_embeddings(prompt).map_err(failed)?),
         };
+        let (n_batch, n_ubatch) = (self.context().n_batch(), self.context().n_ubatch());
         let params = PrefillParams {
             layout: &prompt.layout,
             n_layer,
-            max_rows_per_call: self.context.n_batch() as usize,
-            max_rows_per_attention_probe: self.context.n_ubatch() as usize,
+            max_rows_per_call: n_batch as usize,
+            max_rows_per_attention_probe: n_ubatch as usize,
             causal_images: !prompt.non_causal,
             embeddings: Some(Embeddings {
                 n_embd: self.model.native().n_embd_inp(),
@@ -414,7 +421,7 @@ impl Session {
             let done = progress.n_done as f32 / progress.n_total.max(1) as f32;
             hear(&cancel, on_event, Event::Prefill(done))
         };
-        let mut engine = StagedPrompt::begin(&mut self.context, prompt).map_err(failed)?;
+        let mut engine = StagedPrompt::begin(self.context(), prompt).map_err(failed)?;
         prefill::prefill(&mut engine, &params, policy.as_mut(), &mut on_progress)
     }
 

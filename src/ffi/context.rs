@@ -181,12 +181,6 @@ impl Context {
         self.ptr.as_ptr()
     }
 
-    /// Tokens the context holds.
-    pub(crate) fn n_ctx(&self) -> u32 {
-        // SAFETY: `ptr` is a live context; a field is read.
-        unsafe { sys::llama_n_ctx(self.ptr.as_ptr()) }
-    }
-
     /// Tokens one call may decode.
     pub(crate) fn n_batch(&self) -> u32 {
         // SAFETY: `ptr` is a live context; a field is read.

@@ -21,14 +21,15 @@ fn script<'a>(html: &'a str, id: &str) -> &'a str {
     after.split_once("</script>").expect("and ends").0
 }
 
-/// Saves the reports when asked to, for eyes.
+/// Reports and their parts can be written; into a folder of one's own with `VP_REPORTS`, for eyes.
 #[test]
 fn reports_for_eyes() {
-    let Ok(folder) = std::env::var("VP_REPORTS") else {
-        return;
-    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let folder = std::env::var("VP_REPORTS").unwrap_or_else(|_| elsewhere.path().display().to_string());
     for (name, inspection) in all() {
-        std::fs::write(format!("{folder}/{name}.html"), inspection.to_html().unwrap()).unwrap();
+        let html = inspection.to_html().unwrap();
+        assert!(html.trim_end().ends_with("</html>"), "{name}");
+        std::fs::write(format!("{folder}/{name}.html"), html).unwrap();
         #[cfg(feature = "cli")]
         inspection
             .write_parts(std::path::Path::new(&format!("{folder}/{name}-parts")))

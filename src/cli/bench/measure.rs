@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use visipruner::engine::{self, EncodedPrompt, Event, Image, Request, Session, SessionOptions, vision_shape};
+use visipruner::engine::{
+    self, EncodedPrompt, Event, Image, Prompt, Request, Session, SessionOptions, vision_shape,
+};
 use visipruner::policy::cost::encoder_flops;
 use visipruner::report::RunReport;
 
@@ -14,7 +16,7 @@ use super::super::interrupt::Interrupt;
 use super::super::run::{model_options, session_options};
 use super::super::terminal::Terminal;
 use super::memory;
-use super::plan::{Plan, Variant, prompt, prompt_text};
+use super::plan::{Plan, Variant, prompt_text};
 use super::result::{BenchReport, Case, Compute, Measured, VariantResult, Work};
 use super::stock::{Stock, StockParams};
 
@@ -122,7 +124,12 @@ impl Bench<'_> {
         let mut runs: Vec<Option<Run>> = runners.iter().map(|_| None).collect();
         for i in (0..n).map(|i| (i + round) % n) {
             let run = match &mut runners[i] {
-                Runner::Stock(stock) => Some(self.run_stock(stock)?),
+                Runner::Stock(stock) => match self.run_stock(stock) {
+                    Ok(run) => Some(run),
+                    // Ctrl-C ends the other process, too.
+                    Err(_) if self.interrupt.is_pressed() => None,
+                    Err(error) => return Err(error),
+                },
                 Runner::Session(session) => {
                     self.interrupt.stops(session.cancel_handle());
                     measure(session, setup)?.map(Run::of)
@@ -146,7 +153,7 @@ impl Bench<'_> {
                 images: images.clone(),
                 n_predict: self.args.n_gen,
                 ignore_eos: true,
-                ..Request::new(prompt(&text))
+                ..Request::new(Prompt::raw(&text))
             };
             let Some(encoded) = self.encode(&request)? else {
                 return Ok(None);

@@ -1,6 +1,5 @@
 //! What is measured: which policies, on which prompts.
 
-use visipruner::engine::{Part, Prompt};
 use visipruner::policy::fixed::Schedule;
 use visipruner::policy::{PolicyConfig, PolicyError};
 
@@ -112,13 +111,6 @@ pub fn prompt_text(n_text: usize, n_images: usize, correction: isize) -> String 
         "<__media__>".repeat(n_images),
         filler(n_after)
     )
-}
-
-/// The same as the engine takes it.
-pub fn prompt(text: &str) -> Prompt {
-    let prompt = Prompt::raw(text);
-    debug_assert!(matches!(&prompt, Prompt::Raw(parts) if parts.contains(&Part::Image)));
-    prompt
 }
 
 #[cfg(test)]

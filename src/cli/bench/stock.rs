@@ -15,8 +15,6 @@ pub struct Stock {
     process: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// Milliseconds that encoding the pictures took.
-    pub encode_ms: f64,
 }
 
 /// One run of the prompt.
@@ -104,10 +102,8 @@ impl Stock {
             process,
             stdin,
             stdout: BufReader::new(stdout),
-            encode_ms: 0.0,
         };
-        let lines = stock.read_until("encoded").map_err(failed)?;
-        stock.encode_ms = numbers(&lines, "encoded").first().copied().unwrap_or(f64::NAN);
+        stock.read_until("encoded").map_err(failed)?;
         Ok(stock)
     }
 

@@ -104,10 +104,14 @@ fn charts_without_points_are_charts() {
 /// Charts of the kinds that the program draws, to look at: `VP_CHARTS=folder cargo test charts_to_look_at`.
 #[test]
 fn charts_to_look_at() {
-    let Ok(folder) = std::env::var("VP_CHARTS") else {
-        return;
+    let folder = std::env::var("VP_CHARTS");
+    let save = |name: &str, svg: String| {
+        assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{name}");
+        assert!(!svg.contains("NaN") && !svg.contains("inf\""), "{name}");
+        if let Ok(folder) = &folder {
+            std::fs::write(format!("{folder}/{name}.svg"), svg).unwrap();
+        }
     };
-    let save = |name: &str, svg: String| std::fs::write(format!("{folder}/{name}.svg"), svg).unwrap();
     save("curve", curve().to_svg());
     save("equal", equal_cost().to_svg());
     save("profile", profile().to_svg());
