@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Model;
 use crate::ffi;
 use crate::policy::PromptLayout;
 use crate::policy::shape::VisionShape;
@@ -24,8 +25,10 @@ pub(crate) struct EncodedBy {
 ///
 /// [`Session::encode`]: super::Session::encode
 /// [`Session::generate_encoded`]: super::Session::generate_encoded
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct EncodedPrompt {
+    /// The model that it is for; none while it is put together.
+    pub(crate) model: Option<Model>,
     /// `[n_rows]`, -1 for vision.
     pub(crate) token: Vec<i32>,
     /// `[vision rows][n_embd_inp]`
@@ -51,6 +54,7 @@ pub struct EncodedPrompt {
 impl EncodedPrompt {
     pub(crate) fn new(n_pos_per_embd: usize, non_causal: bool) -> Self {
         Self {
+            model: None,
             token: Vec::new(),
             embd: Vec::new(),
             pos: Vec::new(),

@@ -75,6 +75,12 @@ pub enum Error {
         projector: PathBuf,
     },
 
+    /// A prompt that was encoded for another model than the session's.
+    #[error(
+        "the prompt was encoded for another model than the session's: encode it with a session of this one"
+    )]
+    ForeignPrompt,
+
     /// Pruning was asked for on a model that cannot be run in layer ranges.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),

@@ -184,13 +184,20 @@ impl Session {
     /// request are not looked at.
     ///
     /// # Errors
-    /// As [`Session::generate`].
+    /// As [`Session::generate`]; [`Error::ForeignPrompt`] for a prompt that was encoded for another model.
     pub fn generate_encoded(
         &mut self,
         prompt: &EncodedPrompt,
         request: &Request,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome, Error> {
+        if !prompt
+            .model
+            .as_ref()
+            .is_some_and(|model| model.is_same(&self.model))
+        {
+            return Err(Error::ForeignPrompt);
+        }
         let report = record::start(self, prompt.encoded_by.as_ref());
         let mut answer = Answer::new(self, request, report)?.begun_earlier_by(prompt.encode_time);
         answer.compute_prompt(prompt, request, &mut on_event)?;
@@ -243,6 +250,7 @@ impl Session {
             .rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
         let prompt = self.encode_parts(projector, &rendered.parts, &request.images, on_event)?;
         Ok(prompt.map(|prompt| EncodedPrompt {
+            model: Some(self.model.clone()),
             encode_time: began.elapsed(),
             warning: rendered.warning,
             ..prompt

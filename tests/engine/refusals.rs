@@ -156,3 +156,24 @@ fn a_projector_of_another_model_names_both_widths() {
         .to_string();
     assert!(message.contains("96") && message.contains("128"), "{message}");
 }
+
+#[test]
+fn a_prompt_of_another_model() {
+    let (mut pair, other) = (Pair::new(Arch::Llama), Pair::new(Arch::Qwen2));
+    let encoded = pair
+        .session(SessionOptions::default())
+        .encode(Some(&mut pair.projector), &question(), ignore)
+        .expect("it is encoded")
+        .expect("nothing stops it");
+    let mut session = pair.session(SessionOptions::default());
+    let direct = session.answer(&mut pair.projector);
+    let outcome = session
+        .generate_encoded(&encoded, &question(), ignore)
+        .expect("an answer");
+    assert_eq!(outcome.report.logits, direct.report.logits);
+    assert_eq!(outcome.tokens, direct.tokens);
+    let refused = other
+        .session(SessionOptions::default())
+        .generate_encoded(&encoded, &question(), ignore);
+    assert!(matches!(refused, Err(Error::ForeignPrompt)));
+}
