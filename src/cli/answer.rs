@@ -132,7 +132,7 @@ pub fn answer(options: &RunOptions, terminal: &mut Terminal) -> Result<(), Error
     )?;
     let mut session = Session::new(&loaded.model, options.session.clone())?;
     interrupt.stops(session.cancel_handle());
-    let request = request(options, session.n_ctx());
+    let request = options.request(session.n_ctx());
     let is_text = !options.report.json;
     let mut is_first = true;
     let outcome = ask(
@@ -162,18 +162,6 @@ pub fn answer(options: &RunOptions, terminal: &mut Terminal) -> Result<(), Error
     match &options.report.report {
         Some(path) => output::write_json("the report", path, &report),
         None => Ok(()),
-    }
-}
-
-fn request(options: &RunOptions, n_ctx: u32) -> Request {
-    Request {
-        images: options.images.clone(),
-        n_predict: options.n_predict.unwrap_or(n_ctx as usize),
-        sampling: options.sampling,
-        chat_template: options.chat_template.clone(),
-        report_logits: options.report.report_logits,
-        report_probes: options.report.report_probes,
-        ..Request::new(options.prompt.clone())
     }
 }
 

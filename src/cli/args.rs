@@ -2,6 +2,7 @@
 
 mod bench;
 pub mod eval;
+mod inspect;
 mod policy;
 pub mod spec;
 mod synth;
@@ -14,6 +15,7 @@ use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
 
 pub use bench::BenchArgs;
 pub use eval::EvalArgs;
+pub use inspect::InspectArgs;
 pub use policy::PolicyArgs;
 pub use synth::SynthArgs;
 
@@ -94,6 +96,9 @@ pub enum Command {
     /// Ask a set of questions under several policies: accuracy, agreement and cost of each
     #[command(after_help = eval::EXAMPLES, args_override_self = true)]
     Eval(Box<EvalArgs>),
+    /// Write a report that shows what each layer does with a picture, and what policies keep of it
+    #[command(after_help = inspect::EXAMPLES, args_override_self = true)]
+    Inspect(Box<InspectArgs>),
     /// Write a model of true shape with random weights, to measure speed without a download
     #[command(after_help = synth::EXAMPLES, args_override_self = true)]
     Synth(SynthArgs),
@@ -159,7 +164,7 @@ pub struct InfoArgs {
 }
 
 /// Which files.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// The language model
@@ -172,7 +177,7 @@ pub struct ModelArgs {
 }
 
 /// What is asked.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
     /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF); - reads it from standard input. Can be repeated
@@ -236,8 +241,22 @@ pub struct SamplingArgs {
     pub seed: i64,
 }
 
+impl SamplingArgs {
+    /// Always the most likely token.
+    pub fn greedy(n_predict: i32) -> Self {
+        Self {
+            n_predict,
+            temp: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: -1,
+        }
+    }
+}
+
 /// How much of the machine is used.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct ComputeArgs {
     /// Context size in tokens, prompt and answer together; 0 takes the model's own [default: the model's, at most 4096]
@@ -291,7 +310,7 @@ pub struct ComputeArgs {
 }
 
 /// What is written down.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Report")]
 pub struct ReportArgs {
     /// Write what was kept, computed and saved to a file, as one JSON object (docs/report.md)
@@ -312,7 +331,7 @@ pub struct ReportArgs {
 }
 
 /// What is said beside the answer.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Messages")]
 pub struct OutputArgs {
     /// Show llama.cpp's log

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use visipruner::engine;
 use visipruner::eval::EvalError;
 use visipruner::gguf::GgufError;
+use visipruner::inspect::InspectError;
 use visipruner::policy::PolicyError;
 use visipruner::synth;
 
@@ -107,6 +108,14 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+
+    /// What was measured cannot be shown or written.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+
+    /// Ctrl-C, before a report was complete.
+    #[error("interrupted: no report was written")]
+    NothingWritten,
 
     /// Standard output that cannot be written.
     #[error("cannot write to standard output")]

@@ -10,7 +10,7 @@ mod ask;
 mod budget;
 mod equal_cost;
 mod output;
-mod plan;
+pub mod plan;
 
 use visipruner::eval::{Question, Store, check_images, select};
 

@@ -23,6 +23,8 @@ mod eval;
 mod files;
 mod image;
 mod info;
+#[cfg(feature = "native")]
+mod inspect;
 mod interrupt;
 #[cfg(feature = "native")]
 mod mosaic;
@@ -65,6 +67,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Eval(args) => eval::run(&args),
         #[cfg(not(feature = "native"))]
         Command::Eval(_) => Err(Error::NoEngine),
+        #[cfg(feature = "native")]
+        Command::Inspect(args) => inspect::run(*args),
+        #[cfg(not(feature = "native"))]
+        Command::Inspect(_) => Err(Error::NoEngine),
         Command::Synth(args) => synth::run(&args),
     }
 }

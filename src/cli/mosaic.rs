@@ -3,7 +3,7 @@
 use visipruner::engine::Image;
 
 /// What surrounds pictures that are not square, as the projector pads them.
-const PADDING: [u8; 3] = [122, 116, 104];
+pub const PADDING: [u8; 3] = [122, 116, 104];
 /// How much of its colour a dropped token keeps.
 const DIMMED: f32 = 0.25;
 /// Character cells per token and line, and pixels per token and side.

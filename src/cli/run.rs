@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "native")]
+use visipruner::engine::Request;
 use visipruner::engine::{self, Image, ModelOptions, ProjectorOptions, Prompt, Sampling, SessionOptions};
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::presets::Resolved;
@@ -66,7 +68,10 @@ fn answer(_: &RunOptions, _: &mut Terminal) -> Result<(), Error> {
 
 impl RunOptions {
     /// Checks the flags, reads the pictures and the headers of the models, and settles the policy.
-    fn check(args: RunArgs, terminal: &mut Terminal) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn check(args: RunArgs, terminal: &mut Terminal) -> Result<Self, Error> {
         let prompt = if args.prompt.raw {
             Prompt::raw(&args.prompt.prompt)
         } else {
@@ -100,6 +105,22 @@ impl RunOptions {
             report: args.report,
             is_verbose: args.output.verbose,
         })
+    }
+}
+
+#[cfg(feature = "native")]
+impl RunOptions {
+    /// What is asked, in a context of `n_ctx` tokens.
+    pub fn request(&self, n_ctx: u32) -> Request {
+        Request {
+            images: self.images.clone(),
+            n_predict: self.n_predict.unwrap_or(n_ctx as usize),
+            sampling: self.sampling,
+            chat_template: self.chat_template.clone(),
+            report_logits: self.report.report_logits,
+            report_probes: self.report.report_probes,
+            ..Request::new(self.prompt.clone())
+        }
     }
 }
 

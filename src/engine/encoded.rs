@@ -86,6 +86,23 @@ impl EncodedPrompt {
         &self.embd
     }
 
+    /// Columns and rows of the grid that the tokens of an image form, line by line from the upper left. Images count
+    /// from 0, and so do the tiles that some projectors cut an image into.
+    ///
+    /// With M-RoPE the tokens' positions say so; otherwise the tokens form a square, if they can.
+    pub fn grid(&self, image: usize) -> Option<(usize, usize)> {
+        let span = self.layout.vision.get(image)?.clone();
+        let n_tokens = span.len();
+        if self.n_pos_per_embd == 1 {
+            let side = n_tokens.isqrt();
+            return (side * side == n_tokens).then_some((side, side));
+        }
+        let x = |row: usize| self.pos[row * self.n_pos_per_embd + 2];
+        let first = x(span.start);
+        let n_cols = 1 + span.skip(1).take_while(|&row| x(row) != first).count();
+        (n_tokens % n_cols == 0).then_some((n_cols, n_tokens / n_cols))
+    }
+
     /// How long templating, tokenizing and encoding took.
     pub fn encode_time(&self) -> Duration {
         self.encode_time
@@ -133,6 +150,24 @@ impl EncodedPrompt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn grids_are_squares_or_what_mrope_says() {
+        let mut prompt = EncodedPrompt::new(1, false);
+        prompt.layout.vision = vec![0..9, 9..17];
+        assert_eq!(
+            [0, 1, 2].map(|image| prompt.grid(image)),
+            [Some((3, 3)), None, None]
+        );
+
+        let mut prompt = EncodedPrompt::new(4, false);
+        prompt.push_text(&[5]);
+        for (y, x) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
+            prompt.pos.extend([1, 1 + y, 1 + x, 0]);
+        }
+        prompt.layout.vision = std::iter::once(1..7).collect();
+        assert_eq!(prompt.grid(0), Some((3, 2)));
+    }
 
     #[test]
     fn text_positions_with_and_without_mrope() {

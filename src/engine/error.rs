@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::options::KvType;
 use crate::gguf::GgufError;
-use crate::policy::PolicyError;
+use crate::policy::{PolicyError, Skipped};
 
 /// What was attempted, with which value, and what to do. Every message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,13 @@ pub enum Error {
         "the prompt was encoded for another model than the session's: encode it with a session of this one"
     )]
     ForeignPrompt,
+
+    /// A prompt without anything to inspect.
+    #[error("there is nothing to inspect: {reason}")]
+    NothingToInspect {
+        /// What the prompt lacks.
+        reason: Skipped,
+    },
 
     /// Pruning was asked for on a model that cannot be run in layer ranges.
     #[error(transparent)]

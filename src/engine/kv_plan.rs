@@ -69,14 +69,18 @@ impl KvPlan {
         has_grown
     }
 
+    /// Whether some groups are smaller than the context.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.groups.iter().any(|group| group.n_cells > 0)
+    }
+
     /// Gives every group room for the whole context. Returns whether any had less.
     pub(crate) fn give_all(&mut self) -> bool {
-        let mut has_grown = false;
+        let was_bounded = self.is_bounded();
         for group in &mut self.groups {
-            has_grown |= group.n_cells > 0;
             group.n_cells = 0;
         }
-        has_grown
+        was_bounded
     }
 }
 

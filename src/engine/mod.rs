@@ -9,6 +9,7 @@
 //!
 //! - [`Model`]: weights and vocabulary; clones share them.
 //! - [`Projector`]: turns pictures into embeddings; belongs to a model.
+//! - [`Inspector`]: measures what [`crate::inspect`] shows.
 //! - [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
 //!   ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`]).
 //!
@@ -39,6 +40,8 @@ mod answer;
 mod dense;
 #[cfg(feature = "native")]
 mod encoded;
+#[cfg(feature = "native")]
+mod inspect;
 #[cfg(feature = "native")]
 mod kv_plan;
 #[cfg(feature = "native")]
@@ -71,6 +74,8 @@ pub use shapes::{model_shape, vision_shape};
 pub use answer::Answer;
 #[cfg(feature = "native")]
 pub use encoded::EncodedPrompt;
+#[cfg(feature = "native")]
+pub use inspect::Inspector;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]

@@ -16,7 +16,7 @@ use super::projector::Projector;
 use super::prompt::Part;
 use super::record;
 use super::request::{Event, Outcome, Request, StopReason};
-use super::staged::StagedPrompt;
+use super::staged::{OnProbe, StagedPrompt};
 use super::{Error, Model};
 use crate::ffi::{self, Status};
 use crate::policy::trace::PrefillTrace;
@@ -29,8 +29,13 @@ const DEFAULT_MAX_CTX: u32 = 8192;
 /// Tokens of an answer that a suggested context size leaves room for.
 const SUGGESTED_ANSWER: usize = 512;
 
+/// What a user is told whose prompt keeps more vision tokens than its policy had said.
+const BOUND_BROKEN: &str = "more vision tokens were kept than the KV cache had been allocated for, so the prompt was \
+    computed twice, and the cache is as large as without pruning from now on: raise latest_fusion_layer or kept_budget \
+    of the policy";
+
 /// Hears what happens and may stop it.
-type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
+pub(crate) type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
 
 /// Answers one request at a time.
 ///
@@ -191,17 +196,22 @@ impl Session {
         request: &Request,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome, Error> {
-        if !prompt
-            .model
-            .as_ref()
-            .is_some_and(|model| model.is_same(&self.model))
-        {
-            return Err(Error::ForeignPrompt);
-        }
+        self.check_prompt(prompt)?;
         let report = record::start(self, prompt.encoded_by.as_ref());
         let mut answer = Answer::new(self, request, report)?.begun_earlier_by(prompt.encode_time);
         answer.compute_prompt(prompt, request, &mut on_event)?;
         answer.run(&mut on_event)
+    }
+
+    /// # Errors
+    /// [`Error::ForeignPrompt`] for a prompt that was encoded for another model.
+    pub(crate) fn check_prompt(&self, prompt: &EncodedPrompt) -> Result<(), Error> {
+        let model = prompt.model.as_ref();
+        if model.is_some_and(|model| model.is_same(&self.model)) {
+            Ok(())
+        } else {
+            Err(Error::ForeignPrompt)
+        }
     }
 
     /// Encodes and computes the prompt. If it is stopped there, the answer has ended.
@@ -351,30 +361,19 @@ impl Session {
         prompt: &EncodedPrompt,
         on_event: OnEvent<'_>,
     ) -> Result<Option<PrefillTrace>, Error> {
-        let Some(policy) = self.policy_for(prompt)? else {
+        let Some(mut policy) = self.policy_for(prompt)? else {
             return self.prefill_dense(prompt, on_event);
         };
-        let mut result = self.prefill_staged(prompt, policy, on_event);
+        let mut look = |_: &mut ffi::Context, _| Ok(());
+        let mut result = self.prefill_staged(prompt, policy.as_mut(), on_event, &mut look);
         if lacked_room(&result) && self.kv.give_all() {
             // The policy kept more than it had promised.
             self.renew_context()?;
-            if let Some(policy) = self.policy_for(prompt)? {
-                result = self.prefill_staged(prompt, policy, on_event);
+            if let Some(mut policy) = self.policy_for(prompt)? {
+                result = self.prefill_staged(prompt, policy.as_mut(), on_event, &mut look);
             }
         }
-        match result {
-            Ok(trace) => Ok(Some(trace)),
-            Err(PrefillError::Cancelled) => Ok(None),
-            Err(PrefillError::Engine { source, .. }) if source.status == Status::Aborted => Ok(None),
-            Err(PrefillError::Engine { layers, source }) => Err(Error::Compute {
-                what: "the prompt",
-                reason: format!("layers {} to {}: {source}", layers.start, layers.end - 1),
-            }),
-            Err(error) => Err(Error::Compute {
-                what: "the prompt",
-                reason: error.to_string(),
-            }),
-        }
+        unless_stopped(result)
     }
 
     fn prefill_dense(
@@ -396,11 +395,13 @@ impl Session {
         }
     }
 
-    fn prefill_staged(
+    /// Runs a prompt that [`fit`](Self::fit) has made room for through all layers as a policy says.
+    pub(crate) fn prefill_staged(
         &mut self,
         prompt: &EncodedPrompt,
-        mut policy: Box<dyn StagePolicy>,
+        policy: &mut dyn StagePolicy,
         on_event: OnEvent<'_>,
+        on_probe: OnProbe<'_>,
     ) -> Result<PrefillTrace, PrefillError<ffi::Error>> {
         let n_layer = self.model.n_layer();
         let failed = |source| PrefillError::Engine {
@@ -429,8 +430,8 @@ impl Session {
             let done = progress.n_done as f32 / progress.n_total.max(1) as f32;
             hear(&cancel, on_event, Event::Prefill(done))
         };
-        let mut engine = StagedPrompt::begin(self.context(), prompt).map_err(failed)?;
-        prefill::prefill(&mut engine, &params, policy.as_mut(), &mut on_progress)
+        let mut engine = StagedPrompt::begin(self.context(), prompt, on_probe).map_err(failed)?;
+        prefill::prefill(&mut engine, &params, policy, &mut on_progress)
     }
 
     /// The text rows of a prompt as the token embedding has them: `[text rows][n_embd]`.
@@ -479,11 +480,14 @@ impl Answer<'_> {
             return Ok(None);
         }
         let began = Instant::now();
+        let was_bounded = self.session().kv.is_bounded();
         let trace = self.session().prefill(prompt, on_event)?;
         self.report().times_ms.prefill = record::ms(began.elapsed());
         let Some(trace) = trace else { return Ok(None) };
 
-        let warnings = record::warnings(&self.session().options, &trace);
+        let broke_bound = was_bounded && !self.session().kv.is_bounded();
+        let mut warnings = record::warnings(&self.session().options, &trace);
+        warnings.extend(broke_bound.then(|| BOUND_BROKEN.to_owned()));
         Ok(self.warn(warnings, on_event).is_continue().then_some(trace))
     }
 
@@ -535,6 +539,25 @@ fn some_prompt() -> PromptLayout {
 /// Whether a prefill ended because a KV cache had no room.
 fn lacked_room<T>(result: &Result<T, PrefillError<ffi::Error>>) -> bool {
     matches!(result, Err(PrefillError::Engine { source, .. }) if source.status == Status::NoSlot)
+}
+
+/// What a staged prefill came to; `None` if it was stopped.
+pub(crate) fn unless_stopped(
+    result: Result<PrefillTrace, PrefillError<ffi::Error>>,
+) -> Result<Option<PrefillTrace>, Error> {
+    match result {
+        Ok(trace) => Ok(Some(trace)),
+        Err(PrefillError::Cancelled) => Ok(None),
+        Err(PrefillError::Engine { source, .. }) if source.status == Status::Aborted => Ok(None),
+        Err(PrefillError::Engine { layers, source }) => Err(Error::Compute {
+            what: "the prompt",
+            reason: format!("layers {} to {}: {source}", layers.start, layers.end - 1),
+        }),
+        Err(error) => Err(Error::Compute {
+            what: "the prompt",
+            reason: error.to_string(),
+        }),
+    }
 }
 
 fn new_context(

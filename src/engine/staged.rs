@@ -7,11 +7,15 @@ use super::prefill::{CallAttention, CallProbe, LayerRanges, RangeCall, RowProbe}
 use crate::ffi::{self, AttentionMode, Probe};
 use crate::policy::{Row, Statistic};
 
+/// Looks into the context when a layer's contributions have been read, before the next layer runs.
+pub(crate) type OnProbe<'a> = &'a mut dyn FnMut(&mut ffi::Context, usize) -> Result<(), ffi::Error>;
+
 /// A prompt in a context that was created with KV groups.
 pub(crate) struct StagedPrompt<'a> {
     context: &'a mut ffi::Context,
     prompt: &'a EncodedPrompt,
     attention: AttentionSums,
+    on_probe: OnProbe<'a>,
 }
 
 /// What [`LayerRanges::attention`] returns, collected over the calls of one range.
@@ -49,6 +53,7 @@ impl<'a> StagedPrompt<'a> {
     pub(crate) fn begin(
         context: &'a mut ffi::Context,
         prompt: &'a EncodedPrompt,
+        on_probe: OnProbe<'a>,
     ) -> Result<Self, ffi::Error> {
         context.prompt_begin(&ffi::Prompt {
             token: &prompt.token,
@@ -59,6 +64,7 @@ impl<'a> StagedPrompt<'a> {
             context,
             prompt,
             attention: AttentionSums::default(),
+            on_probe,
         })
     }
 }
@@ -100,6 +106,7 @@ impl LayerRanges for StagedPrompt<'_> {
 
     fn probe(&mut self, il: usize) -> Result<RowProbe, ffi::Error> {
         let (norm2, dot, output_norm2) = self.context.prompt_probe(il)?;
+        (self.on_probe)(self.context, il)?;
         Ok(RowProbe {
             norm2,
             dot,

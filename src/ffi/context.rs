@@ -359,6 +359,42 @@ impl Context {
         Ok(weight)
     }
 
+    /// Logit lens: what the last prompt row takes into the next range, through output norm and head: `[n_vocab]`.
+    pub(crate) fn lens_hidden(&mut self) -> Result<Vec<f32>, Error> {
+        let mut logits = vec![f32::NAN; self.model.n_vocab()];
+        let ctx = self.as_ptr();
+        call("vp_prompt_lens_hidden", || {
+            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the vocabulary.
+            VpStatus(unsafe { sys::vp_prompt_lens_hidden(ctx, logits.as_mut_ptr()) })
+        })?;
+        Ok(logits)
+    }
+
+    /// Value-output lens: the attention output of the last prompt row in layer `il`, which was probed for contributions,
+    /// through the layer's output projection, output norm and head: `[n_vocab]`.
+    pub(crate) fn lens_attention(&mut self, il: usize) -> Result<Vec<f32>, Error> {
+        let mut logits = vec![f32::NAN; self.model.n_vocab()];
+        let (il, ctx) = (int(il)?, self.as_ptr());
+        call("vp_prompt_lens_attention", || {
+            // SAFETY: as above.
+            VpStatus(unsafe { sys::vp_prompt_lens_attention(ctx, il, logits.as_mut_ptr()) })
+        })?;
+        Ok(logits)
+    }
+
+    /// The L1 norms of the values that layer `il` holds, averaged over KV heads: `[n_rows]`, by prompt row, NaN where it
+    /// holds none.
+    pub(crate) fn value_norms(&mut self, il: usize) -> Result<Vec<f32>, Error> {
+        let mut l1 = vec![f32::NAN; self.n_prompt_rows];
+        let (il, ctx) = (int(il)?, self.as_ptr());
+        call("vp_prompt_values", || {
+            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the rows of the prompt that it
+            // holds, which `prompt_begin` counted.
+            VpStatus(unsafe { sys::vp_prompt_values(ctx, il, l1.as_mut_ptr()) })
+        })?;
+        Ok(l1)
+    }
+
     #[cfg(test)]
     /// What rows between two ranges take into the next one: `[rows][n_embd]`.
     pub(crate) fn prompt_hidden(&mut self, rows: &[i32]) -> Result<Vec<f32>, Error> {

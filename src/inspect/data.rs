@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::format::{base64_text, cosine, cosines, significant, significants};
 use crate::policy::Stage;
 use crate::policy::config::{TokensThresholdUnit, VisiPrunerConfig};
-use crate::policy::trace::PrefillTrace;
+use crate::report::RunReport;
 
 /// One question about one or several pictures: what a dense run did in every layer, and what policies kept.
 ///
@@ -227,28 +227,48 @@ impl InspectedLayer {
 }
 
 impl InspectedPolicy {
-    /// What a pruned prefill did.
-    pub fn of_trace(label: &str, thresholds: Option<Thresholds>, trace: &PrefillTrace) -> Self {
-        let layers = trace.layers.iter().map(|layer| PolicyLayer {
+    /// What a pruned run did, from its report with probes ([`RunReport`]).
+    pub fn of_report(report: &RunReport) -> Self {
+        let n_vision: usize = report.image_spans.iter().map(|[_, n_rows]| n_rows).sum();
+        let n_text = report.n_tokens - n_vision;
+        let layers = report.layers.iter().map(|layer| PolicyLayer {
             stage: layer.stage,
-            n_vision: layer.vision.len(),
+            n_vision: layer.rows - n_text,
             min_cos: layer
-                .probe
+                .cos
                 .as_ref()
-                .and_then(|probe| probe.cos.iter().copied().reduce(f64::min)),
+                .and_then(|cos| cos.iter().copied().reduce(f64::min)),
         });
         Self {
-            label: label.to_owned(),
-            thresholds,
-            answer: None,
-            fusion_layer: trace.fusion_layer,
-            kept: trace
-                .kept
-                .as_ref()
-                .map(|kept| kept.iter().map(|token| token.0).collect()),
-            exit_layer: trace.exit_layer,
+            label: report.policy_name(),
+            thresholds: report.policy.visipruner().map(Thresholds::from),
+            answer: Some(report.text.trim().to_owned()),
+            fusion_layer: report.fusion_layer,
+            kept: report.kept.clone(),
+            exit_layer: report.exit_layer,
             layers: layers.collect(),
-            skipped: trace.skipped.as_ref().map(ToString::to_string),
+            skipped: report.skipped.clone(),
+        }
+    }
+}
+
+impl KeptBy {
+    /// What a pruned run kept, from its report with probes: the vision tokens of the last layer that had any.
+    pub fn of_report(policy: &str, report: &RunReport) -> Self {
+        let sets = || report.layers.iter().filter_map(|layer| layer.vision.as_ref());
+        let kept = sets()
+            .rfind(|vision| !vision.is_empty())
+            .cloned()
+            .unwrap_or_default();
+        let first = report
+            .layers
+            .iter()
+            .position(|layer| layer.vision.as_ref() == Some(&kept));
+        Self {
+            policy: policy.to_owned(),
+            kept,
+            after_layer: first.and_then(|il| il.checked_sub(1)),
+            answer: Some(report.text.trim().to_owned()),
         }
     }
 }

@@ -233,7 +233,23 @@ fn a_trace_becomes_a_policy() {
         ..LayerTrace::dense(&layout)
     };
     trace.layers[2].vision = vec![VisionIndex(2)];
-    let policy = InspectedPolicy::of_trace("visipruner", None, &trace);
+    let report = RunReport {
+        policy: PolicyConfig::VisiPruner(VisiPrunerConfig::default()),
+        text: String::from(" a cat "),
+        ..RunReport::of_prefill(&layout, &[7; 6], &trace, &trace.n_cells(), true)
+    };
+    let policy = InspectedPolicy::of_report(&report);
+    assert_eq!(
+        (policy.label.as_str(), policy.answer.as_deref()),
+        ("visipruner", Some("a cat"))
+    );
+    assert_eq!(
+        policy
+            .thresholds
+            .as_ref()
+            .map(|thresholds| thresholds.exit_layers),
+        Some(2)
+    );
     assert_eq!((policy.fusion_layer, policy.kept), (Some(1), Some(vec![2])));
     let read: Vec<_> = policy
         .layers
@@ -246,6 +262,12 @@ fn a_trace_becomes_a_policy() {
         (Stage::Dense, 1, None),
     ];
     assert_eq!(read, expected);
+
+    let kept = KeptBy::of_report("visipruner: its own", &report);
+    assert_eq!(
+        (kept.kept, kept.after_layer, kept.answer.as_deref()),
+        (vec![2], Some(1), Some("a cat"))
+    );
 }
 
 /// What breaks an inspection.

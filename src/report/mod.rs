@@ -93,6 +93,10 @@ pub struct LayerReport {
     pub shallow: Option<VisionAttention>,
     /// Whether and for what the layer was probed.
     pub probe: Option<ProbeKind>,
+    /// With probes: the vision tokens present, ascending, counted over all vision tokens of the prompt. What follows is
+    /// parallel to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<Vec<u32>>,
     /// With probes: `cos(o - c_j, o)` of each vision token present, in the order of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cos: Option<Vec<f64>>,
@@ -220,6 +224,12 @@ impl RunReport {
         }
     }
 
+    /// The policy's name, also of one that the program brought itself.
+    pub fn policy_name(&self) -> String {
+        let own = self.custom_policy.clone();
+        own.unwrap_or_else(|| self.policy.name().to_string())
+    }
+
     /// The report as one JSON object, without a line break at the end.
     ///
     /// # Errors
@@ -240,6 +250,7 @@ impl LayerReport {
             stage: trace.stage,
             shallow: (!trace.attention.is_plain()).then_some(trace.attention),
             probe: ProbeKind::of(trace),
+            vision: with_probes.then(|| numbers(&trace.vision)),
             cos: values.map(|probe| probe.cos.clone()),
             norm: values.map(|probe| probe.norm.clone()),
             attention: weights.map(|reading| reading.weight.clone()),

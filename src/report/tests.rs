@@ -97,6 +97,12 @@ fn rankings_and_what_entered_are_reported() {
         (Some(ProbeKind::Rank), Some(&[0.5, 0.25, 0.0][..]), &None)
     );
     assert_eq!(report.layers[4].probe, Some(ProbeKind::Middle));
+    let vision: Vec<_> = report.layers[4..8]
+        .iter()
+        .map(|layer| layer.vision.as_deref())
+        .collect();
+    let (all, kept): (&[u32], &[u32]) = (&[0, 1, 2, 3, 4, 5, 6], &[1, 5]);
+    assert_eq!(vision, [Some(all), Some(kept), Some(kept), Some(&[])]);
     let json: serde_json::Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     assert_eq!(
         (&json["layers"][3]["probe"], &json["layers"][3]["attention"][1]),
@@ -110,8 +116,12 @@ fn rankings_and_what_entered_are_reported() {
     });
     let without = RunReport::of_prefill(&layout(), &[7; 12], &trace, &trace.n_cells(), false);
     assert_eq!(
-        (without.layers[3].probe, &without.layers[3].attention),
-        (Some(ProbeKind::Rank), &None)
+        (
+            without.layers[3].probe,
+            &without.layers[3].attention,
+            &without.layers[3].vision
+        ),
+        (Some(ProbeKind::Rank), &None, &None)
     );
 }
 

@@ -158,7 +158,8 @@ fn parse_scoring(name: &str) -> Result<Scoring, String> {
     name.parse()
 }
 
-fn parse_spec(text: &str) -> Result<PolicySpec, String> {
+/// A policy with its fields.
+pub fn parse_spec(text: &str) -> Result<PolicySpec, String> {
     text.parse()
 }
 

@@ -24,7 +24,7 @@ fn parse_word<T: FromStr<Err = PolicyError>>(word: &str) -> Result<T, PolicyErro
 }
 
 /// What is pruned.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Pruning (layers count from 0)")]
 pub struct PolicyArgs {
     /// Prune in three stages as picture and question ask for (visipruner), at given layers (fixed, vtw), by attention

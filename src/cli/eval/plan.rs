@@ -264,7 +264,7 @@ pub fn candidate(spec: &PolicySpec, series: String, note: String, files: &Files)
 }
 
 /// `fastv rank_layers=1 keep=25%`, or the name of a policy file.
-fn series(spec: &PolicySpec, policy: &PolicyConfig) -> String {
+pub fn series(spec: &PolicySpec, policy: &PolicyConfig) -> String {
     let name = match &spec.file {
         Some(path) => stem(path).trim_end_matches(".policy").to_owned(),
         None => policy.name().to_string(),

@@ -139,6 +139,24 @@ LLAMA_API int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, fl
 // what rows between two ranges take into the next one: [n_rows][n_embd]
 LLAMA_API int32_t vp_prompt_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out);
 
+//
+// inspection: beside the probes, in contexts with an F16 or F32 cache of values
+//
+
+// logit lens: what the last prompt row takes into the next range, through output norm and head: [n_vocab]
+LLAMA_API int32_t vp_prompt_lens_hidden(struct llama_context * ctx, float * logits);
+
+// value-output lens: the attention output of the last prompt row in layer il, which was probed for contributions, through
+// the layer's output projection, output norm and head: [n_vocab]
+LLAMA_API int32_t vp_prompt_lens_attention(struct llama_context * ctx, int32_t il, float * logits);
+
+// the L1 norms of the values that layer il holds, averaged over KV heads, by prompt row: [n_rows], NaN where it holds none
+LLAMA_API int32_t vp_prompt_values(struct llama_context * ctx, int32_t il, float * l1);
+
+//
+// KV cache
+//
+
 // forget positions [p0, p1) of the sequence in layers [il_begin, il_end) (group boundaries)
 LLAMA_API int32_t vp_kv_evict(struct llama_context * ctx, int32_t il_begin, int32_t il_end, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
 

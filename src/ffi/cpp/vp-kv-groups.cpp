@@ -105,6 +105,19 @@ bool vp_kv_groups::same_shape(uint32_t a, uint32_t b) const {
     return g_swa[a] == g_swa[b] && groups[a]->get_size() == groups[b]->get_size();
 }
 
+ggml_tensor * vp_kv_groups::get_v(ggml_context * ctx, int32_t il) const {
+    const auto & kv = *groups[il_group[il]];
+
+    llama_kv_cache::slot_info sinfo;
+    sinfo.s0 = 0;
+    sinfo.s1 = 0;
+    return kv.get_v(ctx, il, kv.get_cells(0).used_max_p1(), sinfo);
+}
+
+bool vp_kv_groups::is_rotated(int32_t il) const {
+    return ggml_is_quantized(groups[il_group[il]]->type_v());
+}
+
 // index of il in r_first, -1 = no group starts there
 static int32_t find_boundary(const std::vector<int32_t> & r_first, int32_t il) {
     const auto it = std::find(r_first.begin(), r_first.end(), il);

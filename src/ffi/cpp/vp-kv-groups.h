@@ -36,10 +36,11 @@ struct vp_prompt_state {
     std::vector<uint8_t> affected; // [rows] whether the batch row is masked, empty = all are
     std::vector<int32_t> queries;  // batch rows whose attention is read
 
-    // results: per probed layer, one vector [n_rows] per value that the statistic has for a key, and its scalar
+    // results: per probed layer, one vector [n_rows] per value that the statistic has for a key; with the contribution
+    // comes the attention output of the last row, [n_embd_head_v*n_head]
     struct probe {
         std::vector<std::vector<float>> by_row;
-        float scalar;
+        std::vector<float>              output;
     };
     std::map<int32_t, probe> probes; // il -> ...
 };
@@ -96,6 +97,12 @@ public:
     bool     active(uint32_t g) const { return g >= g_begin && g < g_end; }
 
     llama_kv_cache * get(uint32_t g) const { return groups[g].get(); }
+
+    // the values of layer il in all cells up to the last one in use, as llama_kv_cache::get_v() has them
+    ggml_tensor * get_v(ggml_context * ctx, int32_t il) const;
+
+    // whether the values of layer il are stored rotated: llama.cpp may do so with quantized ones
+    bool is_rotated(int32_t il) const;
 
     // same kind and size of cache, whatever it holds
     bool same_shape(uint32_t a, uint32_t b) const;

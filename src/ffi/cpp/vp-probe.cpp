@@ -65,7 +65,7 @@ ggml_tensor * sum_keys(ggml_context * ctx0, ggml_tensor * t) {
 // so no tensor of heads x keys x head size is ever needed. If V is stored rotated, so is `cur` here, and neither sum
 // notices.
 //
-// returns [2*n_kv + 1]: ||c_j||^2, o.c_j, ||o||^2
+// returns [2*n_kv + n_embd_head_v*n_head]: ||c_j||^2, o.c_j, o
 ggml_tensor * contribution(
         const llm_graph_context & graph,
         ggml_tensor * q,
@@ -109,10 +109,9 @@ ggml_tensor * contribution(
     auto * norm2 = sum_keys(ctx0, ggml_mul(ctx0, ggml_sqr(ctx0, a), v_norm2));
     auto * dot   = sum_keys(ctx0, ggml_mul(ctx0, a, ov));
 
-    auto * o_last  = ggml_view_1d(ctx0, cur, cur->ne[0], i_last*cur->nb[1]);
-    auto * o_norm2 = ggml_reshape_1d(ctx0, ggml_sum_rows(ctx0, ggml_sqr(ctx0, o_last)), 1);
+    auto * o_last = ggml_view_1d(ctx0, cur, cur->ne[0], i_last*cur->nb[1]);
 
-    return ggml_concat(ctx0, ggml_concat(ctx0, norm2, dot, 0), o_norm2, 0);
+    return ggml_concat(ctx0, ggml_concat(ctx0, norm2, dot, 0), o_last, 0);
 }
 
 // VP_STATISTIC_ATTENTION: the weights that some rows put on each key, averaged over heads and summed over these rows

@@ -42,19 +42,19 @@ void vp_reserve_hidden(llama_context & ctx, vp_prompt_state & prompt, int64_t n_
 // beginning a prompt
 //
 
-static vp_kv_groups * get_groups(llama_context * ctx) {
+vp_kv_groups * vp_get_groups(llama_context * ctx) {
     return dynamic_cast<vp_kv_groups *>(ctx->get_memory());
 }
 
-static int32_t fail_no_groups() {
+int32_t vp_fail_no_groups() {
     return vp_fail(VP_BAD_ARGUMENT, "the context was created without KV groups");
 }
 
 int32_t vp_prompt_begin(struct llama_context * ctx, const struct vp_prompt * inp) {
     return vp_guard(VP_ALLOC_FAILED, [&]() -> int32_t {
-        auto * kv = get_groups(ctx);
+        auto * kv = vp_get_groups(ctx);
         if (!kv) {
-            return fail_no_groups();
+            return vp_fail_no_groups();
         }
         const auto & hparams = ctx->get_model().hparams;
 
@@ -206,6 +206,10 @@ static llama_batch_ext build_batch(llama_context & ctx, const vp_prompt_state & 
     return batch;
 }
 
+static int32_t values_per_key(enum vp_statistic statistic) {
+    return statistic == VP_STATISTIC_CONTRIBUTION ? 2 : 1;
+}
+
 // of the graph that was computed last: the probe by cell becomes one by row
 static void read_probe(llama_context & ctx, vp_kv_groups & kv, int32_t il, enum vp_statistic statistic) {
     auto & prompt = kv.prompt;
@@ -217,14 +221,16 @@ static void read_probe(llama_context & ctx, vp_kv_groups & kv, int32_t il, enum 
     std::vector<float> by_cell(probe->ne[0]);
     ggml_backend_tensor_get(probe, by_cell.data(), 0, ggml_nbytes(probe));
 
-    const bool    has_scalar = statistic == VP_STATISTIC_CONTRIBUTION;
-    const int32_t n_values   = statistic == VP_STATISTIC_CONTRIBUTION ? 2 : 1;
-    const int64_t n_kv       = probe->ne[0]/n_values; // the scalar is a remainder
+    const auto &  hparams  = ctx.get_model().hparams;
+    const bool    has_o    = statistic == VP_STATISTIC_CONTRIBUTION;
+    const int64_t n_output = has_o ? hparams.n_embd_head_v(il)*hparams.n_head(il) : 0;
+    const int32_t n_values = values_per_key(statistic);
+    const int64_t n_kv     = (probe->ne[0] - n_output)/n_values;
 
     const auto & cells = kv.cells_of_rows(kv.group_of(il));
 
     vp_prompt_state::probe res;
-    res.scalar = has_scalar ? by_cell.back() : 0.0f;
+    res.output.assign(by_cell.end() - n_output, by_cell.end());
     for (int32_t i = 0; i < n_values; ++i) {
         std::vector<float> by_row(prompt.n_rows, std::numeric_limits<float>::quiet_NaN());
         for (size_t row = 0; row < cells.size(); ++row) {
@@ -250,9 +256,9 @@ static std::vector<int32_t> batch_rows(const vp_range & range) {
 
 int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        auto * kv = get_groups(ctx);
+        auto * kv = vp_get_groups(ctx);
         if (!kv) {
-            return fail_no_groups();
+            return vp_fail_no_groups();
         }
         auto & prompt = kv->prompt;
 
@@ -342,19 +348,26 @@ int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range)
 // results
 //
 
-// what the probe of layer il read, if it read n_values per key; NULL with a message if not
-static const vp_prompt_state::probe * find_probe(llama_context * ctx, int32_t il, size_t n_values) {
-    const auto * kv = get_groups(ctx);
+const vp_prompt_state::probe * vp_find_probe(llama_context * ctx, int32_t il, enum vp_statistic statistic) {
+    const auto * kv = vp_get_groups(ctx);
     if (!kv) {
-        fail_no_groups();
+        vp_fail_no_groups();
         return nullptr;
     }
     const auto it = kv->prompt.probes.find(il);
-    if (it == kv->prompt.probes.end() || it->second.by_row.size() != n_values) {
+    if (it == kv->prompt.probes.end() || (int32_t) it->second.by_row.size() != values_per_key(statistic)) {
         vp_fail(VP_BAD_ARGUMENT, format("layer %d was not probed for this statistic", il));
         return nullptr;
     }
     return &it->second;
+}
+
+static float sum_of_squares(const std::vector<float> & v) {
+    double res = 0.0;
+    for (const float x : v) {
+        res += (double) x*x;
+    }
+    return (float) res;
 }
 
 static void copy(const std::vector<float> & src, float * dst) {
@@ -363,20 +376,20 @@ static void copy(const std::vector<float> & src, float * dst) {
 
 int32_t vp_prompt_probe(struct llama_context * ctx, int32_t il, float * norm2, float * dot, float * output_norm2) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        const auto * probe = find_probe(ctx, il, 2);
+        const auto * probe = vp_find_probe(ctx, il, VP_STATISTIC_CONTRIBUTION);
         if (!probe) {
             return VP_BAD_ARGUMENT;
         }
         copy(probe->by_row[0], norm2);
         copy(probe->by_row[1], dot);
-        *output_norm2 = probe->scalar;
+        *output_norm2 = sum_of_squares(probe->output);
         return VP_OK;
     });
 }
 
 int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, float * weight) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        const auto * probe = find_probe(ctx, il, 1);
+        const auto * probe = vp_find_probe(ctx, il, VP_STATISTIC_ATTENTION);
         if (!probe) {
             return VP_BAD_ARGUMENT;
         }
@@ -387,9 +400,9 @@ int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, float * weig
 
 int32_t vp_prompt_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        auto * kv = get_groups(ctx);
+        auto * kv = vp_get_groups(ctx);
         if (!kv) {
-            return fail_no_groups();
+            return vp_fail_no_groups();
         }
         const auto & prompt = kv->prompt;
         if (!are_rows(rows, n_rows, prompt.n_rows)) {

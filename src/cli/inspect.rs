@@ -1,0 +1,244 @@
+//! `visipruner inspect`: what each layer does with a picture, as a report for people.
+//!
+//! ```text
+//! prompt ─► measured without pruning, layer by layer ─┐
+//!        ─► answered without pruning                  ├─► Inspection ─► HTML, JSON, figures
+//!        ─► answered under each policy ─► what it kept┘
+//! ```
+
+mod picture;
+
+use std::ops::ControlFlow;
+
+use visipruner::engine::{EncodedPrompt, Event, Inspector, Session, SessionOptions, StopReason};
+use visipruner::inspect::{InspectedImage, InspectedLayer, InspectedPolicy, Inspection, KeptBy, PromptPiece};
+use visipruner::policy::PolicyConfig;
+use visipruner::report::RunReport;
+
+use super::answer::{Loaded, show_log};
+use super::args::InspectArgs;
+use super::error::Error;
+use super::eval::plan::{self, Candidate};
+use super::files::Files;
+use super::interrupt::Interrupt;
+use super::run::RunOptions;
+use super::terminal::Terminal;
+use super::{files, output};
+
+/// Measures, and writes the report.
+///
+/// # Errors
+/// Files, flags and pictures that cannot be used, what goes wrong in the engine, and output that cannot be written.
+/// Ctrl-C ends it without a report.
+pub fn run(args: InspectArgs) -> Result<(), Error> {
+    let mut terminal = Terminal::new(&args.output);
+    show_log(args.output.verbose);
+    let interrupt = Interrupt::listen();
+    files::require_projector(&args.model)?;
+    check_outputs(&args)?;
+    let compared = compared(&args)?;
+    let options = RunOptions::check(args.as_run(), &mut terminal)?;
+    let loaded = load(&options, &mut terminal, &interrupt)?;
+    let inspection = Inspecting {
+        args: &args,
+        options: &options,
+        loaded,
+        terminal: &mut terminal,
+        interrupt: &interrupt,
+    }
+    .inspection(&compared)?;
+    terminal.clear();
+    write(&args, &inspection)?;
+    output::print_lines(&summary(&args, &inspection))
+}
+
+fn check_outputs(args: &InspectArgs) -> Result<(), Error> {
+    if args.prompt.images.is_empty() {
+        return Err(Error::Usage(
+            "inspect looks at pictures: give one with --image".to_owned(),
+        ));
+    }
+    output::check_writable("the report", &args.results.output)?;
+    match &args.results.json {
+        Some(path) => output::check_writable("the numbers", path),
+        None => Ok(()),
+    }
+}
+
+/// The policies of `--compare`, with the fields that they have on this model.
+fn compared(args: &InspectArgs) -> Result<Vec<Candidate>, Error> {
+    let files = Files::open(&args.model)?;
+    let candidate = |spec| {
+        let candidate = plan::candidate(spec, String::new(), String::new(), &files)?;
+        let series = plan::series(spec, &candidate.policy);
+        Ok(Candidate { series, ..candidate })
+    };
+    args.compared.iter().map(candidate).collect()
+}
+
+fn load(options: &RunOptions, terminal: &mut Terminal, interrupt: &Interrupt) -> Result<Loaded, Error> {
+    let projector = options.projector_path.as_deref();
+    Loaded::load(
+        (&options.model_path, &options.model),
+        projector.map(|path| (path, &options.projector)),
+        terminal,
+        interrupt,
+    )
+}
+
+/// An inspection under way.
+struct Inspecting<'a> {
+    args: &'a InspectArgs,
+    options: &'a RunOptions,
+    loaded: Loaded,
+    terminal: &'a mut Terminal,
+    interrupt: &'a Interrupt,
+}
+
+impl Inspecting<'_> {
+    fn inspection(mut self, compared: &[Candidate]) -> Result<Inspection, Error> {
+        let (prompt, layers) = self.measure()?;
+        let images = self.images(&prompt)?;
+        let dense = self.answer(&prompt, &PolicyConfig::Off)?;
+        let policy = match &self.options.session.policy {
+            PolicyConfig::Off => None,
+            policy => Some(InspectedPolicy::of_report(&self.answer(&prompt, policy)?)),
+        };
+        let kept_by = |candidate: &Candidate| {
+            let report = self.answer(&prompt, &candidate.policy)?;
+            Ok(KeptBy::of_report(&candidate.name(), &report))
+        };
+        let others = compared.iter().map(kept_by).collect::<Result<_, Error>>()?;
+        let model = &self.loaded.model;
+        Ok(Inspection {
+            model: model.description(),
+            arch: model.shape().arch.clone(),
+            n_layer: model.n_layer(),
+            question: self.args.prompt.prompt.clone(),
+            answer: dense.text.trim().to_owned(),
+            images,
+            prompt: Some(pieces(&self.loaded, &prompt)),
+            layers,
+            policy,
+            others,
+        })
+    }
+
+    /// Encodes the prompt, and measures every layer.
+    fn measure(&mut self) -> Result<(EncodedPrompt, Vec<InspectedLayer>), Error> {
+        let mut inspector = Inspector::new(&self.loaded.model, self.options.session.clone())?;
+        self.interrupt.stops(inspector.cancel_handle());
+        let terminal = &mut *self.terminal;
+        let mut show = |event: Event<'_>| {
+            match event {
+                Event::Encode { done, total } => {
+                    terminal.progress("encoding pictures", done as f32 / total as f32)
+                }
+                Event::Prefill(done) => terminal.progress("looking into layers", done),
+                Event::Warning(message) => terminal.warn(message),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        };
+        let request = self.options.request(inspector.session().n_ctx());
+        let prompt = inspector
+            .session()
+            .encode(self.loaded.projector.as_mut(), &request, &mut show)?
+            .ok_or(Error::NothingWritten)?;
+        let layers = inspector
+            .layers(&prompt, usize::from(self.args.results.words), &mut show)?
+            .ok_or(Error::NothingWritten)?;
+        Ok((prompt, layers))
+    }
+
+    /// The pictures as the vision encoder saw them.
+    fn images(&self, prompt: &EncodedPrompt) -> Result<Vec<InspectedImage>, Error> {
+        let spans = &prompt.layout().vision;
+        if spans.len() != self.options.images.len() {
+            return Err(Error::Usage(
+                "the projector cuts pictures into tiles, and inspect can only show those that are encoded whole: give \
+                 a smaller picture, or another model"
+                    .to_owned(),
+            ));
+        }
+        let mut inspected = Vec::new();
+        let mut first_token = 0;
+        for (i, (image, name)) in self
+            .options
+            .images
+            .iter()
+            .zip(&self.args.prompt.images)
+            .enumerate()
+        {
+            let n_tokens = spans[i].len();
+            let grid = prompt.grid(i).ok_or_else(|| {
+                Error::Usage(format!(
+                    "{name} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture"
+                ))
+            })?;
+            inspected.push(picture::inspected(image, name, first_token, grid));
+            first_token += n_tokens;
+        }
+        Ok(inspected)
+    }
+
+    /// What a policy makes of the prompt.
+    fn answer(&mut self, prompt: &EncodedPrompt, policy: &PolicyConfig) -> Result<RunReport, Error> {
+        let options = SessionOptions {
+            policy: policy.clone(),
+            ..self.options.session.clone()
+        };
+        let mut session = Session::new(&self.loaded.model, options)?;
+        self.interrupt.stops(session.cancel_handle());
+        let request = self.options.request(session.n_ctx());
+        let terminal = &mut *self.terminal;
+        let outcome = session.generate_encoded(prompt, &request, |event| {
+            match event {
+                Event::Warning(message) => terminal.warn(message),
+                _ => terminal.busy("answering"),
+            }
+            ControlFlow::Continue(())
+        })?;
+        match outcome.stop {
+            StopReason::Cancelled => Err(Error::NothingWritten),
+            _ => Ok(outcome.report),
+        }
+    }
+}
+
+/// The prompt in text tokens and pictures.
+fn pieces(loaded: &Loaded, prompt: &EncodedPrompt) -> Vec<PromptPiece> {
+    let spans = &prompt.layout().vision;
+    let piece = |(row, &token): (usize, &i32)| match spans.iter().position(|span| span.contains(&row)) {
+        None => Some(PromptPiece::Text(loaded.model.detokenize(&[token], true))),
+        Some(image) => (spans[image].start == row).then_some(PromptPiece::Image(image)),
+    };
+    prompt.tokens().iter().enumerate().filter_map(piece).collect()
+}
+
+fn write(args: &InspectArgs, inspection: &Inspection) -> Result<(), Error> {
+    output::write("the report", &args.results.output, &inspection.to_html()?)?;
+    if let Some(path) = &args.results.json {
+        output::write("the numbers", path, &inspection.to_json()?)?;
+    }
+    if let Some(folder) = &args.results.parts {
+        inspection.write_parts(folder)?;
+    }
+    Ok(())
+}
+
+/// The answers, and where the report is.
+fn summary(args: &InspectArgs, inspection: &Inspection) -> Vec<String> {
+    let answer = |who: &str, answer: &str| format!("{who}: {answer}");
+    let mut lines = vec![answer("off", &inspection.answer)];
+    if let Some(policy) = &inspection.policy {
+        lines.push(answer(
+            &policy.label,
+            policy.answer.as_deref().unwrap_or_default(),
+        ));
+    }
+    let others = inspection.others.iter();
+    lines.extend(others.map(|other| answer(&other.policy, other.answer.as_deref().unwrap_or_default())));
+    lines.push(format!("report: {}", args.results.output.display()));
+    lines
+}

@@ -1,0 +1,173 @@
+// What an inspection reads beside the probes: small graphs of their own on what a prompt has left in the context.
+
+#include "vp-access.h"
+#include "vp-kv-groups.h"
+#include "vp-prompt.h"
+#include "vp-status.h"
+
+#include "llama-impl.h"
+
+#include <functional>
+#include <limits>
+#include <new>
+#include <stdexcept>
+
+namespace {
+
+struct graph_input {
+    ggml_tensor              * tensor; // F32 [n]
+    const std::vector<float> & values; // [n]
+};
+
+// computes one tensor on the scheduler of the context; the graphs that it held are built anew afterwards
+std::vector<float> compute(llama_context & ctx, ggml_context * ctx0, ggml_tensor * out, const std::vector<graph_input> & inputs) {
+    auto * gf = ggml_new_graph(ctx0);
+    ggml_set_output(out);
+    ggml_build_forward_expand(gf, out);
+
+    vp_access::forget_graphs(ctx);
+    auto * sched = ctx.get_sched();
+    ggml_backend_sched_reset(sched);
+    if (!ggml_backend_sched_alloc_graph(sched, gf)) {
+        throw std::bad_alloc();
+    }
+    for (const auto & input : inputs) {
+        ggml_backend_tensor_set(input.tensor, input.values.data(), 0, ggml_nbytes(input.tensor));
+    }
+    if (ctx.graph_compute(gf, false) != GGML_STATUS_SUCCESS) {
+        throw std::runtime_error("the graph could not be computed");
+    }
+    ctx.synchronize();
+
+    std::vector<float> res(ggml_nelements(out));
+    ggml_backend_tensor_get(out, res.data(), 0, ggml_nbytes(out));
+    ggml_backend_sched_reset(sched);
+    return res;
+}
+
+ggml_context_ptr new_graph_context() {
+    const ggml_init_params params = { 64*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true };
+    return ggml_context_ptr(ggml_init(params));
+}
+
+ggml_tensor * linear(ggml_context * ctx0, ggml_tensor * w, ggml_tensor * scale, ggml_tensor * bias, ggml_tensor * cur) {
+    cur = ggml_mul_mat(ctx0, w, cur);
+    if (scale) {
+        cur = ggml_mul(ctx0, cur, scale);
+    }
+    return bias ? ggml_add(ctx0, cur, bias) : cur;
+}
+
+// as the supported architectures end: RMS norm, head, soft cap
+ggml_tensor * output_head(const llama_model & model, ggml_context * ctx0, ggml_tensor * cur) {
+    const auto & hparams = model.hparams;
+
+    cur = ggml_mul(ctx0, ggml_rms_norm(ctx0, cur, hparams.f_norm_rms_eps), model.output_norm);
+    cur = linear(ctx0, model.output, model.output_s, model.output_b, cur);
+    if (hparams.f_final_logit_softcapping) {
+        cur = ggml_scale(ctx0, cur, 1.0f/hparams.f_final_logit_softcapping);
+        cur = ggml_scale(ctx0, ggml_tanh(ctx0, cur), hparams.f_final_logit_softcapping);
+    }
+    return cur;
+}
+
+// the logits of one row; project: what it passes before the output norm
+void lens(
+        llama_context & ctx,
+        const std::vector<float> & row,
+        const std::function<ggml_tensor * (ggml_context *, ggml_tensor *)> & project,
+        float * logits) {
+    const auto ctx0 = new_graph_context();
+
+    auto * inp = ggml_new_tensor_1d(ctx0.get(), GGML_TYPE_F32, row.size());
+    ggml_set_input(inp);
+    ggml_set_name(inp, "vp_lens");
+
+    auto * cur = output_head(ctx.get_model(), ctx0.get(), project(ctx0.get(), inp));
+
+    const auto res = compute(ctx, ctx0.get(), cur, {{ inp, row }});
+    std::copy(res.begin(), res.end(), logits);
+}
+
+int32_t check_layer(const llama_context & ctx, int32_t il) {
+    const int32_t n_layer = ctx.get_model().hparams.n_layer();
+    return il >= 0 && il < n_layer ? VP_OK : vp_fail(VP_BAD_ARGUMENT, format("layer %d of a model with %d layers", il, n_layer));
+}
+
+// v: a view of the cache; returns F32 [n_kv]: the L1 norm of each cell's values, averaged over KV heads
+ggml_tensor * value_norms(ggml_context * ctx0, ggml_tensor * v) {
+    const bool v_trans = v->nb[1] > v->nb[2];
+
+    const int64_t n_kv      = v_trans ? v->ne[0] : v->ne[2];
+    const int64_t n_head_kv = v->ne[1];
+
+    // [n_embd_head_v, n_head_kv, n_kv]
+    auto * cur = v_trans ?
+        ggml_cont(ctx0, ggml_permute(ctx0, ggml_cast(ctx0, v, GGML_TYPE_F32), 2, 1, 0, 3)) :
+        ggml_cast(ctx0, v, GGML_TYPE_F32);
+
+    cur = ggml_sum_rows(ctx0, ggml_reshape_2d(ctx0, ggml_abs(ctx0, cur), cur->ne[0]*n_head_kv, n_kv));
+    return ggml_scale(ctx0, ggml_reshape_1d(ctx0, cur, n_kv), 1.0f/n_head_kv);
+}
+
+} // namespace
+
+int32_t vp_prompt_lens_hidden(struct llama_context * ctx, float * logits) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        auto * kv = vp_get_groups(ctx);
+        if (!kv) {
+            return vp_fail_no_groups();
+        }
+        const int32_t last = kv->prompt.n_rows - 1;
+        std::vector<float> hidden(ctx->get_model().hparams.n_embd);
+        const int32_t status = vp_prompt_hidden(ctx, &last, 1, hidden.data());
+        if (status == VP_OK) {
+            lens(*ctx, hidden, [](ggml_context *, ggml_tensor * cur) { return cur; }, logits);
+        }
+        return status;
+    });
+}
+
+int32_t vp_prompt_lens_attention(struct llama_context * ctx, int32_t il, float * logits) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        if (const int32_t status = check_layer(*ctx, il); status != VP_OK) {
+            return status;
+        }
+        const auto * probe = vp_find_probe(ctx, il, VP_STATISTIC_CONTRIBUTION);
+        if (!probe) {
+            return VP_BAD_ARGUMENT;
+        }
+        if (vp_get_groups(ctx)->is_rotated(il)) {
+            return vp_fail(VP_BAD_ARGUMENT, "values are stored rotated: use an F16 cache");
+        }
+        const auto & layer = ctx->get_model().layers[il];
+        lens(*ctx, probe->output, [&](ggml_context * ctx0, ggml_tensor * cur) {
+            return linear(ctx0, layer.wo, layer.wo_s, layer.wo_b, cur);
+        }, logits);
+        return VP_OK;
+    });
+}
+
+int32_t vp_prompt_values(struct llama_context * ctx, int32_t il, float * l1) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        auto * kv = vp_get_groups(ctx);
+        if (!kv) {
+            return vp_fail_no_groups();
+        }
+        if (const int32_t status = check_layer(*ctx, il); status != VP_OK) {
+            return status;
+        }
+        if (kv->is_rotated(il)) {
+            return vp_fail(VP_BAD_ARGUMENT, "values are stored rotated: use an F16 cache");
+        }
+        const auto ctx0 = new_graph_context();
+
+        const auto by_cell = compute(*ctx, ctx0.get(), value_norms(ctx0.get(), kv->get_v(ctx0.get(), il)), {});
+        const auto & cells = kv->cells_of_rows(kv->group_of(il));
+        for (int32_t row = 0; row < kv->prompt.n_rows; ++row) {
+            const int32_t cell = row < (int32_t) cells.size() ? cells[row] : -1;
+            l1[row] = cell >= 0 ? by_cell[cell] : std::numeric_limits<float>::quiet_NaN();
+        }
+        return VP_OK;
+    });
+}
