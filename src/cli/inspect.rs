@@ -9,8 +9,9 @@
 mod picture;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
-use visipruner::engine::{EncodedPrompt, Event, Inspector, Session, SessionOptions, StopReason};
+use visipruner::engine::{EncodedPrompt, Event, Inspector, Model, Session, SessionOptions, StopReason};
 use visipruner::inspect::{InspectedImage, InspectedLayer, InspectedPolicy, Inspection, KeptBy, PromptPiece};
 use visipruner::policy::PolicyConfig;
 use visipruner::report::RunReport;
@@ -111,7 +112,7 @@ impl Inspecting<'_> {
         let others = compared.iter().map(kept_by).collect::<Result<_, Error>>()?;
         let model = &self.loaded.model;
         Ok(Inspection {
-            model: model.description(),
+            model: name(model),
             arch: model.shape().arch.clone(),
             n_layer: model.n_layer(),
             question: self.args.prompt.prompt.clone(),
@@ -176,7 +177,8 @@ impl Inspecting<'_> {
                     "{name} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture"
                 ))
             })?;
-            inspected.push(picture::inspected(image, name, first_token, grid));
+            let file = Path::new(name).file_name().unwrap_or_default().to_string_lossy();
+            inspected.push(picture::inspected(image, &file, first_token, grid));
             first_token += n_tokens;
         }
         Ok(inspected)
@@ -204,6 +206,12 @@ impl Inspecting<'_> {
             _ => Ok(outcome.report),
         }
     }
+}
+
+/// What the model's file calls it, else what llama.cpp does.
+fn name(model: &Model) -> String {
+    let name = model.gguf().opt_str("general.name").ok().flatten();
+    name.map_or_else(|| model.description(), str::to_owned)
 }
 
 /// The prompt in text tokens and pictures.

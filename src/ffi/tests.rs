@@ -3,6 +3,7 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod cuts;
+mod inspect;
 mod probe;
 mod refusals;
 mod rows;
@@ -72,9 +73,13 @@ struct Engine {
 }
 
 fn load(arch: Arch) -> Arc<Model> {
+    load_llm(&RandomLlm::new(arch, 11))
+}
+
+fn load_llm(llm: &RandomLlm) -> Arc<Model> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    RandomLlm::new(arch, 11).write(&path);
+    llm.write(&path);
     let path = CString::new(path.to_str().unwrap()).unwrap();
     let params = ModelParams {
         n_gpu_layers: 0,

@@ -211,9 +211,10 @@ fn sinks_of_the_chart_are_the_tokens_with_small_values() {
 }
 
 #[test]
-fn a_trace_becomes_a_policy() {
+fn a_report_becomes_a_policy_and_what_it_kept() {
     use crate::policy::trace::{LayerTrace, PrefillTrace, ProbeTrace};
-    use crate::policy::{PromptLayout, Skipped, VisionIndex};
+    use crate::policy::{PolicyConfig, PromptLayout, Skipped, VisionIndex};
+    use crate::report::RunReport;
     let layout = PromptLayout {
         n_rows: 6,
         vision: std::iter::once(1..4).collect(),
@@ -233,8 +234,9 @@ fn a_trace_becomes_a_policy() {
         ..LayerTrace::dense(&layout)
     };
     trace.layers[2].vision = vec![VisionIndex(2)];
+    trace.layers[2].n_rows = 4;
     let report = RunReport {
-        policy: PolicyConfig::VisiPruner(VisiPrunerConfig::default()),
+        policy: PolicyConfig::VisiPruner(Default::default()),
         text: String::from(" a cat "),
         ..RunReport::of_prefill(&layout, &[7; 6], &trace, &trace.n_cells(), true)
     };

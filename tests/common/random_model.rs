@@ -72,6 +72,10 @@ pub struct RandomLlm {
     pub sharpness: f64,
     /// Width of the sliding window, for Gemma 3.
     pub n_swa: usize,
+    /// Soft cap of the logits, for Gemma 3.
+    pub logit_softcap: Option<f32>,
+    /// The last layer adds nothing to its input.
+    pub has_idle_last_layer: bool,
 }
 
 impl RandomLlm {
@@ -90,6 +94,8 @@ impl RandomLlm {
             ty: GgmlType::F32,
             sharpness: 1.5,
             n_swa: 24,
+            logit_softcap: None,
+            has_idle_last_layer: false,
         }
     }
 
@@ -141,6 +147,9 @@ impl RandomLlm {
             writer
                 .set(key("attention.sliding_window"), self.n_swa as u32)
                 .set(key("attention.sliding_window_pattern"), is_sliding);
+            if let Some(cap) = self.logit_softcap {
+                writer.set(key("final_logit_softcapping"), cap);
+            }
         }
     }
 
@@ -171,7 +180,8 @@ impl RandomLlm {
         model.matrix(name("attn_q.weight"), n_embd, n_embd, std * sharpness, &[]);
         model.matrix(name("attn_k.weight"), n_embd, n_embd_kv, std, &[]);
         model.matrix(name("attn_v.weight"), n_embd, n_embd_kv, std, &[]);
-        model.matrix(name("attn_output.weight"), n_embd, n_embd, std * 0.7, &[]);
+        let idle = self.idle_rows(il);
+        model.matrix(name("attn_output.weight"), n_embd, n_embd, std * 0.7, &idle);
         if self.arch.has_qkv_bias() {
             model.vector(name("attn_q.bias"), n_embd, 0.0, 0.2);
             model.vector(name("attn_k.bias"), n_embd_kv, 0.0, 0.2);
@@ -198,11 +208,17 @@ impl RandomLlm {
             self.n_ff,
             n_embd,
             1.0 / (self.n_ff as f64).sqrt(),
-            &[],
+            &self.idle_rows(il),
         );
         if self.arch.has_post_norm() {
             model.vector(name("post_ffw_norm.weight"), n_embd, 0.5, 0.05);
         }
+    }
+
+    /// The rows of the matrices that write to the hidden rows which are to be zero.
+    fn idle_rows(&self, il: usize) -> Vec<usize> {
+        let is_idle = self.has_idle_last_layer && il + 1 == self.n_layer;
+        (0..if is_idle { self.n_embd() } else { 0 }).collect()
     }
 }
 

@@ -95,6 +95,10 @@ pub struct LayerRun {
     pub norm: Vec<f64>,
     /// `||o||`
     pub output_norm: f64,
+    /// `o`, the last row's attention output before the output projection: `[n_head * n_embd_head]`
+    pub output: Vec<f64>,
+    /// The last row as it leaves the layer: `[n_embd]`
+    pub hidden: Vec<f64>,
     /// `a[h][last][j]`, `[n_head][n_rows of the prompt]`, after the shallow operators.
     pub weights: Vec<Vec<f64>>,
     /// The cells that the cache holds after the prefill, by prompt row.
@@ -245,7 +249,10 @@ impl Reference {
             last = Some((weights, o));
         }
         let (weights, o) = last.expect("a prompt has rows");
-        self.observe(weights, &o, cells, kinds, present)
+        LayerRun {
+            hidden: hidden[n_rows - 1].clone(),
+            ..self.observe(weights, &o, cells, kinds, present)
+        }
     }
 
     /// The contributions `c_j` of the vision tokens to the last row's output `o`, by their definition.
@@ -263,6 +270,8 @@ impl Reference {
             cos: Vec::new(),
             norm: Vec::new(),
             output_norm: norm(o),
+            output: o.to_vec(),
+            hidden: Vec::new(),
             weights,
             cells: Vec::new(),
         };
@@ -388,6 +397,11 @@ impl Reference {
             .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
             .collect();
         add(&x, &layer.down.apply(&inner))
+    }
+
+    /// `[n_vocab]`: what an attention output of layer `il` would say by itself.
+    pub fn value_output_lens(&self, il: usize, o: &[f64]) -> Vec<f64> {
+        self.logits(&self.layers[il].wo.apply(o))
     }
 
     pub fn logits(&self, x: &[f64]) -> Vec<f64> {

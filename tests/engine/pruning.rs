@@ -274,4 +274,12 @@ fn a_prompt_beyond_what_calibration_expected_is_run_again() {
     assert_eq!(allocated(&bounded.1), allocated(&unbounded.1));
     assert_eq!(bounded.1.report.logits, unbounded.1.report.logits);
     assert_eq!(bounded.1.tokens, unbounded.1.tokens);
+    assert_eq!(unbounded.1.report.warnings, Vec::<String>::new());
+    let [warning] = bounded.1.report.warnings.as_slice() else {
+        panic!("not one warning: {:?}", bounded.1.report.warnings);
+    };
+    assert!(
+        warning.contains("computed twice") && warning.contains("kept_budget"),
+        "{warning}"
+    );
 }

@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod inspection;
 mod policies;
 
 use std::ops::ControlFlow::Continue;

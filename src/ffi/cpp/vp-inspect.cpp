@@ -58,13 +58,14 @@ ggml_tensor * linear(ggml_context * ctx0, ggml_tensor * w, ggml_tensor * scale, 
     return bias ? ggml_add(ctx0, cur, bias) : cur;
 }
 
-// as the supported architectures end: RMS norm, head, soft cap
+// as the supported architectures end: RMS norm, head, and a soft cap that only Gemma has (the others leave its default
+// in hparams)
 ggml_tensor * output_head(const llama_model & model, ggml_context * ctx0, ggml_tensor * cur) {
     const auto & hparams = model.hparams;
 
     cur = ggml_mul(ctx0, ggml_rms_norm(ctx0, cur, hparams.f_norm_rms_eps), model.output_norm);
     cur = linear(ctx0, model.output, model.output_s, model.output_b, cur);
-    if (hparams.f_final_logit_softcapping) {
+    if (model.arch == LLM_ARCH_GEMMA3 && hparams.f_final_logit_softcapping) {
         cur = ggml_scale(ctx0, cur, 1.0f/hparams.f_final_logit_softcapping);
         cur = ggml_scale(ctx0, ggml_tanh(ctx0, cur), hparams.f_final_logit_softcapping);
     }
