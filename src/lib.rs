@@ -2,8 +2,8 @@
 //!
 //! Knowledge runs one way: `cli -> engine -> {policy, ffi}`. [`policy`] is where the paper is and knows neither
 //! engine nor FFI; `ffi` is the only place with `unsafe`; what goes between them is plain data. [`eval`] compares
-//! policies over question sets, from what [`report`] says of each run; [`plot`] draws charts and knows nothing else. [`inspect`] shows what was
-//! measured inside a model, for one question.
+//! policies over question sets, from what [`report`] says of each run; [`inspect`] shows what was measured inside a
+//! model, for one question; [`plot`] draws charts and knows nothing else.
 #![warn(missing_docs)]
 
 pub mod engine;

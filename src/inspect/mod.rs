@@ -1,7 +1,7 @@
 //! What happens to a picture inside a model, for one question: measured data in ([`Inspection`]), one HTML file out.
 //!
 //! ```text
-//! (an engine measures) ─> Inspection ─┬─ to_json                    what was measured
+//! (engine::Inspector)  ─> Inspection ─┬─ to_json                    what was measured
 //!                                     ├─ to_html ─ one file         the figures, for people
 //!                                     └─ write_parts ─ PNG, SVG     single figures
 //! ```

@@ -10,6 +10,8 @@ mod common;
 mod errors;
 #[cfg(feature = "native")]
 mod eval;
+#[cfg(feature = "native")]
+mod inspect;
 mod synth;
 
 use std::io::Cursor;
@@ -115,6 +117,7 @@ fn help_of_every_subcommand() {
         ("help_info", vec!["info", "--help"]),
         ("help_bench", vec!["bench", "-h"]),
         ("help_eval", vec!["eval", "--help"]),
+        ("help_inspect", vec!["inspect", "--help"]),
         ("help_synth", vec!["synth", "--help"]),
     ] {
         let ran = visipruner(&args);

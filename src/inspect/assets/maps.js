@@ -1,7 +1,7 @@
 // Attention beside contribution: one layer large, and all layers small.
 
 const statistics = [
-  { key: "attention", name: "Attention", unit: "weight of the last prompt token, mean over heads", show: percent },
+  { key: "attention", name: "Attention", unit: "weight, mean over heads", show: percent },
   { key: "norm", name: "Contribution", unit: "‖c‖, value-aware", show: number },
 ];
 const greatest = (values) => values.reduce((most, value) => Math.max(most, value), 0);
@@ -16,17 +16,16 @@ function layer_of_most() {
   return least.indexOf(Math.min(...least));
 }
 
-// What is shown now.
-const shown = { il: data.policy?.fusion_layer ?? layer_of_most(), common_scale: true, token: null };
+// What is shown now. The large maps have a colour scale of their own unless the common one of the small maps is asked for.
+const shown = { il: data.policy?.fusion_layer ?? layer_of_most(), common_scale: false, token: null };
 const large_maps = [];
 const small_maps = [];
 const multiples = [];
 
-const top_of_scale = (statistic, il) => (shown.common_scale ? statistic.overall : statistic.per_layer[il]);
+const top_of_large = (statistic, il) => (shown.common_scale ? statistic.overall : statistic.per_layer[il]);
 
-function paint_layer(box, i, statistic, il) {
+function paint_layer(box, i, statistic, il, top) {
   const values = data.layers[il][statistic.key];
-  const top = top_of_scale(statistic, il);
   paint_map(box, i, (token) => heat(top > 0 ? values[token] / top : 0));
 }
 
@@ -45,9 +44,8 @@ function controls() {
     return element("label", {}, box, text);
   };
   const outlines = kept.size ? check("outline kept tokens", true, (on) => document.body.classList.toggle("no-outline", !on)) : null;
-  const scale = check("one colour scale for all layers", true, (on) => {
+  const scale = check("one colour scale for all layers", shown.common_scale, (on) => {
     shown.common_scale = on;
-    paint_all();
     show_layer(shown.il);
   });
   const layer = element("div", { class: "layer" }, element("output", { id: "layer-name", for: "slider" }), slider);
@@ -138,8 +136,8 @@ function draw_multiples() {
   place("multiples").append(...multiples);
 }
 
-function paint_all() {
-  for (const { box, i, statistic, il } of small_maps) paint_layer(box, i, statistic, il);
+function paint_small() {
+  for (const { box, i, statistic, il } of small_maps) paint_layer(box, i, statistic, il, statistic.overall);
 }
 
 // Shows a layer large; on request, moves there.
@@ -149,8 +147,8 @@ function show_layer(il, go = false) {
   place("slider").value = il;
   place("slider").setAttribute("aria-valuetext", `layer ${il}${note ? `, ${note}` : ""}`);
   place("layer-name").textContent = `Layer ${il}${note ? ` · ${note}` : ""}`;
-  for (const { box, i, statistic } of large_maps) paint_layer(box, i, statistic, il);
-  for (const statistic of statistics) statistic.top.textContent = statistic.show(top_of_scale(statistic, il));
+  for (const { box, i, statistic } of large_maps) paint_layer(box, i, statistic, il, top_of_large(statistic, il));
+  for (const statistic of statistics) statistic.top.textContent = statistic.show(top_of_large(statistic, il));
   multiples.forEach((multiple, other) => multiple.setAttribute("aria-pressed", other === il));
   show_token(shown.token);
   if (go) place("maps").scrollIntoView({ block: "start" });

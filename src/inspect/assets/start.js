@@ -9,6 +9,6 @@ draw_sinks();
 draw_kept();
 draw_lens();
 draw_prompt();
-paint_all();
+paint_small();
 show_layer(shown.il);
 listen_to_keys();
