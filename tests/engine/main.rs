@@ -4,6 +4,7 @@
 mod answers;
 #[path = "../common/mod.rs"]
 mod common;
+mod inspecting;
 mod pruning;
 mod refusals;
 mod stopping;
