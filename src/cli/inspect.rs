@@ -8,6 +8,7 @@
 
 mod picture;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -46,6 +47,7 @@ pub fn run(args: InspectArgs) -> Result<(), Error> {
         loaded,
         terminal: &mut terminal,
         interrupt: &interrupt,
+        warned: HashSet::new(),
     }
     .inspection(&compared)?;
     terminal.clear();
@@ -94,6 +96,8 @@ struct Inspecting<'a> {
     loaded: Loaded,
     terminal: &'a mut Terminal,
     interrupt: &'a Interrupt,
+    /// Warnings that the user has seen: every policy has those of the prompt.
+    warned: HashSet<String>,
 }
 
 impl Inspecting<'_> {
@@ -193,10 +197,10 @@ impl Inspecting<'_> {
         let mut session = Session::new(&self.loaded.model, options)?;
         self.interrupt.stops(session.cancel_handle());
         let request = self.options.request(session.n_ctx());
-        let terminal = &mut *self.terminal;
+        let (terminal, warned) = (&mut *self.terminal, &mut self.warned);
         let outcome = session.generate_encoded(prompt, &request, |event| {
             match event {
-                Event::Warning(message) => terminal.warn(message),
+                Event::Warning(message) if warned.insert(message.to_owned()) => terminal.warn(message),
                 _ => terminal.busy("answering"),
             }
             ControlFlow::Continue(())

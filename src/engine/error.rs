@@ -27,6 +27,12 @@ pub enum Error {
         reason: String,
     },
 
+    /// A build with loadable backends that finds none.
+    #[error(
+        "there is nothing to compute on: no backend was found; put libggml-cpu (and those of GPUs) beside the program"
+    )]
+    NoBackend,
+
     /// The caller stopped the loading.
     #[error("loading {} was stopped", path.display())]
     LoadStopped {

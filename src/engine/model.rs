@@ -279,6 +279,9 @@ pub(crate) fn load_native<T>(
             reason: "the name holds a NUL byte".to_owned(),
         });
     };
+    if ffi::devices().is_empty() {
+        return Err(Error::NoBackend);
+    }
     let mut stopped = false;
     let mut go_on = |done: f32| {
         stopped |= progress(done).is_break();
