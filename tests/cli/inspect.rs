@@ -65,7 +65,8 @@ fn a_report_with_its_parts() {
     assert_eq!(after, [&Value::from(1), &Value::from(7), &Value::Null]);
 
     let n_files = fs::read_dir(&parts).expect("figures").count();
-    assert_eq!(n_files, 2 + 2 * 10);
+    assert_eq!(n_files, 2 + 2 * 10 + 4);
+    assert!(folder.path("figures/kept-divprune-budget-8.png").is_file());
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub struct InspectResultArgs {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Write single figures into this folder: heat maps as PNG files, charts as SVG files
+    /// Write single figures into this folder: heat maps and kept tokens as PNG files, charts as SVG files
     #[arg(long, value_name = "DIR")]
     pub parts: Option<PathBuf>,
 
