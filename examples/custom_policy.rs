@@ -9,8 +9,7 @@ use visipruner::engine::{
     Image, Model, ModelOptions, Projector, ProjectorOptions, Prompt, Request, Session, SessionOptions,
 };
 use visipruner::policy::{
-    Decision, Embeddings, LayerPlan, Outcome, Policy, PolicyError, PromptLayout, Reading, StagePolicy,
-    VisionIndex,
+    Decision, Embeddings, Outcome, Policy, PolicyError, PromptLayout, StagePolicy, VisionIndex,
 };
 
 /// For any prompt.
@@ -48,18 +47,6 @@ impl StagePolicy for CentreOf {
                 .filter_map(|(token, inside)| inside.then_some(token))
                 .collect(),
         )
-    }
-
-    fn plan(&self, _il: usize) -> LayerPlan {
-        LayerPlan::default()
-    }
-
-    fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
-        Decision::KeepAll
-    }
-
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
-        Vec::new()
     }
 
     fn outcome(&self) -> Outcome {

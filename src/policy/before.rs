@@ -5,10 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::config::PolicyOverrides;
-use super::{
-    Decision, Embeddings, LayerPlan, Needs, Outcome, PolicyError, Reading, Skipped, StagePolicy, VisionIndex,
-};
+use super::config::{FamilyFields, PolicyOverrides};
+use super::{Decision, Embeddings, Needs, Outcome, PolicyError, Skipped, StagePolicy, VisionIndex};
 
 /// A way of choosing vision tokens before layer 0.
 pub trait Selection {
@@ -54,18 +52,6 @@ impl<S: Selection> StagePolicy for BeforeModel<S> {
         }
     }
 
-    fn plan(&self, _il: usize) -> LayerPlan {
-        LayerPlan::default()
-    }
-
-    fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
-        Decision::KeepAll
-    }
-
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
-        Vec::new()
-    }
-
     fn vision_bound(&self, _il: usize) -> Option<usize> {
         Some(self.n_kept)
     }
@@ -98,14 +84,17 @@ impl Default for BeforeConfig {
     }
 }
 
-impl BeforeConfig {
-    pub(super) fn with(self, fields: &PolicyOverrides) -> Self {
+impl FamilyFields for BeforeConfig {
+    const FIELDS: &'static [&'static str] = &["budget"];
+    const BEFORE_MODEL: bool = true;
+
+    fn with(self, fields: &PolicyOverrides) -> Self {
         Self {
             budget: fields.budget.unwrap_or(self.budget),
         }
     }
 
-    pub(super) fn validate(self) -> Result<(), PolicyError> {
+    fn validate(&self) -> Result<(), PolicyError> {
         self.budget.validate("budget")?;
         if self.budget.is_zero() {
             return Err(PolicyError::OutOfRange {

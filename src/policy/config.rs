@@ -3,11 +3,13 @@
 //! A policy comes from up to three places, later ones winning field by field: a preset for the model
 //! ([`super::presets`]), a TOML policy file, and single fields given by the caller (both [`PolicyOverrides`]).
 //!
-//! A new policy is a file with its fields (`PolicyFields`) and a line in the list in `list.rs`; fields that no policy
-//! has yet get a line in [`PolicyOverrides`], and a flag.
+//! A new policy is a file with its fields and what it does with them (`PolicyFields`; `FamilyPolicy` where it has the
+//! fields of [`super::rank`] or [`super::before`]), and a line in the list in `list.rs`. Fields that no policy has yet get
+//! a line in [`PolicyOverrides`], and a flag.
 
 mod choice;
 pub(in crate::policy) mod error;
+mod family;
 mod keywords;
 mod list;
 mod overrides;
@@ -17,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use choice::PolicyChoice;
 pub use error::PolicyError;
+pub(in crate::policy) use family::{FamilyFields, FamilyPolicy};
 pub use keywords::{
     ExitCount, Layer0, ShallowMask, StageName, Stages, TokensThresholdUnit, VisualSelfAttention,
 };

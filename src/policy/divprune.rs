@@ -17,27 +17,26 @@
 use serde::{Deserialize, Serialize};
 
 use super::before::{BeforeConfig, BeforeModel, Selection};
-use super::config::{PolicyFields, PolicyOverrides};
-use super::{Embeddings, Needs, PolicyError, PromptLayout, StagePolicy, VisionIndex};
+use super::config::FamilyPolicy;
+use super::{Embeddings, Needs, PromptLayout, StagePolicy, VisionIndex};
 
 /// The fields of the policy `divprune`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DivPruneConfig(pub BeforeConfig);
 
-impl PolicyFields for DivPruneConfig {
-    const FIELDS: &'static [&'static str] = &["budget"];
-    const BEFORE_MODEL: bool = true;
+impl FamilyPolicy for DivPruneConfig {
+    type Fields = BeforeConfig;
 
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
-        Ok(Self(base.copied().unwrap_or_default().0.with(fields)))
+    fn from_fields(fields: BeforeConfig) -> Self {
+        Self(fields)
     }
 
-    fn validate(&self) -> Result<(), PolicyError> {
-        self.0.validate()
+    fn fields(&self) -> &BeforeConfig {
+        &self.0
     }
 
-    fn stage_policy(&self, _n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+    fn at_work(&self, _n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
         Box::new(BeforeModel::new(MaxMinDistance, self.0.budget, layout.n_vision()))
     }
 }

@@ -260,7 +260,8 @@ pub fn begin(
 /// A policy at work on one prompt.
 ///
 /// The engine calls [`start`](Self::start) once before layer 0, [`plan`](Self::plan) with layers that never descend (it
-/// may ask for a layer again), runs the layer, and calls [`decide`](Self::decide) once if the plan said `decides`.
+/// may ask for a layer again), runs the layer, and calls [`decide`](Self::decide) once if the plan said `decides`. What a
+/// policy does not define leaves the model as it is.
 pub trait StagePolicy {
     /// The embeddings that [`start`](Self::start) looks at.
     fn needs_embeddings(&self) -> Needs {
@@ -281,15 +282,24 @@ pub trait StagePolicy {
     }
 
     /// What layer `il` does.
-    fn plan(&self, il: usize) -> LayerPlan;
+    fn plan(&self, il: usize) -> LayerPlan {
+        let _ = il;
+        LayerPlan::default()
+    }
 
     /// What goes on after layer `il`. `reading` is there if and only if the plan asked for a probe, and of the kind that
     /// it asked for.
-    fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision;
+    fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision {
+        let _ = (il, reading);
+        Decision::KeepAll
+    }
 
     /// The layers that may have to start with other rows than the layer before, or be treated differently from it,
     /// ascending, without 0: the engine cuts its graph and its KV cache there and nowhere else.
-    fn boundaries(&self, n_layer: usize) -> Vec<usize>;
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+        let _ = n_layer;
+        Vec::new()
+    }
 
     /// The vision tokens that layer `il` holds at most, where that is known before the prompt runs: the KV cache is
     /// allocated for no more. A policy that holds more after all is run again with room for everything.

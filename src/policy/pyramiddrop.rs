@@ -13,9 +13,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::config::{PolicyFields, PolicyOverrides};
+use super::config::FamilyPolicy;
 use super::rank::{RankSchedule, Ranking};
-use super::{PolicyError, PromptLayout, StagePolicy, Statistic};
+use super::{PromptLayout, StagePolicy, Statistic};
 
 /// The fields of the policy `pyramiddrop`. Default: the paper's, for 32 layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,30 +31,22 @@ impl Default for PyramidDropConfig {
     }
 }
 
-impl PolicyFields for PyramidDropConfig {
-    const FIELDS: &'static [&'static str] = RankSchedule::FIELDS;
+impl FamilyPolicy for PyramidDropConfig {
+    type Fields = RankSchedule;
 
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
-        Ok(Self(base.cloned().unwrap_or_default().0.with(fields)))
+    fn from_fields(fields: RankSchedule) -> Self {
+        Self(fields)
     }
 
-    fn validate(&self) -> Result<(), PolicyError> {
-        self.0.validate()
+    fn fields(&self) -> &RankSchedule {
+        &self.0
     }
 
-    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
-        self.0.validate_layers(n_layer)
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        self.0.boundaries(n_layer)
-    }
-
-    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
-        let schedule = self.0.clone();
+    fn at_work(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+        let ranked_by = Statistic::LastAttention;
         Box::new(Ranking::new(
-            schedule,
-            Statistic::LastAttention,
+            self.0.clone(),
+            ranked_by,
             n_layer,
             layout.n_vision(),
         ))

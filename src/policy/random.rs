@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::before::{BeforeConfig, BeforeModel, DEFAULT_BUDGET, Selection};
 use super::budget::Budget;
-use super::config::{PolicyFields, PolicyOverrides};
+use super::config::{FamilyFields, PolicyFields, PolicyOverrides};
 use super::{Embeddings, PolicyError, PromptLayout, StagePolicy, VisionIndex};
 
 /// The fields of the policy `random`.

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::budget::{Budget, listed};
-use super::config::PolicyOverrides;
+use super::config::{FamilyFields, PolicyOverrides};
 use super::{
     Decision, LayerPlan, Outcome, PolicyError, Reading, Skipped, Stage, StagePolicy, Statistic, largest,
 };
@@ -25,18 +25,17 @@ pub struct RankSchedule {
     pub keep: Vec<Budget>,
 }
 
-impl RankSchedule {
-    pub(super) const FIELDS: &'static [&'static str] = &["rank_layers", "keep"];
+impl FamilyFields for RankSchedule {
+    const FIELDS: &'static [&'static str] = &["rank_layers", "keep"];
 
-    /// This schedule with the fields given over it.
-    pub(super) fn with(self, fields: &PolicyOverrides) -> Self {
+    fn with(self, fields: &PolicyOverrides) -> Self {
         Self {
             rank_layers: fields.rank_layers.clone().unwrap_or(self.rank_layers),
             keep: fields.keep.clone().map_or(self.keep, |budgets| budgets.0),
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), PolicyError> {
+    fn validate(&self) -> Result<(), PolicyError> {
         let is_ascending = self.rank_layers.windows(2).all(|pair| pair[0] < pair[1]);
         if self.rank_layers.is_empty() || !is_ascending {
             return Err(PolicyError::OutOfRange {
@@ -58,7 +57,7 @@ impl RankSchedule {
         self.keep.iter().try_for_each(|budget| budget.validate("keep"))
     }
 
-    pub(super) fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
+    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
         match self.rank_layers.last() {
             Some(&il) if il >= n_layer => Err(PolicyError::NoSuchLayer {
                 field: "rank_layers",
@@ -71,7 +70,7 @@ impl RankSchedule {
         }
     }
 
-    pub(super) fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
         let after = self.rank_layers.iter().map(|il| il + 1);
         after.filter(|&il| il < n_layer).collect()
     }

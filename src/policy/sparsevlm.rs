@@ -21,11 +21,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::config::{PolicyFields, PolicyOverrides};
+use super::config::FamilyPolicy;
 use super::rank::{RankSchedule, Ranking};
 use super::{
-    Decision, Embeddings, LayerPlan, Needs, Outcome, PolicyError, PromptLayout, Reading, Row, StagePolicy,
-    Statistic, VisionIndex,
+    Decision, Embeddings, LayerPlan, Needs, Outcome, PromptLayout, Reading, Row, StagePolicy, Statistic,
+    VisionIndex,
 };
 
 /// The fields of the policy `sparsevlm`. Default: the published ones for 192 of 576 tokens.
@@ -42,26 +42,18 @@ impl Default for SparseVlmConfig {
     }
 }
 
-impl PolicyFields for SparseVlmConfig {
-    const FIELDS: &'static [&'static str] = RankSchedule::FIELDS;
+impl FamilyPolicy for SparseVlmConfig {
+    type Fields = RankSchedule;
 
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
-        Ok(Self(base.cloned().unwrap_or_default().0.with(fields)))
+    fn from_fields(fields: RankSchedule) -> Self {
+        Self(fields)
     }
 
-    fn validate(&self) -> Result<(), PolicyError> {
-        self.0.validate()
+    fn fields(&self) -> &RankSchedule {
+        &self.0
     }
 
-    fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
-        self.0.validate_layers(n_layer)
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        self.0.boundaries(n_layer)
-    }
-
-    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+    fn at_work(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
         Box::new(SparseVlm::new(self.0.clone(), n_layer, layout))
     }
 }

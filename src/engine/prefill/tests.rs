@@ -52,6 +52,18 @@ fn go_on(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// A prompt in as few calls as can be.
+fn at_once(layout: &PromptLayout) -> PrefillParams<'_> {
+    PrefillParams {
+        layout,
+        n_layer: N_LAYER,
+        max_rows_per_call: usize::MAX,
+        max_rows_per_attention_probe: usize::MAX,
+        causal_images: true,
+        embeddings: None,
+    }
+}
+
 /// Runs a prompt on a fake engine and holds every rule that holds for any policy against what came out.
 fn run_with<'a>(
     engine: &mut Fake,
@@ -59,14 +71,7 @@ fn run_with<'a>(
     policy: &PolicyConfig,
     adjust: impl FnOnce(&mut PrefillParams<'a>),
 ) -> PrefillTrace {
-    let mut params = PrefillParams {
-        layout,
-        n_layer: N_LAYER,
-        max_rows_per_call: usize::MAX,
-        causal_images: true,
-        max_rows_per_attention_probe: usize::MAX,
-        embeddings: None,
-    };
+    let mut params = at_once(layout);
     adjust(&mut params);
     engine.layout = layout.clone();
     let mut policy = policy.build(N_LAYER, layout).unwrap();

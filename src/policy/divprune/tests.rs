@@ -134,7 +134,7 @@ fn zeros_and_single_tokens_are_no_trouble() {
     let config = DivPruneConfig(BeforeConfig {
         budget: Budget::Count(1),
     });
-    let mut policy = config.stage_policy(4, &layout);
+    let mut policy = config.at_work(4, &layout);
     assert_eq!(policy.needs_embeddings(), Needs::Vision);
     let embeddings = Embeddings {
         n_embd: 2,

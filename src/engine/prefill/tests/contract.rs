@@ -6,14 +6,7 @@ use super::*;
 fn cancelling_stops_after_the_call_under_way() {
     for n_calls in 0..7 {
         let (layout, mut engine) = (one_image(), typical());
-        let params = PrefillParams {
-            layout: &layout,
-            n_layer: N_LAYER,
-            max_rows_per_call: 99,
-            causal_images: true,
-            max_rows_per_attention_probe: usize::MAX,
-            embeddings: None,
-        };
+        let params = at_once(&layout);
         let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
             .build(N_LAYER, &layout)
             .unwrap();
@@ -35,12 +28,8 @@ fn cancelling_stops_after_the_call_under_way() {
 fn progress_reaches_its_total_which_only_shrinks() {
     let (layout, mut engine) = (one_image(), typical());
     let params = PrefillParams {
-        layout: &layout,
-        n_layer: N_LAYER,
         max_rows_per_call: 4,
-        causal_images: true,
-        max_rows_per_attention_probe: usize::MAX,
-        embeddings: None,
+        ..at_once(&layout)
     };
     let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
         .build(N_LAYER, &layout)
@@ -77,14 +66,7 @@ fn error_of(
     layout: &PromptLayout,
     policy: &mut dyn StagePolicy,
 ) -> PrefillError<FakeError> {
-    let params = PrefillParams {
-        layout,
-        n_layer: N_LAYER,
-        max_rows_per_call: 99,
-        causal_images: true,
-        max_rows_per_attention_probe: usize::MAX,
-        embeddings: None,
-    };
+    let params = at_once(layout);
     prefill(engine, &params, policy, &mut go_on).unwrap_err()
 }
 
@@ -213,14 +195,7 @@ fn policies_are_held_to_their_contract() {
 #[test]
 fn a_layer_may_be_probed_without_a_decision() {
     let layout = one_image();
-    let params = PrefillParams {
-        layout: &layout,
-        n_layer: N_LAYER,
-        max_rows_per_call: 99,
-        causal_images: true,
-        max_rows_per_attention_probe: usize::MAX,
-        embeddings: None,
-    };
+    let params = at_once(&layout);
     let mut policy = Odd {
         probe: Some(Statistic::Contribution),
         decides: false,

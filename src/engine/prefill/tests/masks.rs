@@ -166,12 +166,9 @@ fn images_that_see_both_ways_are_calls_of_their_own() {
 fn an_image_that_sees_both_ways_must_fit_into_a_call() {
     let (layout, mut engine) = (two_images(), typical());
     let params = PrefillParams {
-        layout: &layout,
-        n_layer: N_LAYER,
         max_rows_per_call: 2,
-        max_rows_per_attention_probe: usize::MAX,
         causal_images: false,
-        embeddings: None,
+        ..at_once(&layout)
     };
     let mut policy = PolicyConfig::Off.build(N_LAYER, &layout).unwrap();
     let error = prefill(&mut engine, &params, policy.as_mut(), &mut go_on).unwrap_err();
@@ -224,12 +221,9 @@ fn every_kind_of_attention_means_what_it_says() {
         for layout in &layouts {
             for (causal_images, max_rows_per_call) in [(true, 3), (true, 99), (false, 4), (false, 99)] {
                 let params = PrefillParams {
-                    layout,
-                    n_layer: N_LAYER,
                     max_rows_per_call,
-                    max_rows_per_attention_probe: usize::MAX,
                     causal_images,
-                    embeddings: None,
+                    ..at_once(layout)
                 };
                 let mut engine = typical();
                 engine.layout = layout.clone();
@@ -254,14 +248,6 @@ impl StagePolicy for Uniform {
             attention: self.0,
             ..Default::default()
         }
-    }
-
-    fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
-        Decision::KeepAll
-    }
-
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
-        Vec::new()
     }
 
     fn outcome(&self) -> crate::policy::Outcome {

@@ -88,12 +88,8 @@ fn embeddings_must_be_there_if_needed() {
     ] {
         let mut working = policy(fields).build(N_LAYER, &layout).unwrap();
         let params = PrefillParams {
-            layout: &layout,
-            n_layer: N_LAYER,
-            max_rows_per_call: 99,
-            max_rows_per_attention_probe: 99,
-            causal_images: true,
             embeddings,
+            ..at_once(&layout)
         };
         let error = prefill(&mut engine_at_rest(), &params, working.as_mut(), &mut go_on).unwrap_err();
         assert!(
@@ -111,28 +107,12 @@ fn what_enters_must_be_there() {
         fn start(&mut self, _present: &[VisionIndex], _embeddings: &Embeddings<'_>) -> Decision {
             Decision::Keep(vec![VisionIndex(4)])
         }
-        fn plan(&self, _il: usize) -> LayerPlan {
-            LayerPlan::default()
-        }
-        fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
-            Decision::KeepAll
-        }
-        fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
-            Vec::new()
-        }
         fn outcome(&self) -> crate::policy::Outcome {
             Default::default()
         }
     }
     let layout = one_image();
-    let params = PrefillParams {
-        layout: &layout,
-        n_layer: N_LAYER,
-        max_rows_per_call: 99,
-        max_rows_per_attention_probe: 99,
-        causal_images: true,
-        embeddings: None,
-    };
+    let params = at_once(&layout);
     let error = prefill(&mut engine_at_rest(), &params, &mut Inventing, &mut go_on).unwrap_err();
     assert!(matches!(error, PrefillError::Start), "{error:?}");
 }

@@ -130,12 +130,8 @@ fn ask(
         seen: None,
     };
     let params = PrefillParams {
-        layout,
-        n_layer: N_LAYER,
-        max_rows_per_call: 99,
         max_rows_per_attention_probe: max_rows,
-        causal_images: true,
-        embeddings: None,
+        ..at_once(layout)
     };
     let trace = prefill(&mut engine, &params, &mut policy, &mut go_on)?;
     engine.check_trace(&trace, &params, &[2]);
@@ -186,14 +182,7 @@ fn attention_must_be_finite() {
     let mut engine = attending(|_, token| if token == 2 { f64::NAN } else { 0.5 });
     let layout = one_image();
     let mut working = policy("policy = 'fastv'").build(N_LAYER, &layout).unwrap();
-    let params = PrefillParams {
-        layout: &layout,
-        n_layer: N_LAYER,
-        max_rows_per_call: 99,
-        max_rows_per_attention_probe: 99,
-        causal_images: true,
-        embeddings: None,
-    };
+    let params = at_once(&layout);
     let error = prefill(&mut engine, &params, working.as_mut(), &mut go_on).unwrap_err();
     assert!(
         matches!(error, PrefillError::Probe { il: 1, row: 5 }),
