@@ -7,11 +7,19 @@
 //!                                            Decision ◄── policy ◄─┘ probe
 //! ```
 //!
-//! - [`Model`]: weights and vocabulary; clones share them.
-//! - [`Projector`]: turns pictures into embeddings; belongs to a model.
-//! - [`Inspector`]: measures what [`crate::inspect`] shows.
-//! - [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
-//!   ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`]).
+#![cfg_attr(
+    feature = "native",
+    doc = "- [`Model`]: weights and vocabulary; clones share them.
+- [`Projector`]: turns pictures into embeddings; belongs to a model.
+- [`Inspector`]: measures what [`crate::inspect`] shows.
+- [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
+  ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`])."
+)]
+#![cfg_attr(
+    not(feature = "native"),
+    doc = "Without the feature `native`, as here, there are no models, projectors and sessions; what is left is the loop of the
+staged prefill ([`prefill`]), prompts and options."
+)]
 //!
 //! With the policy off a session is stock llama.cpp: its own memory, its own batches, its logits bit for bit. With any
 //! other policy the whole prompt is taken first, images encoded, and then run layer range by layer range; between two
