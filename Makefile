@@ -37,6 +37,7 @@ lint: setup
 	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features cli
 	patches/tool.sh check
 
 fmt:
