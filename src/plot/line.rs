@@ -2,8 +2,9 @@
 
 mod names;
 
+use super::frame::{self, BOTTOM, Frame, LEFT, LINE, MARGIN, Mark, Marks, RIGHT, WIDTH};
 use super::labels::Area;
-use super::scale::{Axis, Placed};
+use super::scale::Axis;
 use super::svg::{Anchor, Svg};
 use super::theme::{self, text_width};
 
@@ -65,32 +66,16 @@ pub struct Reference {
     pub name: String,
 }
 
-/// A place on the horizontal axis.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Mark {
-    /// The place.
-    pub x: f64,
-    /// Its name, written at its top.
-    pub name: String,
-}
-
-const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 520.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 24.0;
-const BOTTOM: f64 = 58.0;
-/// Height of a row of marks' names.
-const MARK_ROW: f64 = 15.0;
+/// How broad the front is drawn.
+const BAND: &str = "stroke-width=\"9\"";
 
 /// The chart with its axes in place.
 struct Drawing<'a> {
     chart: &'a LineChart,
-    x: Placed,
-    y: Placed,
-    plot: Area,
+    frame: Frame,
+    marks: Marks<'a>,
     has_front: bool,
-    /// The row above the plot in which each mark's name stands, from 0 at the bottom.
-    mark_rows: Vec<usize>,
     svg: Svg,
 }
 
@@ -104,10 +89,10 @@ impl LineChart {
             .map(|point| point.x)
             .chain(self.marks.iter().map(|mark| mark.x));
         let x = self.x.place(xs, LEFT, right);
-        let mark_rows = self.mark_rows(&x);
+        let marks = Marks::place(&self.marks, &x);
         let plot = Area {
             left: LEFT,
-            top: self.top(has_front, &mark_rows),
+            top: self.top(has_front) + marks.height(),
             right,
             bottom: HEIGHT - BOTTOM,
         };
@@ -115,11 +100,13 @@ impl LineChart {
         let ys = ys.chain(self.references.iter().map(|reference| reference.y));
         let mut drawing = Drawing {
             chart: self,
-            x,
-            y: self.y.place(ys, plot.bottom, plot.top),
-            plot,
+            frame: Frame {
+                y: self.y.place(ys, plot.bottom, plot.top),
+                x,
+                plot,
+            },
+            marks,
             has_front,
-            mark_rows,
             svg: Svg::new(WIDTH, HEIGHT, &self.title, &self.subtitle),
         };
         drawing.head();
@@ -131,28 +118,15 @@ impl LineChart {
         drawing.svg.finish()
     }
 
-    fn top(&self, has_front: bool, mark_rows: &[usize]) -> f64 {
-        let n_lines =
-            usize::from(!self.subtitle.is_empty()) + usize::from(has_front && !self.front.is_empty());
-        let n_rows = mark_rows.iter().max().map_or(0, |row| row + 1);
-        78.0 + 20.0 * n_lines as f64 + MARK_ROW * n_rows as f64
+    /// Whether there is something for the key.
+    fn has_key(&self, has_front: bool) -> bool {
+        has_front && !self.front.is_empty()
     }
 
-    /// Names of marks stand above them, in as many rows as keep them apart.
-    fn mark_rows(&self, x: &Placed) -> Vec<usize> {
-        let mut placed: Vec<(usize, f64, f64)> = Vec::new();
-        for mark in &self.marks {
-            let half = text_width(&mark.name, theme::SMALL) / 2.0 + 4.0;
-            let (left, right) = (x.at(mark.x) - half, x.at(mark.x) + half);
-            let is_free = |row: &usize| {
-                !placed
-                    .iter()
-                    .any(|(other, l, r)| other == row && left < *r && right > *l)
-            };
-            let row = (0..).find(is_free).unwrap_or(0);
-            placed.push((row, left, right));
-        }
-        placed.into_iter().map(|(row, _, _)| row).collect()
+    /// Where the plot begins, or the names of marks above it.
+    fn top(&self, has_front: bool) -> f64 {
+        let key = if self.has_key(has_front) { LINE } else { 0.0 };
+        frame::below_head(&self.subtitle) + key + 22.0
     }
 
     /// Lines that go on to the right end are labelled beside it, where nothing else is.
@@ -175,81 +149,32 @@ impl LineChart {
 
 impl Drawing<'_> {
     fn at(&self, point: &Point) -> (f64, f64) {
-        (self.x.at(point.x), self.y.at(point.y))
+        self.frame.at(point.x, point.y)
     }
 
     fn head(&mut self) {
         let chart = self.chart;
-        self.svg.text((20.0, 34.0), "title", Anchor::Start, &chart.title);
-        let mut y = 56.0;
-        if !chart.subtitle.is_empty() {
-            self.svg.text((20.0, y), "muted", Anchor::Start, &chart.subtitle);
-            y += 20.0;
-        }
-        if self.has_front && !chart.front.is_empty() {
-            self.svg
-                .polyline(&[(24.0, y - 4.5), (46.0, y - 4.5)], "band", "stroke-width=\"9\"");
+        let mut y = frame::head(&mut self.svg, &chart.title, &chart.subtitle);
+        if chart.has_key(self.has_front) {
+            let swatch = [(24.0, y - 4.5), (46.0, y - 4.5)];
+            self.svg.polyline(&swatch, "band", BAND);
             self.svg.text((58.0, y), "muted", Anchor::Start, &chart.front);
-            y += 20.0;
+            y += LINE;
         }
-        self.svg.text(
-            (20.0, y + 6.0),
-            "muted strong small",
-            Anchor::Start,
-            &chart.y.title,
-        );
+        frame::axis_title(&mut self.svg, (MARGIN, y + 6.0), Anchor::Start, &chart.y);
     }
 
     fn axes(&mut self) {
-        let (chart, plot) = (self.chart, self.plot);
-        for tick in chart.y.ticks(&self.y, 6) {
-            let y = self.y.at(tick.value);
-            self.svg.line((plot.left, y), (plot.right, y), "grid", 1.0);
-            self.svg
-                .text((plot.left - 8.0, y + 4.0), "muted small", Anchor::End, &tick.text);
-        }
-        self.svg
-            .line((plot.left, plot.bottom), (plot.right, plot.bottom), "axis", 1.0);
-        for tick in chart.x.ticks(&self.x, 8) {
-            let x = self.x.at(tick.value);
-            self.svg
-                .line((x, plot.bottom), (x, plot.bottom + 5.0), "axis", 1.0);
-            self.svg
-                .text((x, plot.bottom + 20.0), "muted small", Anchor::Middle, &tick.text);
-        }
-        self.svg.text(
-            (plot.right, plot.bottom + 42.0),
-            "muted strong small",
-            Anchor::End,
-            &chart.x.title,
-        );
-        self.marks();
+        let (chart, plot) = (self.chart, self.frame.plot);
+        self.frame.axes(&mut self.svg, &chart.x, &chart.y, 8);
+        self.marks.draw(&mut self.svg, plot);
         for reference in &chart.references {
-            let y = self.y.at(reference.y);
+            let y = self.frame.y.at(reference.y);
             self.svg.polyline(
                 &[(plot.left, y), (plot.right, y)],
                 "axis",
                 "stroke-width=\"1.2\" stroke-dasharray=\"6 5\"",
             );
-        }
-    }
-
-    /// Lines up to their names, which are written over the lines of marks beside them.
-    fn marks(&mut self) {
-        let (chart, plot) = (self.chart, self.plot);
-        let places: Vec<_> = chart
-            .marks
-            .iter()
-            .zip(&self.mark_rows)
-            .map(|(mark, &row)| (self.x.at(mark.x), plot.top - 6.0 - MARK_ROW * row as f64))
-            .collect();
-        for &(x, y) in &places {
-            let dotted = "stroke-width=\"1.2\" stroke-dasharray=\"2 4\"";
-            self.svg
-                .polyline(&[(x, y + 4.0), (x, plot.bottom)], "axis", dotted);
-        }
-        for (mark, &at) in chart.marks.iter().zip(&places) {
-            self.svg.text(at, "muted small halo", Anchor::Middle, &mark.name);
         }
     }
 
@@ -262,7 +187,7 @@ impl Drawing<'_> {
             .collect();
         front.sort_by(|a, b| a.0.total_cmp(&b.0));
         if front.len() > 1 {
-            self.svg.polyline(&front, "band", "stroke-width=\"9\"");
+            self.svg.polyline(&front, "band", BAND);
         }
     }
 
@@ -283,7 +208,7 @@ impl Drawing<'_> {
                 self.svg.open_tooltip(&point.tooltip);
                 if let Some([low, high]) = point.interval {
                     let class = format!("l{}", i % theme::N_COLOURS);
-                    let ends = [(at.0, self.y.at(low)), (at.0, self.y.at(high))];
+                    let ends = [(at.0, self.frame.y.at(low)), (at.0, self.frame.y.at(high))];
                     self.svg
                         .polyline(&ends, &class, "stroke-width=\"1.6\" stroke-opacity=\".55\"");
                 }

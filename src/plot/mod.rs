@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod bars;
+mod frame;
 mod labels;
 mod line;
 mod scale;
@@ -22,6 +23,10 @@ mod svg;
 mod theme;
 
 pub use bars::{Bar, BarChart, BarGroup};
-pub use line::{LineChart, Mark, Point, Reference, Series};
+pub use frame::Mark;
+pub use line::{LineChart, Point, Reference, Series};
 pub use scale::{Axis, Scale};
 pub use spread::{Outlier, Spread, SpreadChart};
+
+#[cfg(test)]
+mod tests;

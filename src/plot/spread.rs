@@ -1,8 +1,9 @@
 //! How values are spread at each of a row of places, such as layers: boxes from quartile to quartile, and the values
 //! that stand apart as single points.
 
-use super::line::Mark;
-use super::scale::{Axis, Placed};
+use super::frame::{self, BOTTOM, Frame, LEFT, MARGIN, Mark, Marks, RIGHT, WIDTH};
+use super::labels::Area;
+use super::scale::Axis;
 use super::svg::{Anchor, Svg};
 use super::theme;
 
@@ -55,11 +56,7 @@ pub struct Outlier {
     pub tooltip: String,
 }
 
-const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 460.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 24.0;
-const BOTTOM: f64 = 58.0;
 /// Series whose colours are taken, of boxes, outliers and compared values.
 const BOXES: usize = 0;
 const OUTLIERS: usize = 1;
@@ -68,9 +65,8 @@ const COMPARED: usize = 2;
 /// The chart with its axes in place.
 struct Drawing<'a> {
     chart: &'a SpreadChart,
-    x: Placed,
-    y: Placed,
-    top: f64,
+    frame: Frame,
+    marks: Marks<'a>,
     /// Half the width of a box in pixels.
     half: f64,
     svg: Svg,
@@ -79,12 +75,18 @@ struct Drawing<'a> {
 impl SpreadChart {
     /// The chart as an SVG document of 880 x 460 pixels.
     pub fn to_svg(&self) -> String {
-        let top = if self.subtitle.is_empty() { 118.0 } else { 138.0 };
         let xs = self
             .spreads
             .iter()
             .flat_map(|spread| [spread.x - 0.5, spread.x + 0.5]);
         let x = self.x.place(xs, LEFT, WIDTH - RIGHT);
+        let marks = Marks::place(&self.marks, &x);
+        let plot = Area {
+            left: LEFT,
+            top: frame::below_head(&self.subtitle) + 47.0 + marks.height(),
+            right: WIDTH - RIGHT,
+            bottom: HEIGHT - BOTTOM,
+        };
         let ys = self.spreads.iter().flat_map(|spread| {
             let outliers = spread.outliers.iter().map(|outlier| outlier.y);
             outliers.chain(spread.ends).chain(spread.compared)
@@ -92,14 +94,17 @@ impl SpreadChart {
         let mut drawing = Drawing {
             chart: self,
             half: ((x.at(1.0) - x.at(0.0)) * 0.32).min(14.0),
-            x,
-            y: self.y.place(ys, HEIGHT - BOTTOM, top),
-            top,
+            frame: Frame {
+                y: self.y.place(ys, plot.bottom, plot.top),
+                x,
+                plot,
+            },
+            marks,
             svg: Svg::new(WIDTH, HEIGHT, &self.title, &self.subtitle),
         };
         drawing.head();
-        drawing.axes();
-        drawing.marks();
+        drawing.frame.axes(&mut drawing.svg, &self.x, &self.y, 10);
+        drawing.marks.draw(&mut drawing.svg, plot);
         for spread in &self.spreads {
             drawing.spread(spread);
         }
@@ -110,26 +115,16 @@ impl SpreadChart {
 impl Drawing<'_> {
     fn head(&mut self) {
         let chart = self.chart;
-        self.svg.text((20.0, 34.0), "title", Anchor::Start, &chart.title);
-        let mut y = 56.0;
-        if !chart.subtitle.is_empty() {
-            self.svg.text((20.0, y), "muted", Anchor::Start, &chart.subtitle);
-            y += 20.0;
-        }
+        let y = frame::head(&mut self.svg, &chart.title, &chart.subtitle);
         self.key(y + 2.0);
-        self.svg.text(
-            (20.0, y + 28.0),
-            "muted strong small",
-            Anchor::Start,
-            &chart.y.title,
-        );
+        frame::axis_title(&mut self.svg, (MARGIN, y + 28.0), Anchor::Start, &chart.y);
     }
 
     /// What is what, in one line.
     fn key(&mut self, y: f64) {
         let chart = self.chart;
         let middle = y - 4.5;
-        let mut x = 20.0;
+        let mut x = MARGIN;
         if !chart.name.is_empty() {
             self.svg.rect(
                 (x, middle - 6.0),
@@ -158,49 +153,10 @@ impl Drawing<'_> {
         x + theme::text_width(text, theme::BODY) + 14.0
     }
 
-    fn axes(&mut self) {
-        let (chart, right, bottom) = (self.chart, WIDTH - RIGHT, HEIGHT - BOTTOM);
-        for tick in chart.y.ticks(&self.y, 6) {
-            let y = self.y.at(tick.value);
-            self.svg.line((LEFT, y), (right, y), "grid", 1.0);
-            self.svg
-                .text((LEFT - 8.0, y + 4.0), "muted small", Anchor::End, &tick.text);
-        }
-        self.svg.line((LEFT, bottom), (right, bottom), "axis", 1.0);
-        for tick in chart.x.ticks(&self.x, 10) {
-            let x = self.x.at(tick.value);
-            self.svg.line((x, bottom), (x, bottom + 5.0), "axis", 1.0);
-            self.svg
-                .text((x, bottom + 20.0), "muted small", Anchor::Middle, &tick.text);
-        }
-        self.svg.text(
-            (right, bottom + 42.0),
-            "muted strong small",
-            Anchor::End,
-            &chart.x.title,
-        );
-    }
-
-    fn marks(&mut self) {
-        let chart = self.chart;
-        for mark in &chart.marks {
-            let x = self.x.at(mark.x);
-            let dotted = "stroke-width=\"1.2\" stroke-dasharray=\"2 4\"";
-            self.svg
-                .polyline(&[(x, self.top - 2.0), (x, HEIGHT - BOTTOM)], "axis", dotted);
-            self.svg.text(
-                (x, self.top - 7.0),
-                "muted small halo",
-                Anchor::Middle,
-                &mark.name,
-            );
-        }
-    }
-
     fn spread(&mut self, spread: &Spread) {
-        let x = self.x.at(spread.x);
-        let [low, median, high] = spread.quartiles.map(|value| self.y.at(value));
-        let [least, greatest] = spread.ends.map(|value| self.y.at(value));
+        let x = self.frame.x.at(spread.x);
+        let [low, median, high] = spread.quartiles.map(|value| self.frame.y.at(value));
+        let [least, greatest] = spread.ends.map(|value| self.frame.y.at(value));
         let (fill, line) = (format!("f{BOXES}"), format!("l{BOXES}"));
         let (left, right) = (x - self.half, x + self.half);
         self.svg.open_tooltip(&spread.tooltip);
@@ -219,13 +175,13 @@ impl Drawing<'_> {
         );
         self.svg.line((left, median), (right, median), &line, 2.5);
         if let Some(compared) = spread.compared {
-            let y = self.y.at(compared);
+            let y = self.frame.y.at(compared);
             self.svg.line((left, y), (right, y), &format!("l{COMPARED}"), 3.0);
         }
         self.svg.close_group();
         for outlier in &spread.outliers {
             self.svg.open_tooltip(&outlier.tooltip);
-            self.svg.marker((x, self.y.at(outlier.y)), OUTLIERS, true);
+            self.svg.marker((x, self.frame.y.at(outlier.y)), OUTLIERS, true);
             self.svg.close_group();
         }
     }
@@ -234,6 +190,7 @@ impl Drawing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plot::tests::{elements, numbers};
 
     fn chart() -> SpreadChart {
         let spread = |x: f64| Spread {
@@ -283,26 +240,14 @@ mod tests {
         }
         let svg = chart.to_svg();
         assert!(!svg.contains(">stand apart</text>") && !svg.contains(">text</text>"));
-        assert!(SpreadChart::default().to_svg().ends_with("</svg>\n"));
     }
 
     /// A box is as high as its quartiles are apart: equal heights here, as all are moved by the same.
     #[test]
     fn boxes_reach_from_quartile_to_quartile() {
         let svg = chart().to_svg();
-        let heights: Vec<f64> = svg
-            .lines()
-            .filter(|line| line.contains("rx=\"1.5\""))
-            .map(|line| {
-                line.split("height=\"")
-                    .nth(1)
-                    .unwrap()
-                    .split('"')
-                    .next()
-                    .unwrap()
-                    .parse()
-                    .unwrap()
-            })
+        let heights: Vec<f64> = elements(&svg, "rx=\"1.5\"")
+            .flat_map(|element| numbers(element, "height"))
             .collect();
         assert_eq!(heights.len(), 4);
         assert!(

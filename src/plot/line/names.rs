@@ -1,6 +1,7 @@
 //! Writing names beside lines and notes beside points, where they cover nothing.
 
-use super::{Drawing, Series, WIDTH};
+use super::{Drawing, Series};
+use crate::plot::frame::WIDTH;
 use crate::plot::labels::{Area, Label, Obstacle, along, place};
 use crate::plot::svg::Anchor;
 use crate::plot::theme::{self, text_width};
@@ -17,15 +18,15 @@ impl Drawing<'_> {
     pub(super) fn labels(&mut self) {
         let (texts, labels) = self.wanted_labels();
         let bounds = Area {
-            left: self.plot.left + 2.0,
+            left: self.frame.plot.left + 2.0,
             // names of marks stand just above the plot
-            top: if self.mark_rows.is_empty() {
-                self.plot.top - 14.0
+            top: if self.marks.is_empty() {
+                self.frame.plot.top - 14.0
             } else {
-                self.plot.top
+                self.frame.plot.top
             },
             right: WIDTH - 6.0,
-            bottom: self.plot.bottom - 3.0,
+            bottom: self.frame.plot.bottom - 3.0,
         };
         let spots = place(&labels, &self.obstacles(), bounds);
         for ((text, class), spot) in texts.iter().zip(spots) {
@@ -76,10 +77,10 @@ impl Drawing<'_> {
             );
         }
         for reference in &self.chart.references {
-            let y = self.y.at(reference.y);
+            let y = self.frame.y.at(reference.y);
             let anchors = [0.0, 0.25, 0.5, 0.75].map(|t| {
                 (
-                    self.plot.right - 60.0 - t * (self.plot.right - self.plot.left - 120.0),
+                    self.frame.plot.right - 60.0 - t * (self.frame.plot.right - self.frame.plot.left - 120.0),
                     y,
                 )
             });
@@ -128,17 +129,29 @@ impl Drawing<'_> {
                     obstacles.push(Obstacle { area, weight: MARKER });
                 }
                 if let Some([low, high]) = point.interval {
-                    obstacles.extend(along((at.0, self.y.at(low)), (at.0, self.y.at(high)), INTERVAL));
+                    obstacles.extend(along(
+                        (at.0, self.frame.y.at(low)),
+                        (at.0, self.frame.y.at(high)),
+                        INTERVAL,
+                    ));
                 }
             }
         }
         for reference in &self.chart.references {
-            let y = self.y.at(reference.y);
-            obstacles.extend(along((self.plot.left, y), (self.plot.right, y), INTERVAL));
+            let y = self.frame.y.at(reference.y);
+            obstacles.extend(along(
+                (self.frame.plot.left, y),
+                (self.frame.plot.right, y),
+                INTERVAL,
+            ));
         }
         for mark in &self.chart.marks {
-            let x = self.x.at(mark.x);
-            obstacles.extend(along((x, self.plot.top), (x, self.plot.bottom), INTERVAL));
+            let x = self.frame.x.at(mark.x);
+            obstacles.extend(along(
+                (x, self.frame.plot.top),
+                (x, self.frame.plot.bottom),
+                INTERVAL,
+            ));
         }
         obstacles
     }
