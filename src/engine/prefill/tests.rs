@@ -10,6 +10,7 @@ mod literal;
 mod masks;
 mod policies;
 mod random;
+mod schedules;
 mod stages;
 
 use std::ops::{ControlFlow, Range};

@@ -1,0 +1,58 @@
+//! Which rows see which, counted.
+
+use crate::policy::{PromptLayout, VisionIndex};
+
+/// Pairs of a query and a key that it may see, in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pairs {
+    pub text_to_text: u64,
+    pub text_to_vision: u64,
+    /// Those of `text_to_vision` whose key is in the first half of all vision tokens.
+    pub text_to_first_half: u64,
+    pub vision_to_text: u64,
+    pub vision_to_vision: u64,
+    /// Text queries that see any vision.
+    pub n_text_seeing: u64,
+}
+
+impl Pairs {
+    /// Counts them by walking the rows in order; of the vision tokens only those `present` are there.
+    pub fn of(layout: &PromptLayout, causal_images: bool, present: &[VisionIndex]) -> Self {
+        let first_half = layout.n_vision() / 2;
+        let mut pairs = Self::default();
+        let (mut n_text, mut n_seen, mut n_seen_first_half, mut index) = (0, 0, 0, 0);
+        let mut row = 0;
+        let mut text_rows = |pairs: &mut Self, n: u64, seen: u64, seen_first_half: u64| {
+            pairs.text_to_text += n * n_text + n * (n + 1) / 2;
+            pairs.text_to_vision += n * seen;
+            pairs.text_to_first_half += n * seen_first_half;
+            pairs.n_text_seeing += if seen > 0 { n } else { 0 };
+            n_text += n;
+            n_text
+        };
+        for span in &layout.vision {
+            let n_text = text_rows(&mut pairs, (span.start - row) as u64, n_seen, n_seen_first_half);
+            let tokens = index..index + span.len();
+            let in_image = || {
+                present
+                    .iter()
+                    .map(|token| token.0 as usize)
+                    .filter(|token| tokens.contains(token))
+            };
+            let n = in_image().count() as u64;
+            pairs.vision_to_text += n * n_text;
+            pairs.vision_to_vision += n * n_seen + if causal_images { n * (n + 1) / 2 } else { n * n };
+            n_seen += n;
+            n_seen_first_half += in_image().filter(|&token| token < first_half).count() as u64;
+            index = tokens.end;
+            row = span.end;
+        }
+        text_rows(
+            &mut pairs,
+            (layout.n_rows - row) as u64,
+            n_seen,
+            n_seen_first_half,
+        );
+        pairs
+    }
+}
