@@ -17,6 +17,7 @@ pub mod synth;
 
 #[cfg(feature = "native")]
 mod ffi;
+mod rng;
 
 // the integration tests' support code names this crate as users do
 #[cfg(test)]

@@ -41,7 +41,6 @@ mod hash;
 mod question;
 mod readers;
 mod record;
-mod rng;
 mod scoring;
 mod stats;
 mod store;

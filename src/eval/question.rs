@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::EvalError;
-use super::rng::Rng;
 use super::scoring::Scoring;
+use crate::rng::Rng;
 
 /// A question, ready to be asked: the prompt is what the user says, without a chat template and without a marker for
 /// the pictures, which come before it.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// The 97.5 % quantile of the normal distribution: intervals hold 95 %.
 const Z: f64 = 1.959_964;

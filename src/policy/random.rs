@@ -1,8 +1,7 @@
 //! Vision tokens drawn at random before the language model: a control for policies that choose.
 //!
-//! It reads nothing. Every subset of `budget` tokens is equally likely; the same `seed` and number of tokens give the same
-//! subset on every machine and in every version, which is why the generator stands here: SplitMix64 (Steele, Lea and
-//! Flood, OOPSLA 2014), numbers below a bound by the high half of a 64 x 64 bit product, a partial Fisher-Yates shuffle.
+//! It reads nothing. Every subset of `budget` tokens is equally likely: a partial Fisher-Yates shuffle. The same `seed` and
+//! number of tokens give the same subset on every machine and in every version.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +9,7 @@ use super::before::{BeforeConfig, BeforeModel, DEFAULT_BUDGET, Selection};
 use super::budget::Budget;
 use super::config::{FamilyFields, PolicyFields, PolicyOverrides};
 use super::{Embeddings, PolicyError, PromptLayout, StagePolicy, VisionIndex};
+use crate::rng::Rng;
 
 /// The fields of the policy `random`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -70,32 +70,15 @@ pub struct Draw {
 
 impl Selection for Draw {
     fn select(&self, n: usize, present: &[VisionIndex], _embeddings: &Embeddings<'_>) -> Vec<VisionIndex> {
-        let mut numbers = SplitMix64(self.seed);
+        let mut numbers = Rng::new(self.seed);
         let mut tokens = present.to_vec();
         for i in 0..n {
-            let j = i + numbers.below((tokens.len() - i) as u64) as usize;
+            let j = i + numbers.below(tokens.len() - i);
             tokens.swap(i, j);
         }
         tokens.truncate(n);
         tokens.sort_unstable();
         tokens
-    }
-}
-
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to `n - 1`. The bias is below `n / 2^64`.
-    fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 }
 
@@ -109,21 +92,10 @@ mod tests {
         kept.into_iter().map(|token| token.0).collect()
     }
 
-    /// The first outputs for seed 1234567, as published with the generator's reference code.
-    #[test]
-    fn the_generator_is_splitmix64() {
-        let mut numbers = SplitMix64(1_234_567);
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
-        assert_eq!([numbers.next(), numbers.next(), numbers.next()], expected);
-    }
-
+    /// The literal was computed apart from this code.
     #[test]
     fn the_same_seed_gives_the_same_tokens() {
-        assert_eq!(draw(7, 64, 10), draw(7, 64, 10));
+        assert_eq!(draw(7, 64, 10), [2, 4, 15, 19, 24, 25, 31, 33, 38, 57]);
         assert_ne!(draw(7, 64, 10), draw(8, 64, 10));
         let kept = draw(7, 64, 10);
         assert!(kept.len() == 10 && kept.windows(2).all(|pair| pair[0] < pair[1]) && kept[9] < 64);

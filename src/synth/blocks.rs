@@ -7,8 +7,8 @@
 //! for it: a mean of a tenth of a deviation would be harmless in one weight, but summed over a row of thousands it
 //! becomes the strongest direction of the matrix by far, and all hidden rows would turn into it.
 
-use super::rng::Rng;
 use crate::gguf::{GgmlType, encode, f32_to_f16_bits};
+use crate::rng::Rng;
 
 /// How the weights of a tensor are distributed.
 #[derive(Debug, Clone, Copy, PartialEq)]

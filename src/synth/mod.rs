@@ -24,7 +24,6 @@ mod llm;
 mod mix;
 mod mmproj;
 mod plan;
-mod rng;
 mod shapes;
 mod vocabulary;
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use super::blocks::{Blocks, Weights};
-use super::rng::Rng;
 use crate::gguf::{GgmlType, GgufWriter, PlannedTensor};
+use crate::rng::Rng;
 
 /// A model with random weights, not yet written.
 #[derive(Debug, Clone)]

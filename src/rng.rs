@@ -2,11 +2,20 @@
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, "Fast splittable pseudorandom number generators").
 #[derive(Debug, Clone)]
-pub(super) struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// A generator for one named thing: its numbers do not depend on what else was drawn.
+    pub fn named(seed: u64, name: &str) -> Self {
+        // FNV-1a
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self(Self::new(seed).next() ^ hash)
     }
 
     fn next(&mut self) -> u64 {
@@ -26,6 +35,20 @@ impl Rng {
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
+        }
+    }
+
+    /// Fills `out` with random bytes. What comes next does not depend on how `out` was cut into calls, as long as each
+    /// but the last is a multiple of 8 bytes.
+    pub fn fill(&mut self, out: &mut [u8]) {
+        let mut words = out.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.next().to_le_bytes());
+        }
+        let rest = words.into_remainder();
+        if !rest.is_empty() {
+            let bytes = self.next().to_le_bytes();
+            rest.copy_from_slice(&bytes[..rest.len()]);
         }
     }
 }
@@ -57,5 +80,18 @@ mod tests {
             seen[rng.below(6)] += 1;
         }
         assert!(seen.iter().all(|&n| (850..1150).contains(&n)), "{seen:?}");
+    }
+
+    #[test]
+    fn names_and_seeds_make_different_streams() {
+        let bytes = |seed, name| {
+            let mut bytes = [0; 19];
+            Rng::named(seed, name).fill(&mut bytes);
+            bytes
+        };
+        assert_eq!(bytes(1, "a"), bytes(1, "a"));
+        assert_ne!(bytes(1, "a"), bytes(1, "b"));
+        assert_ne!(bytes(1, "a"), bytes(2, "a"));
+        assert!(bytes(1, "a")[16..].iter().any(|&byte| byte != 0));
     }
 }
