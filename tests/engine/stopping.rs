@@ -67,15 +67,19 @@ fn a_handle_stops_a_request_from_elsewhere() {
     assert_eq!(outcome.stop, StopReason::Length);
 }
 
+/// Options of a session with little room.
+fn in_256_tokens(policy: PolicyConfig) -> SessionOptions {
+    SessionOptions {
+        n_ctx: Some(256),
+        ..with_policy(policy)
+    }
+}
+
 #[test]
 fn a_full_context_ends_the_answer() {
     let mut pair = Pair::new(Arch::Llama);
     for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
-        let mut session = pair.session(SessionOptions {
-            n_ctx: Some(256),
-            policy,
-            ..SessionOptions::default()
-        });
+        let mut session = pair.session(in_256_tokens(policy));
         let request = Request {
             n_predict: 1000,
             ..question()
@@ -101,11 +105,7 @@ fn a_full_context_ends_the_answer() {
 fn a_prompt_that_does_not_fit_says_what_it_needs() {
     let mut pair = Pair::new(Arch::Llama);
     for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
-        let mut session = pair.session(SessionOptions {
-            n_ctx: Some(256),
-            policy,
-            ..SessionOptions::default()
-        });
+        let mut session = pair.session(in_256_tokens(policy));
         let request = Request {
             prompt: Prompt::raw(&format!("<image>{}", "colour ".repeat(400))),
             ..question()
