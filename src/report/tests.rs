@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::config::VisiPrunerConfig;
+use crate::policy::config::{PolicyName, VisiPrunerConfig};
 use crate::policy::trace::ProbeTrace;
 use crate::policy::{
     AttentionReading, PolicyOverrides, Row, Skipped, TextToVision, VisionIndex, VisionToVision,
@@ -265,6 +265,12 @@ fn reports_of_every_kind_satisfy_the_schema() {
         ("random+sparsevlm", ""),
         ("uniform+fixed", fixed),
     ];
+    for name in PolicyName::ALL.iter().map(ToString::to_string) {
+        assert!(
+            name == "off" || policies.iter().any(|(given, _)| *given == name),
+            "{name}"
+        );
+    }
     let with_policy = |(name, fields): (&str, &str)| {
         let file = format!("policy = '{name}'{fields}");
         let overrides = PolicyOverrides::from_toml(&file).unwrap();
