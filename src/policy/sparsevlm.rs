@@ -103,6 +103,10 @@ impl StagePolicy for SparseVlm {
         self.ranking.boundaries(n_layer)
     }
 
+    fn vision_bound(&self, il: usize) -> Option<usize> {
+        self.ranking.vision_bound(il)
+    }
+
     fn outcome(&self) -> Outcome {
         self.ranking.outcome()
     }
