@@ -2,7 +2,7 @@
 //! with.
 
 // Each test crate compiles this module and uses its own part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod cases;
 pub mod dropping;
