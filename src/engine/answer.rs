@@ -199,7 +199,7 @@ impl Iterator for Answer<'_> {
 }
 
 /// A request at work: when it is over, a cancellation has been answered.
-struct Running(CancelHandle);
+pub(crate) struct Running(pub(crate) CancelHandle);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
+use super::answer::Running;
 use super::cancel::CancelHandle;
 use super::encoded::EncodedPrompt;
 use super::options::SessionOptions;
@@ -10,7 +11,7 @@ use super::request::Event;
 use super::session::{OnEvent, Session, compute, unless_stopped};
 use super::staged::OnProbe;
 use super::{Error, Model};
-use crate::ffi;
+use crate::ffi::{self, Status};
 use crate::inspect::{InspectedLayer, Word};
 use crate::policy::trace::PrefillTrace;
 use crate::policy::{
@@ -83,6 +84,7 @@ impl Inspector {
         n_words: usize,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Option<Vec<InspectedLayer>>, Error> {
+        let _running = Running(self.cancel_handle());
         self.session.check_prompt(prompt)?;
         if let Some(reason) = prompt.layout.nothing_to_prune() {
             return Err(Error::NothingToInspect { reason });
@@ -94,7 +96,9 @@ impl Inspector {
             return Ok(None);
         };
         self.add_last_hidden(&mut lenses);
-        let values = self.value_norms(prompt)?;
+        let Some(values) = self.value_norms(prompt)? else {
+            return Ok(None);
+        };
         let Some(weights) = self.pass(attention, prompt, &mut on_event, &mut |_, _| Ok(()))? else {
             return Ok(None);
         };
@@ -147,16 +151,17 @@ impl Inspector {
         }
     }
 
-    fn value_norms(&mut self, prompt: &EncodedPrompt) -> Result<Vec<ValueNorms>, Error> {
+    fn value_norms(&mut self, prompt: &EncodedPrompt) -> Result<Option<Vec<ValueNorms>>, Error> {
         let n_layer = self.session.model().n_layer();
         let of_layer = |il| {
             let l1 = self.session.context().value_norms(il);
             l1.map(|l1| ValueNorms::of(&l1, &prompt.layout))
         };
-        (0..n_layer)
-            .map(of_layer)
-            .collect::<Result<_, _>>()
-            .map_err(compute("the sizes of the values"))
+        match (0..n_layer).map(of_layer).collect() {
+            Ok(norms) => Ok(Some(norms)),
+            Err(error) if error.status == Status::Aborted => Ok(None),
+            Err(error) => Err(compute("the sizes of the values")(error)),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod rows;
 use std::ffi::CString;
 use std::ops::Range as Layers;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::random_model::{Arch, RandomLlm};
 use common::rng::Rng;

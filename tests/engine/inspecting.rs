@@ -102,6 +102,8 @@ fn progress_runs_once_from_nothing_to_all_and_may_be_stopped() {
         });
         assert_eq!(stopped.expect("no error"), None, "at {limit}");
     }
+    inspector.cancel_handle().cancel();
+    assert_eq!(inspector.layers(&prompt, 1, ignore).expect("no error"), None);
     assert_eq!(inspector.layers(&prompt, 1, ignore).expect("measures"), Some(all));
 }
 

@@ -140,7 +140,7 @@ LLAMA_API int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, fl
 LLAMA_API int32_t vp_prompt_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out);
 
 //
-// inspection: beside the probes, in contexts with an F16 or F32 cache of values
+// inspection: beside the probes, in contexts with an F16 or F32 cache of values; whatever goes wrong, the sequence stays
 //
 
 // logit lens: what the last prompt row takes into the next range, through output norm and head: [n_vocab]

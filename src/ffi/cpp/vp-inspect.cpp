@@ -10,7 +10,6 @@
 #include <functional>
 #include <limits>
 #include <new>
-#include <stdexcept>
 
 namespace {
 
@@ -34,10 +33,12 @@ std::vector<float> compute(llama_context & ctx, ggml_context * ctx0, ggml_tensor
     for (const auto & input : inputs) {
         ggml_backend_tensor_set(input.tensor, input.values.data(), 0, ggml_nbytes(input.tensor));
     }
-    if (ctx.graph_compute(gf, false) != GGML_STATUS_SUCCESS) {
-        throw std::runtime_error("the graph could not be computed");
-    }
+    const auto status = ctx.graph_compute(gf, false);
     ctx.synchronize();
+    if (status != GGML_STATUS_SUCCESS) {
+        ggml_backend_sched_reset(sched);
+        throw status == GGML_STATUS_ABORTED ? vp_error(VP_ABORTED, "stopped by the caller") : vp_error(VP_COMPUTE_FAILED, "the graph could not be computed");
+    }
 
     std::vector<float> res(ggml_nelements(out));
     ggml_backend_tensor_get(out, res.data(), 0, ggml_nbytes(out));

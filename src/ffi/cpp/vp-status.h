@@ -4,6 +4,7 @@
 #include "visipruner.h"
 
 #include <exception>
+#include <stdexcept>
 #include <string>
 
 void vp_set_error(const std::string & message);
@@ -11,12 +12,21 @@ void vp_set_error(const std::string & message);
 // leave a message and return the status
 int32_t vp_fail(enum vp_status status, const std::string & message);
 
-// run fn, which returns a status; an exception becomes `status`
+// an exception with a status of its own
+struct vp_error : std::runtime_error {
+    vp_error(enum vp_status status, const std::string & message) : std::runtime_error(message), status(status) {}
+
+    enum vp_status status;
+};
+
+// run fn, which returns a status; an exception becomes `status`, unless it has its own
 template <typename F>
 int32_t vp_guard(enum vp_status status, F && fn) {
     vp_set_error("");
     try {
         return fn();
+    } catch (const vp_error & err) {
+        return vp_fail(err.status, err.what());
     } catch (const std::exception & err) {
         return vp_fail(status, err.what());
     } catch (...) {

@@ -82,6 +82,22 @@ fn value_norms_are_those_of_the_rows_that_a_layer_holds() {
     }
 }
 
+/// Ctrl-C in the middle of a lens is no failure, and the prompt can go on.
+#[test]
+fn a_stop_in_a_lens_is_told_from_a_failure() {
+    let model = load(Arch::Llama);
+    let mut engine = engine(&model, EXACT, &every_layer(&model));
+    engine.begin();
+    engine.run(0..1, &all_rows());
+    let lens = engine.context.lens_hidden().unwrap();
+    engine.cancel.store(true, Ordering::Relaxed);
+    for stopped in [engine.context.lens_hidden(), engine.context.value_norms(0)] {
+        assert_eq!(stopped.unwrap_err().status, Status::Aborted);
+    }
+    engine.cancel.store(false, Ordering::Relaxed);
+    assert_eq!(engine.context.lens_hidden().unwrap(), lens);
+}
+
 #[test]
 fn what_is_not_there_is_refused() {
     let model = load(Arch::Llama);
