@@ -6,6 +6,7 @@
 //! model, for one question; [`plot`] draws charts and knows nothing else.
 #![warn(missing_docs)]
 
+pub mod calibrate;
 pub mod engine;
 pub mod eval;
 pub mod gguf;

@@ -1,6 +1,7 @@
 //! The command line: subcommands, and groups of flags that they share.
 
 mod bench;
+pub mod calibrate;
 pub mod eval;
 mod inspect;
 mod policy;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
 
 pub use bench::BenchArgs;
+pub use calibrate::CalibrateArgs;
 pub use eval::EvalArgs;
 pub use inspect::InspectArgs;
 pub use policy::PolicyArgs;
@@ -99,6 +101,9 @@ pub enum Command {
     /// Write a report that shows what each layer does with a picture, and what policies keep of it
     #[command(after_help = inspect::EXAMPLES, args_override_self = true)]
     Inspect(Box<InspectArgs>),
+    /// Find a policy for a model: where it reads pictures, and thresholds in its own units
+    #[command(after_help = calibrate::EXAMPLES, args_override_self = true)]
+    Calibrate(Box<CalibrateArgs>),
     /// Write a model of true shape with random weights, to measure speed without a download
     #[command(after_help = synth::EXAMPLES, args_override_self = true)]
     Synth(SynthArgs),

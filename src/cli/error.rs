@@ -70,6 +70,35 @@ pub enum Error {
     #[error("interrupted before the first answer")]
     NothingAnswered,
 
+    /// Ctrl-C, before a policy was found.
+    #[error("interrupted: no policy was found yet, and nothing was written")]
+    CalibrationInterrupted,
+
+    /// Questions that a policy cannot be found with.
+    #[error("{n_questions} questions cannot be calibrated with: {reason}")]
+    CannotCalibrate {
+        /// How many there were.
+        n_questions: usize,
+        /// What is wrong with them.
+        reason: &'static str,
+    },
+
+    /// No policy within the target.
+    #[error("no policy was found with {target}{closest}; nothing was written")]
+    TargetNotMet {
+        /// What was asked for.
+        target: String,
+        /// What came closest, after a colon.
+        closest: String,
+    },
+
+    /// A policy file that is there already.
+    #[error("{} is there already: choose another name, or replace it with --force", path.display())]
+    PolicyFileExists {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// A model with random weights that cannot be made.
     #[error(transparent)]
     Synth(#[from] synth::Error),

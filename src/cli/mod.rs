@@ -14,6 +14,8 @@ mod argv;
 #[cfg(feature = "native")]
 mod bench;
 #[cfg(feature = "native")]
+mod calibrate;
+#[cfg(feature = "native")]
 mod demo;
 #[cfg(feature = "native")]
 mod embedded;
@@ -71,6 +73,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Inspect(args) => inspect::run(*args),
         #[cfg(not(feature = "native"))]
         Command::Inspect(_) => Err(Error::NoEngine),
+        #[cfg(feature = "native")]
+        Command::Calibrate(args) => calibrate::run(&args),
+        #[cfg(not(feature = "native"))]
+        Command::Calibrate(_) => Err(Error::NoEngine),
         Command::Synth(args) => synth::run(&args),
     }
 }

@@ -57,5 +57,6 @@ pub use scoring::mme::{PairScore, Totals};
 pub use scoring::yes_no::Confusion;
 pub use scoring::{Grade, Scoring, normalise};
 pub use stats::Estimate;
+pub(crate) use stats::proportion;
 pub use store::{Contents, Settings, Store};
 pub use summary::{Cost, Difference, Group, PolicySummary, Summary, YesNo};

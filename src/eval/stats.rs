@@ -27,7 +27,7 @@ pub struct Estimate {
 
 /// The proportion of `n_right` among `n`, with Wilson's interval (Wilson, 1927; equation as in Brown, Cai and
 /// DasGupta, Statistical Science 2001). `None` for `n` = 0.
-pub(super) fn proportion(n_right: usize, n: usize) -> Option<Estimate> {
+pub(crate) fn proportion(n_right: usize, n: usize) -> Option<Estimate> {
     if n == 0 {
         return None;
     }

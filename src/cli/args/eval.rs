@@ -150,7 +150,7 @@ pub struct ResultArgs {
     pub plot: Option<PathBuf>,
 }
 
-fn parse_format(name: &str) -> Result<Format, String> {
+pub(super) fn parse_format(name: &str) -> Result<Format, String> {
     name.parse()
 }
 
@@ -167,7 +167,7 @@ fn parse_sweep(text: &str) -> Result<Sweep, EvalError> {
     text.parse()
 }
 
-fn positive(value: &str) -> Result<usize, &'static str> {
+pub(super) fn positive(value: &str) -> Result<usize, &'static str> {
     match value.parse() {
         Ok(0) | Err(_) => Err("must be a whole number, 1 or more"),
         Ok(n) => Ok(n),
@@ -175,7 +175,7 @@ fn positive(value: &str) -> Result<usize, &'static str> {
 }
 
 /// As a fraction.
-fn percent(value: &str) -> Result<f64, &'static str> {
+pub(super) fn percent(value: &str) -> Result<f64, &'static str> {
     let number: Option<f64> = value.trim_end_matches('%').trim().parse().ok();
     let number = number.filter(|percent| (0.0..=100.0).contains(percent));
     number

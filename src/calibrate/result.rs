@@ -1,0 +1,228 @@
+//! What a calibration came to.
+
+use serde::Serialize;
+
+use super::profile::Profile;
+use super::readings::LayerReadings;
+use super::score::{Score, Target};
+use super::search::{PromptRun, Trial, Tried};
+use crate::policy::config::VisiPrunerConfig;
+
+/// So many times the most that was kept are expected to be kept at most.
+const KEPT_MARGIN: usize = 2;
+/// And no fewer than these.
+const KEPT_LEAST: usize = 8;
+
+/// Everything that was measured, and the policy that came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Calibration {
+    /// What was allowed.
+    pub target: Target,
+    /// Layers of the model.
+    pub n_layer: usize,
+    /// Vision tokens of a prompt, at most.
+    pub n_vision: usize,
+    /// Prompts.
+    pub n_prompts: usize,
+    /// Of these, held out from the search.
+    pub n_held_out: usize,
+    /// Prompts run, all steps together.
+    pub n_runs: usize,
+    /// Policies that were worth trying.
+    pub n_candidates: usize,
+    /// Those that could have been cheaper than what was found, but the runs were used up.
+    pub n_untried: usize,
+    /// The effect of hiding vision, by layer.
+    pub profile: Profile,
+    /// What the dense runs read in each layer.
+    pub readings: Vec<LayerReadings>,
+    /// What was tried, in that order.
+    pub tried: Vec<Tried>,
+    /// The policy; `None` if none met the target.
+    pub found: Option<Found>,
+    /// If none met the target: what came closest. `None` if the model has too few layers for any.
+    pub closest: Option<Closest>,
+}
+
+/// The policy that was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Found {
+    /// The policy.
+    pub policy: VisiPrunerConfig,
+    /// On all prompts.
+    pub score: Score,
+    /// On those that were searched with.
+    pub searched: Score,
+    /// On those held out; it has no prompts if there were too few to hold any out.
+    pub held_out: Score,
+    /// Vision rows over all layers, as a share of those without pruning.
+    pub rows: f64,
+    /// What it decided.
+    pub decisions: Decisions,
+}
+
+/// What a policy decided, over prompts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Decisions {
+    /// Prompts that fused.
+    pub n_fused: usize,
+    /// The earliest fusion layer and the latest.
+    pub fusion_layers: Option<[usize; 2]>,
+    /// Vision tokens that went on, on average over the prompts that fused.
+    pub mean_kept: f64,
+    /// Vision tokens that went on, at most.
+    pub max_kept: usize,
+    /// Prompts from which vision was dropped altogether before the last layer had run.
+    pub n_exited: usize,
+}
+
+/// What came closest to a target that was not met.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Closest {
+    /// The policy.
+    pub policy: VisiPrunerConfig,
+    /// What it came to, on the prompts it was run on.
+    pub score: Score,
+    /// Vision rows over all layers, as a share of those without pruning.
+    pub rows: f64,
+}
+
+impl Closest {
+    pub(super) fn new(trial: &Trial, score: Score) -> Self {
+        Self {
+            policy: trial.config.clone(),
+            score,
+            rows: trial.cost(),
+        }
+    }
+}
+
+impl Decisions {
+    fn of(runs: &[PromptRun]) -> Self {
+        let fusion_layers = || runs.iter().filter_map(|run| run.fusion_layer);
+        let kept = || runs.iter().filter_map(|run| run.fusion_layer.and(run.n_kept));
+        let n_fused = fusion_layers().count();
+        Self {
+            n_fused,
+            fusion_layers: fusion_layers()
+                .min()
+                .zip(fusion_layers().max())
+                .map(|(a, b)| [a, b]),
+            mean_kept: kept().sum::<usize>() as f64 / n_fused.max(1) as f64,
+            max_kept: kept().max().unwrap_or(0),
+            n_exited: runs.iter().filter(|run| run.exit_layer.is_some()).count(),
+        }
+    }
+}
+
+impl Found {
+    pub(super) fn new(trial: &Trial, score: Score, [searched, held_out]: [Score; 2], n_layer: usize) -> Self {
+        let decisions = Decisions::of(&trial.runs);
+        Self {
+            policy: with_room(trial.config.clone(), &decisions, (trial.runs.len(), n_layer)),
+            score,
+            searched,
+            held_out,
+            rows: trial.cost(),
+            decisions,
+        }
+    }
+}
+
+/// The policy with KV caches as small as what was seen allows. Where fusion fell on different layers, it may come one
+/// later; where it did not always come, nothing is promised.
+fn with_room(
+    config: VisiPrunerConfig,
+    decisions: &Decisions,
+    (n_prompts, n_layer): (usize, usize),
+) -> VisiPrunerConfig {
+    let (latest, kept) = if config.exits_by_layer() {
+        (config.mid_deep_layer.and_then(|il| il.checked_sub(1)), 0)
+    } else {
+        let all_fused = decisions.n_fused == n_prompts;
+        let latest = decisions.fusion_layers.filter(|_| all_fused);
+        let kept = (KEPT_MARGIN * decisions.max_kept).max(KEPT_LEAST);
+        (latest.map(|[first, last]| last + usize::from(first < last)), kept)
+    };
+    match latest.filter(|il| il + 1 < n_layer) {
+        Some(il) => VisiPrunerConfig {
+            latest_fusion_layer: Some(il),
+            kept_budget: kept,
+            ..config
+        },
+        None => config,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibrate::Distance;
+    use crate::policy::config::Stages;
+
+    /// A prompt that fused in this layer and kept so many.
+    fn run(fusion_layer: Option<usize>, n_kept: usize) -> PromptRun {
+        PromptRun {
+            distance: Distance {
+                kl: 0.0,
+                first_changed: false,
+                changed: false,
+            },
+            vision_rows: [40, 80],
+            fusion_layer,
+            n_kept: fusion_layer.map(|_| n_kept),
+            exit_layer: (n_kept == 0).then_some(5),
+        }
+    }
+
+    fn room(runs: &[PromptRun]) -> (Option<usize>, usize) {
+        let config = with_room(VisiPrunerConfig::default(), &Decisions::of(runs), (runs.len(), 8));
+        (config.latest_fusion_layer, config.kept_budget)
+    }
+
+    #[test]
+    fn caches_have_room_for_twice_what_was_kept() {
+        let one_layer = [run(Some(3), 7), run(Some(3), 20)];
+        assert_eq!(room(&one_layer), (Some(3), 40));
+        assert_eq!(room(&[run(Some(3), 1)]), (Some(3), 8));
+    }
+
+    #[test]
+    fn fusion_that_varies_may_come_later() {
+        assert_eq!(room(&[run(Some(3), 7), run(Some(5), 2)]), (Some(6), 14));
+        assert_eq!(
+            room(&[run(Some(3), 7), run(Some(6), 2)]),
+            (None, 64),
+            "7 is the last layer"
+        );
+        assert_eq!(room(&[run(Some(3), 7), run(None, 0)]), (None, 64));
+    }
+
+    #[test]
+    fn a_schedule_keeps_nothing() {
+        let config = VisiPrunerConfig {
+            stages: Stages {
+                shallow: false,
+                middle: false,
+                deep: true,
+            },
+            mid_deep_layer: Some(4),
+            ..VisiPrunerConfig::default()
+        };
+        let config = with_room(config, &Decisions::of(&[run(None, 0)]), (1, 8));
+        assert_eq!((config.latest_fusion_layer, config.kept_budget), (Some(3), 0));
+    }
+
+    #[test]
+    fn decisions_are_counted_over_prompts() {
+        let decisions = Decisions::of(&[run(Some(3), 7), run(Some(5), 2), run(None, 0), run(Some(4), 0)]);
+        let expected = Decisions {
+            n_fused: 3,
+            fusion_layers: Some([3, 5]),
+            mean_kept: 3.0,
+            max_kept: 7,
+            n_exited: 2,
+        };
+        assert_eq!(decisions, expected);
+    }
+}

@@ -1,0 +1,112 @@
+//! `visipruner calibrate`: finds a policy for a model.
+//!
+//! ```text
+//! prompts: questions with pictures ─► ask: one session, encoded once ─► visipruner::calibrate ─► output
+//! ```
+
+mod ask;
+mod output;
+mod prompts;
+
+use visipruner::calibrate::{Planned, Settings, Target, calibrate};
+
+use super::answer::{Loaded, show_log};
+use super::args::CalibrateArgs;
+use super::args::calibrate::{CalibrateResultArgs, TargetArgs};
+use super::error::Error;
+use super::files::{self, Files};
+use super::interrupt::Interrupt;
+use super::output::check_writable;
+use super::run::{model_options, projector_options};
+use super::terminal::Terminal;
+use ask::Asking;
+use prompts::Prompts;
+
+/// Share of changed answers that is allowed unless something is said.
+const MAX_CHANGED: f64 = 0.01;
+/// Fewer questions than this say little.
+const FEW: usize = 24;
+
+/// Measures, writes the policy and prints what it is made from.
+///
+/// # Errors
+/// Files and flags that cannot be used, a model that cannot be pruned, what goes wrong in the engine,
+/// [`Error::TargetNotMet`], and [`Error::CalibrationInterrupted`]. No policy file is written then.
+pub fn run(args: &CalibrateArgs) -> Result<(), Error> {
+    let mut terminal = Terminal::new(&args.output);
+    show_log(args.output.verbose);
+    let interrupt = Interrupt::listen();
+    check_files(&args.results)?;
+    files::require_projector(&args.model)?;
+    let files = Files::open(&args.model)?;
+    let prompts = Prompts::read(&args.prompts, &mut terminal)?;
+    let settings = settings(&args.target);
+    let n_layer = files.shape().n_layer;
+    say_plan(
+        &settings.planned(n_layer, prompts.list.len()),
+        &prompts,
+        &mut terminal,
+    );
+
+    let projector = projector_options(&args.compute);
+    let loaded = Loaded::load(
+        (&args.model.model, &model_options(&args.compute)),
+        args.model.mmproj.as_deref().map(|path| (path, &projector)),
+        &mut terminal,
+        &interrupt,
+    );
+    // What ends a request early looks like any other failure of it.
+    let or_interrupted = |error| {
+        if interrupt.is_pressed() {
+            Error::CalibrationInterrupted
+        } else {
+            error
+        }
+    };
+    let mut loaded = loaded.map_err(or_interrupted)?;
+    let mut asking =
+        Asking::new(args, &mut loaded, &prompts, (&mut terminal, &interrupt)).map_err(or_interrupted)?;
+    let calibration = calibrate(&mut asking, &prompts.pictures(), &settings).map_err(or_interrupted)?;
+    terminal.clear();
+    output::write(&args.results, &files, (&calibration, &prompts), &mut terminal)
+}
+
+fn check_files(results: &CalibrateResultArgs) -> Result<(), Error> {
+    check_writable("the policy", &results.out)?;
+    if results.out.exists() && !results.force {
+        return Err(Error::PolicyFileExists {
+            path: results.out.clone(),
+        });
+    }
+    let mut files = [&results.report, &results.plot].into_iter().flatten();
+    files.try_for_each(|path| check_writable("the results", path))
+}
+
+fn settings(args: &TargetArgs) -> Settings {
+    let default = args.max_kl.is_none().then_some(MAX_CHANGED);
+    Settings {
+        target: Target {
+            max_kl: args.max_kl,
+            max_changed: args.max_changed.or(default),
+        },
+        n_profile: args.profile_questions,
+        stride: args.stride,
+        max_runs: args.max_runs,
+    }
+}
+
+fn say_plan(planned: &Planned, prompts: &Prompts, terminal: &mut Terminal) {
+    terminal.say(format_args!(
+        "{} questions: {} answers without pruning, at most {} for the layer profile (--profile-questions, --stride) and {} \
+         for the search (--max-runs)",
+        prompts.list.len(),
+        planned.n_dense,
+        planned.n_profile,
+        planned.n_search
+    ));
+    if prompts.list.len() < FEW {
+        terminal.say(
+            "hint: a few dozen questions about pictures of your own kind find a policy that is worth more",
+        );
+    }
+}
