@@ -199,11 +199,7 @@ pub fn calibrate<R: Runner>(
     Ok(Calibration {
         target: *target,
         n_layer,
-        n_vision: dense
-            .iter()
-            .map(|dense| dense.observed.vision_rows[0])
-            .max()
-            .unwrap_or(0),
+        n_vision: sizes(&dense).1,
         n_prompts: pictures.len(),
         n_held_out: split.held_out.len(),
         n_runs: dense.len() + profile.n_points() * on_profile.len() + bench.n_runs,
@@ -231,14 +227,28 @@ fn run_dense<R: Runner>(runner: &mut R, n_prompts: usize) -> Result<Vec<Dense>, 
     Ok(dense)
 }
 
+/// Layers of the model, and vision tokens of the prompt that has most.
+fn sizes(dense: &[Dense]) -> (usize, usize) {
+    let n_layer = dense.first().map_or(0, Dense::n_layer);
+    let n_vision = dense
+        .iter()
+        .filter_map(|dense| dense.observed.vision_rows.first())
+        .max();
+    (n_layer, n_vision.copied().unwrap_or(0))
+}
+
 /// The values of `shallow_mid_layer` worth trying. Fusion must leave a layer to run on less.
 ///
-/// It need not fall before the first layer that is read, and no later than the last one. One layer more is left open, as
-/// the profile is measured on a few prompts only.
+/// It need not fall before the first layer that is read, nor after the last one. One layer more is left open, as the
+/// profile is measured on a few prompts only. What can be read both early and late is read early.
 fn open_layers(profile: &Profile) -> Option<RangeInclusive<usize>> {
     let last = profile.n_layer.checked_sub(3)?;
     let high = profile.reads_until.saturating_sub(1).min(last);
-    let low = profile.reads_from.saturating_sub(1).min(high);
+    let low = profile
+        .reads_from
+        .saturating_sub(1)
+        .min(profile.reads_until.saturating_sub(2))
+        .min(high);
     Some(low..=high)
 }
 
@@ -259,10 +269,7 @@ fn check<R: Runner>(
         let score = all.score(bench.target);
         if bench.target.is_met(&score) {
             let parts = [trial, &held_out].map(|part| part.score(bench.target));
-            return Ok((
-                Some(Found::new(&all, score, parts, bench.dense[0].n_layer())),
-                None,
-            ));
+            return Ok((Some(Found::new(&all, score, parts, sizes(bench.dense))), None));
         }
         closest = Some(Closest::new(&all, score));
     }

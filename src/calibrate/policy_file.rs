@@ -23,7 +23,7 @@ impl Calibration {
             let field = line.split(" = ").next().unwrap_or_default();
             if let Some(why) = self.why(field, found) {
                 text += "\n";
-                text += &comment(&why);
+                text.extend(why.lines().map(comment));
             }
             text += line;
             text += "\n";
@@ -47,10 +47,10 @@ impl Calibration {
         }
         lines.push(format!("  {}", chance(&found.score)));
         lines.push(format!(
-            "Of all vision rows {:.1} % are computed. {}",
-            100.0 * found.rows,
-            self.decided(found)
+            "Of all vision rows {:.1} % are computed.",
+            100.0 * found.rows
         ));
+        lines.push(self.decided(found));
         lines
     }
 
@@ -92,14 +92,14 @@ impl Calibration {
             "layer_threshold" if !is_schedule => {
                 let [low, median, high] = self.readings.get(il_first)?.min_cos;
                 format!(
-                    "Smallest cosine in layer {il_first}, the first that is searched: {low:.6} for 10 % of the prompts, \
+                    "Layer {il_first} is the first that is searched. Its smallest cosine is {low:.6} for 10 % of the prompts,\n\
                      {median:.6} for half, {high:.6} for 90 %."
                 )
             }
             "tokens_threshold" if !is_schedule => {
                 let [low, median, high] = self.readings.get(il_first)?.max_relative_norm;
                 format!(
-                    "Largest contribution in layer {il_first} as a share of the output: {low:.3} for 10 % of the prompts, \
+                    "Largest contribution in layer {il_first}, as a share of the output: {low:.3} for 10 % of the prompts,\n\
                      {median:.3} for half, {high:.3} for 90 %."
                 )
             }

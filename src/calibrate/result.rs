@@ -116,10 +116,19 @@ impl Decisions {
 }
 
 impl Found {
-    pub(super) fn new(trial: &Trial, score: Score, [searched, held_out]: [Score; 2], n_layer: usize) -> Self {
+    pub(super) fn new(
+        trial: &Trial,
+        score: Score,
+        [searched, held_out]: [Score; 2],
+        (n_layer, n_vision): (usize, usize),
+    ) -> Self {
         let decisions = Decisions::of(&trial.runs);
         Self {
-            policy: with_room(trial.config.clone(), &decisions, (trial.runs.len(), n_layer)),
+            policy: with_room(
+                trial.config.clone(),
+                &decisions,
+                (trial.runs.len(), n_layer, n_vision),
+            ),
             score,
             searched,
             held_out,
@@ -130,11 +139,11 @@ impl Found {
 }
 
 /// The policy with KV caches as small as what was seen allows. Where fusion fell on different layers, it may come one
-/// later; where it did not always come, nothing is promised.
+/// later; where it did not always come, or most tokens went on, nothing is promised.
 fn with_room(
     config: VisiPrunerConfig,
     decisions: &Decisions,
-    (n_prompts, n_layer): (usize, usize),
+    (n_prompts, n_layer, n_vision): (usize, usize, usize),
 ) -> VisiPrunerConfig {
     let (latest, kept) = if config.exits_by_layer() {
         (config.mid_deep_layer.and_then(|il| il.checked_sub(1)), 0)
@@ -144,7 +153,7 @@ fn with_room(
         let kept = (KEPT_MARGIN * decisions.max_kept).max(KEPT_LEAST);
         (latest.map(|[first, last]| last + usize::from(first < last)), kept)
     };
-    match latest.filter(|il| il + 1 < n_layer) {
+    match latest.filter(|il| il + 1 < n_layer && kept < n_vision) {
         Some(il) => VisiPrunerConfig {
             latest_fusion_layer: Some(il),
             kept_budget: kept,
@@ -176,7 +185,11 @@ mod tests {
     }
 
     fn room(runs: &[PromptRun]) -> (Option<usize>, usize) {
-        let config = with_room(VisiPrunerConfig::default(), &Decisions::of(runs), (runs.len(), 8));
+        let config = with_room(
+            VisiPrunerConfig::default(),
+            &Decisions::of(runs),
+            (runs.len(), 8, 64),
+        );
         (config.latest_fusion_layer, config.kept_budget)
     }
 
@@ -185,6 +198,7 @@ mod tests {
         let one_layer = [run(Some(3), 7), run(Some(3), 20)];
         assert_eq!(room(&one_layer), (Some(3), 40));
         assert_eq!(room(&[run(Some(3), 1)]), (Some(3), 8));
+        assert_eq!(room(&[run(Some(3), 32)]), (None, 64), "twice that are all tokens");
     }
 
     #[test]
@@ -209,7 +223,7 @@ mod tests {
             mid_deep_layer: Some(4),
             ..VisiPrunerConfig::default()
         };
-        let config = with_room(config, &Decisions::of(&[run(None, 0)]), (1, 8));
+        let config = with_room(config, &Decisions::of(&[run(None, 0)]), (1, 8, 64));
         assert_eq!((config.latest_fusion_layer, config.kept_budget), (Some(3), 0));
     }
 

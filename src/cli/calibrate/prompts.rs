@@ -6,7 +6,7 @@ use visipruner::eval::{self, Question, QuestionFile, Scoring, check_images, sele
 use super::super::args::calibrate::CalibratePromptArgs;
 use super::super::embedded;
 use super::super::error::Error;
-use super::super::image::{self, ImageSource};
+use super::super::image;
 use super::super::terminal::Terminal;
 
 /// Questions about pictures.
