@@ -41,7 +41,7 @@ use std::ops::RangeInclusive;
 
 use crate::policy::ProbeReading;
 use candidates::{Candidate, candidates};
-use search::{Bench, Searched, Trial, Until};
+use search::{Bench, Searched, Until};
 use split::Split;
 
 /// Runs of the search for each prompt, unless something else is asked for.
@@ -108,7 +108,7 @@ pub enum Step {
     Profile,
     /// Candidates on the prompts to search with; the total is what it may take.
     Search,
-    /// The found policy on the prompts held out.
+    /// A policy on the prompts held out.
     Check,
 }
 
@@ -194,17 +194,20 @@ pub fn calibrate<R: Runner>(
         max_runs: settings.max_runs(pictures.len()),
         hardness: vec![0.0; dense.len()],
     };
-    let searched = bench.search(all, &split.search)?;
-    let (found, closest) = check(&mut bench, &searched, &split, most_careful)?;
+    let mut searched = bench.search(all, &split)?;
+    let closest = closest(&mut bench, &mut searched, (most_careful, &split.search))?;
+    let sizes = sizes(&dense);
+    let found = searched.met.map(|parts| Found::new(&parts, target, sizes));
     Ok(Calibration {
         target: *target,
         n_layer,
-        n_vision: sizes(&dense).1,
+        n_vision: sizes.1,
         n_prompts: pictures.len(),
         n_held_out: split.held_out.len(),
         n_runs: dense.len() + profile.n_points() * on_profile.len() + bench.n_runs,
         n_candidates,
         n_untried: searched.n_left,
+        n_checked: searched.n_checked,
         tried: searched.tried,
         readings: readings::summary(&dense),
         profile,
@@ -252,32 +255,19 @@ fn open_layers(profile: &Profile) -> Option<RangeInclusive<usize>> {
     Some(low..=high)
 }
 
-/// Runs what met the target on the prompts held out, cheapest first, until one meets it on all prompts together.
-fn check<R: Runner>(
+/// Where no policy met the target: the nearest miss, or the policy that drops least.
+fn closest<R: Runner>(
     bench: &mut Bench<'_, R>,
-    searched: &Searched,
-    split: &Split,
-    most_careful: Option<Candidate>,
-) -> Result<(Option<Found>, Option<Closest>), R::Error> {
-    let mut closest = None;
-    for trial in searched.met.iter().rev() {
-        let held_out = bench.run(&trial.config, &split.held_out, (Step::Check, Until::Done))?;
-        let all = Trial {
-            config: trial.config.clone(),
-            runs: [trial.runs.as_slice(), &held_out.runs].concat(),
-        };
-        let score = all.score(bench.target);
-        if bench.target.is_met(&score) {
-            let parts = [trial, &held_out].map(|part| part.score(bench.target));
-            return Ok((Some(Found::new(&all, score, parts, sizes(bench.dense))), None));
-        }
-        closest = Some(Closest::new(&all, score));
+    searched: &mut Searched,
+    (most_careful, prompts): (Option<Candidate>, &[usize]),
+) -> Result<Option<Closest>, R::Error> {
+    if searched.met.is_some() {
+        return Ok(None);
     }
-    if closest.is_none()
-        && let Some(candidate) = most_careful
-    {
-        let trial = bench.run(&candidate.config, &split.search, (Step::Check, Until::Done))?;
-        closest = Some(Closest::new(&trial, trial.score(bench.target)));
-    }
-    Ok((None, closest))
+    let trial = match (searched.failed_check.take(), most_careful) {
+        (Some(trial), _) => trial,
+        (None, Some(candidate)) => bench.run(&candidate.config, prompts, (Step::Check, Until::Done))?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Closest::new(&trial, bench.target)))
 }

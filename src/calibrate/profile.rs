@@ -161,3 +161,74 @@ impl<R: Runner> Sides<'_, R> {
         Ok(Score::of(&distances, self.target))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibrate::fake::{Fake, dense_runs};
+
+    const TARGET: Target = Target {
+        max_kl: Some(0.01),
+        max_changed: None,
+    };
+
+    fn profile(fake: &mut Fake, stride: usize) -> Profile {
+        let dense = dense_runs(fake, 3);
+        match Profile::measure(fake, &dense, &[0, 2], (&TARGET, stride)) {
+            Ok(profile) => profile,
+            Err(never) => match never {},
+        }
+    }
+
+    fn layers(points: &[ProfilePoint]) -> Vec<usize> {
+        points.iter().map(|point| point.il).collect()
+    }
+
+    /// Layers 14 to 16 of 24 read.
+    #[test]
+    fn any_stride_finds_the_same_layers() {
+        for stride in [1, 2, 3, 5, 7, 16, 23, 24, 99] {
+            let mut fake = Fake {
+                n_layer: 24,
+                reads: 14..17,
+                ..Fake::default()
+            };
+            let profile = profile(&mut fake, stride);
+            assert_eq!(
+                (profile.reads_from, profile.reads_until),
+                (14, 17),
+                "stride {stride}"
+            );
+            assert!(profile.n_points() * 2 <= n_runs(24, stride, 2), "stride {stride}");
+            assert_eq!(fake.runs.len(), profile.n_points() * 2);
+        }
+    }
+
+    #[test]
+    fn a_wide_stride_halves_the_gap() {
+        let mut fake = Fake {
+            n_layer: 24,
+            reads: 14..17,
+            ..Fake::default()
+        };
+        let profile = profile(&mut fake, 99);
+        assert_eq!(layers(&profile.hidden_below), [12, 13, 14, 15, 18, 24]);
+        assert_eq!(layers(&profile.hidden_from), [1, 12, 15, 16, 17, 18]);
+    }
+
+    #[test]
+    fn a_model_that_never_looks_and_one_that_always_does() {
+        let mut blind = Fake {
+            reads: 4..4,
+            ..Fake::default()
+        };
+        let found = profile(&mut blind, 1);
+        assert_eq!((found.reads_from, found.reads_until), (10, 1));
+        let mut staring = Fake {
+            reads: 0..10,
+            ..Fake::default()
+        };
+        let found = profile(&mut staring, 1);
+        assert_eq!((found.reads_from, found.reads_until), (0, 10));
+    }
+}

@@ -32,6 +32,8 @@ pub struct Calibration {
     pub n_candidates: usize,
     /// Those that could have been cheaper than what was found, but the runs were used up.
     pub n_untried: usize,
+    /// Those that met the target on the prompts to search with, and were run on those held out, too.
+    pub n_checked: usize,
     /// The effect of hiding vision, by layer.
     pub profile: Profile,
     /// What the dense runs read in each layer.
@@ -88,10 +90,10 @@ pub struct Closest {
 }
 
 impl Closest {
-    pub(super) fn new(trial: &Trial, score: Score) -> Self {
+    pub(super) fn new(trial: &Trial, target: &Target) -> Self {
         Self {
             policy: trial.config.clone(),
-            score,
+            score: trial.score(target),
             rows: trial.cost(),
         }
     }
@@ -102,12 +104,10 @@ impl Decisions {
         let fusion_layers = || runs.iter().filter_map(|run| run.fusion_layer);
         let kept = || runs.iter().filter_map(|run| run.fusion_layer.and(run.n_kept));
         let n_fused = fusion_layers().count();
+        let ends = fusion_layers().min().zip(fusion_layers().max());
         Self {
             n_fused,
-            fusion_layers: fusion_layers()
-                .min()
-                .zip(fusion_layers().max())
-                .map(|(a, b)| [a, b]),
+            fusion_layers: ends.map(|(first, last)| [first, last]),
             mean_kept: kept().sum::<usize>() as f64 / n_fused.max(1) as f64,
             max_kept: kept().max().unwrap_or(0),
             n_exited: runs.iter().filter(|run| run.exit_layer.is_some()).count(),
@@ -116,23 +116,22 @@ impl Decisions {
 }
 
 impl Found {
-    pub(super) fn new(
-        trial: &Trial,
-        score: Score,
-        [searched, held_out]: [Score; 2],
-        (n_layer, n_vision): (usize, usize),
-    ) -> Self {
-        let decisions = Decisions::of(&trial.runs);
+    /// From its trials on the prompts to search with and on those held out, with the numbers of layers and of vision
+    /// tokens.
+    pub(super) fn new(parts: &[Trial; 2], target: &Target, (n_layer, n_vision): (usize, usize)) -> Self {
+        let [searched, held_out] = parts;
+        let all = searched.with(held_out);
+        let decisions = Decisions::of(&all.runs);
         Self {
             policy: with_room(
-                trial.config.clone(),
+                all.config.clone(),
                 &decisions,
-                (trial.runs.len(), n_layer, n_vision),
+                (all.runs.len(), n_layer, n_vision),
             ),
-            score,
-            searched,
-            held_out,
-            rows: trial.cost(),
+            score: all.score(target),
+            searched: searched.score(target),
+            held_out: held_out.score(target),
+            rows: all.cost(),
             decisions,
         }
     }

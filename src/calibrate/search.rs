@@ -3,12 +3,14 @@
 //! What is assumed is that a policy which computes no more vision rows than another one in any layer is no nearer to
 //! dense: one failure then settles many candidates. The next one tried is always the one in the middle of those left,
 //! by cost. A candidate is given up as soon as no result of its remaining prompts could save it, and the prompts that
-//! were changed most so far come first.
+//! were changed most so far come first. One that gets through is run on the prompts held out, too, and must meet the
+//! target over all prompts together.
 
 use serde::Serialize;
 
 use super::candidates::Candidate;
 use super::score::{Distance, Score, Target};
+use super::split::Split;
 use super::{Dense, Experiment, Runner, Step, Steps};
 use crate::policy::config::VisiPrunerConfig;
 
@@ -36,6 +38,14 @@ impl Trial {
         Score::of(&distances, target)
     }
 
+    /// With the prompts of another trial of this policy.
+    pub fn with(&self, other: &Self) -> Self {
+        Self {
+            config: self.config.clone(),
+            runs: [self.runs.as_slice(), &other.runs].concat(),
+        }
+    }
+
     /// Vision rows over all layers, as a share of those without pruning.
     pub fn cost(&self) -> f64 {
         let sum = |i: usize| self.runs.iter().map(|run| run.vision_rows[i]).sum::<usize>();
@@ -54,7 +64,7 @@ pub struct Tried {
     pub rows: f64,
     /// What it came to on the prompts that were run. One that cannot meet the target any more is given up early.
     pub score: Score,
-    /// Whether it met the target on all prompts that are searched with.
+    /// Whether it met the target on all prompts, those held out included.
     pub met: bool,
 }
 
@@ -83,38 +93,65 @@ pub(super) enum Until {
 /// What a search came to.
 #[derive(Debug, Default)]
 pub(super) struct Searched {
-    /// What met the target, each cheaper than the one before.
-    pub met: Vec<Trial>,
+    /// The cheapest that met the target, on the prompts to search with and on those held out.
+    pub met: Option<[Trial; 2]>,
+    /// What met it on the prompts to search with, but not on all together: the last one, with all its prompts.
+    pub failed_check: Option<Trial>,
+    /// How many were run on the prompts held out.
+    pub n_checked: usize,
     pub tried: Vec<Tried>,
     /// Candidates that could have been cheaper and were not tried.
     pub n_left: usize,
 }
 
 impl<R: Runner> Bench<'_, R> {
-    /// Tries candidates, which ascend in cost, on some prompts.
-    pub fn search(&mut self, mut left: Vec<Candidate>, prompts: &[usize]) -> Result<Searched, R::Error> {
+    /// Tries candidates, which ascend in cost.
+    pub fn search(&mut self, mut left: Vec<Candidate>, split: &Split) -> Result<Searched, R::Error> {
         let mut searched = Searched::default();
+        let n_search = split.search.len();
         while !left.is_empty() && self.n_runs < self.max_runs {
             let candidate = left.remove(left.len() / 2);
-            let trial = self.run(&candidate.config, prompts, (Step::Search, Until::Lost))?;
+            let trial = self.run(&candidate.config, &split.search, (Step::Search, Until::Lost))?;
             let score = trial.score(self.target);
-            let met = score.n == prompts.len() && self.target.is_met(&score);
+            let mut met = score.n == n_search && self.target.is_met(&score);
+            let is_lost = score.is_out_of_reach(self.target, n_search);
+            let (rows, passed) = (trial.cost(), met);
+            if passed {
+                met = self.check(trial, &split.held_out, &mut searched)?;
+            }
             searched.tried.push(Tried {
                 policy: candidate.config.clone(),
                 predicted_rows: candidate.cost(),
-                rows: trial.cost(),
+                rows,
                 score,
                 met,
             });
             if met {
-                left.retain(|other| other.cost() < trial.cost());
-                searched.met.push(trial);
-            } else if score.is_out_of_reach(self.target, prompts.len()) {
+                left.retain(|other| other.cost() < rows);
+            } else if is_lost || passed {
                 left.retain(|other| !other.keeps_no_more_than(&candidate));
             }
         }
         searched.n_left = left.len();
         Ok(searched)
+    }
+
+    /// Runs what met the target on the prompts held out, too. Whether it meets it over all of them.
+    fn check(&mut self, trial: Trial, held_out: &[usize], searched: &mut Searched) -> Result<bool, R::Error> {
+        searched.n_checked += 1;
+        let held_out = self.run(&trial.config, held_out, (Step::Check, Until::Done))?;
+        let all = trial.with(&held_out);
+        let is_met = self.target.is_met(&all.score(self.target));
+        if !is_met {
+            searched.failed_check = Some(all);
+        } else if searched
+            .met
+            .as_ref()
+            .is_none_or(|[best, _]| trial.cost() < best.cost())
+        {
+            searched.met = Some([trial, held_out]);
+        }
+        Ok(is_met)
     }
 
     /// Runs a policy on prompts, the hardest first. With [`Until::Lost`] it also ends when the runs are used up.
@@ -198,6 +235,14 @@ mod tests {
         }
     }
 
+    /// Twelve prompts, none held out.
+    fn all_searched() -> Split {
+        Split {
+            search: (0..12).collect(),
+            held_out: Vec::new(),
+        }
+    }
+
     /// Against trying every candidate on every prompt.
     #[test]
     fn it_finds_the_cheapest_of_all_with_few_of_the_runs() {
@@ -217,8 +262,8 @@ mod tests {
             }
         }
         let mut bench = bench(&mut fake, &dense, usize::MAX);
-        let found = bench.search(all, &prompts).unwrap();
-        let best = found.met.last().unwrap();
+        let found = bench.search(all, &all_searched()).unwrap();
+        let [best, _] = found.met.unwrap();
         assert!(
             (best.cost() - cheapest).abs() < 1e-12,
             "{} {cheapest}",
@@ -230,7 +275,6 @@ mod tests {
             bench.n_runs,
             n_all * 12
         );
-        assert!(found.met.windows(2).all(|pair| pair[1].cost() < pair[0].cost()));
         assert_eq!(found.n_left, 0);
     }
 
@@ -240,7 +284,7 @@ mod tests {
         let dense = dense_runs(&fake, 12);
         let all = candidates(1..=5, &dense.iter().collect::<Vec<_>>());
         let mut bench = bench(&mut fake, &dense, 30);
-        let found = bench.search(all, &(0..12).collect::<Vec<_>>()).unwrap();
+        let found = bench.search(all, &all_searched()).unwrap();
         assert_eq!(bench.n_runs, 30);
         assert!(found.n_left > 0);
         // A trial that was cut short has not met anything.
