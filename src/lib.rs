@@ -3,7 +3,7 @@
 //! Knowledge runs one way: `cli -> engine -> {policy, ffi}`. [`policy`] is where the paper is and knows neither
 //! engine nor FFI; `ffi` is the only place with `unsafe`; what goes between them is plain data. [`eval`] compares
 //! policies over question sets, from what [`report`] says of each run; [`inspect`] shows what was measured inside a
-//! model, for one question; [`plot`] draws charts and knows nothing else.
+//! model, for one question; [`calibrate`] finds a policy for a model; [`plot`] draws charts and knows nothing else.
 #![warn(missing_docs)]
 
 pub mod calibrate;

@@ -86,7 +86,7 @@ impl Calibration {
         let is_schedule = policy.exits_by_layer();
         let sentence = match field {
             "shallow_mid_layer" => format!(
-                "On {} prompts the layers below {} did without vision, and so did those from {} on.",
+                "On {} prompts vision could be hidden below layer {}, or from layer {} on, within the target.",
                 profile.n_prompts, profile.reads_from, profile.reads_until
             ),
             "layer_threshold" if !is_schedule => {

@@ -26,6 +26,16 @@ impl Target {
         score.n > 0 && self.is_met_so_far(&Sums::of(score), score.n)
     }
 
+    /// Whether more was measured than is allowed, and not by a single answer, which among few prompts says nothing.
+    pub fn is_clearly_missed(&self, score: &Score) -> bool {
+        let but_one = Sums {
+            n_changed: score.n_changed.saturating_sub(1),
+            n_far: score.n_far.saturating_sub(1),
+            ..Sums::of(score)
+        };
+        score.n > 0 && !self.is_met_so_far(&but_one, score.n)
+    }
+
     /// Whether `n` prompts may still come out as allowed, when some of them did as in `sums`: all sums can but grow.
     fn is_met_so_far(&self, sums: &Sums, n: usize) -> bool {
         let is_near = self
@@ -218,6 +228,11 @@ mod tests {
         };
         assert!(is_met(100, 1) && !is_met(99, 1) && is_met(99, 0) && !is_met(100, 2));
         assert!(!is_met(0, 0), "nothing was measured");
+        let is_missed = |n: usize, n_changed: usize| {
+            let distances: Vec<Distance> = (0..n).map(|i| distance(9.0, i < n_changed)).collect();
+            target.is_clearly_missed(&Score::of(&distances, &target))
+        };
+        assert!(!is_missed(75, 1) && is_missed(75, 2) && !is_missed(0, 0));
     }
 
     #[test]

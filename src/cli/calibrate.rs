@@ -22,8 +22,12 @@ use super::terminal::Terminal;
 use ask::Asking;
 use prompts::Prompts;
 
-/// Share of changed answers that is allowed unless something is said.
-const MAX_CHANGED: f64 = 0.01;
+/// What is allowed unless something is said: one changed answer in a hundred, and, as few questions cannot tell that from
+/// none, a divergence at which that is so on the model that ships.
+const DEFAULT_TARGET: Target = Target {
+    max_kl: Some(0.002),
+    max_changed: Some(0.01),
+};
 /// Fewer questions than this say little.
 const FEW: usize = 24;
 
@@ -83,12 +87,13 @@ fn check_files(results: &CalibrateResultArgs) -> Result<(), Error> {
 }
 
 fn settings(args: &TargetArgs) -> Settings {
-    let default = args.max_kl.is_none().then_some(MAX_CHANGED);
+    let asked = Target {
+        max_kl: args.max_kl,
+        max_changed: args.max_changed,
+    };
+    let is_asked = asked != Target::default();
     Settings {
-        target: Target {
-            max_kl: args.max_kl,
-            max_changed: args.max_changed.or(default),
-        },
+        target: if is_asked { asked } else { DEFAULT_TARGET },
         n_profile: args.profile_questions,
         stride: args.stride,
         max_runs: args.max_runs,

@@ -202,8 +202,9 @@ fn say_about_policy(policy: &ChosenPolicy, terminal: &mut Terminal) {
     let resolved = &policy.resolved;
     if resolved.not_calibrated {
         terminal.say(
-            "hint: no pruning thresholds are known for this model, so nothing is pruned; give them with --policy-file, \
-             or choose layers with --policy fixed --fusion-layer F --keep K --exit-from E",
+            "hint: no pruning thresholds are known for this model, so nothing is pruned; find them with visipruner \
+             calibrate, give them with --policy-file, or choose layers with --policy fixed --fusion-layer F --keep K \
+             --exit-from E",
         );
     }
     let is_borrowed = policy.file.is_none() && resolved.preset.is_none();

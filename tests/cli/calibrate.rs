@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::common::random_model::RandomProjector;
-use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, assert_failed, visipruner};
+use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, visipruner};
 
 const QUESTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/questions.json");
 
@@ -51,8 +50,16 @@ fn the_policy_that_is_found_can_be_used() {
         ],
     ));
     succeeded(&ran);
-    assert!(ran.stderr.contains("8 questions: 8 answers without pruning"), "{}", ran.stderr);
-    assert!(ran.stderr.contains(&format!("the policy is in {policy}")), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("8 questions: 8 answers without pruning"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains(&format!("the policy is in {policy}")),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stdout.contains("hidden below the layer"), "{}", ran.stdout);
     assert!(ran.stdout.contains("█"), "{}", ran.stdout);
 
@@ -79,12 +86,24 @@ fn the_policy_that_is_found_can_be_used() {
     assert!(std::fs::read_to_string(svg).expect("a file").starts_with("<svg"));
 
     let answer = visipruner(&[
-        "run", "-t", "1", "-m", MODEL, "--mmproj", MMPROJ, "--policy-file", policy, "--image", PICTURE, "-p",
-        "What color is the star?", "--json",
+        "run",
+        "-t",
+        "1",
+        "-m",
+        MODEL,
+        "--mmproj",
+        MMPROJ,
+        "--policy-file",
+        policy,
+        "--image",
+        PICTURE,
+        "-p",
+        "What color is the star?",
+        "--json",
     ]);
     succeeded(&answer);
     let answer: Value = serde_json::from_str(&answer.stdout).expect("JSON");
-    assert_eq!(answer["text"], "yellow");
+    assert_eq!(answer["text"].as_str().map(str::trim), Some("yellow"));
     assert_eq!(answer["policy"]["shallow_mid_layer"], k);
     assert_eq!(answer["skipped"], Value::Null);
 
@@ -109,6 +128,8 @@ fn pictures_and_questions_may_be_flags() {
         "1",
         "--stride",
         "10",
+        "--max-kl",
+        "5",
         "--max-runs",
         "12",
         "-q",
@@ -117,8 +138,11 @@ fn pictures_and_questions_may_be_flags() {
     succeeded(&ran);
     assert_eq!(ran.stderr, "");
     let toml = std::fs::read_to_string(&policy).expect("a file");
-    assert!(toml.contains("Measured on 2 prompts (2 questions about 1 pictures)"), "{toml}");
-    assert!(toml.contains("at most 1 % changed answers"), "{toml}");
+    assert!(
+        toml.contains("Measured on 2 prompts (2 questions about 1 pictures)"),
+        "{toml}"
+    );
+    assert!(toml.contains("a mean KL of at most 5 nats."), "{toml}");
 }
 
 /// Any policy that drops something changes the logits a little, and nothing is allowed.
@@ -161,10 +185,16 @@ fn flags_that_make_no_sense() {
     let folder = Folder::new();
     let out = folder.path("p.toml");
     let with = |more: &[&'static str]| -> Vec<String> {
-        calibrate_with(text(&out), more).into_iter().map(str::to_owned).collect()
+        calibrate_with(text(&out), more)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     };
     for (flags, parts) in [
-        (&["--max-changed", "101%"][..], &["--max-changed", "0 to 100 %"][..]),
+        (
+            &["--max-changed", "101%"][..],
+            &["--max-changed", "0 to 100 %"][..],
+        ),
         (&["--max-kl", "-1"], &["--max-kl", "from 0 to 1000 nats"]),
         (&["--max-runs", "0"], &["--max-runs", "1 or more"]),
         (&["--stride", "none"], &["--stride", "1 or more"]),
@@ -175,7 +205,10 @@ fn flags_that_make_no_sense() {
             &["--image", PICTURE, "-p", "What?", "--questions", QUESTIONS],
             &["cannot be used with", "--questions"],
         ),
-        (&["--image", PICTURE, "-p", "What?"], &["1 questions", "two or more"]),
+        (
+            &["--image", PICTURE, "-p", "What?"],
+            &["1 questions", "two or more"],
+        ),
         (&["--questions", "no/such.jsonl"], &["no/such.jsonl"]),
     ] {
         assert_error(&with(flags), parts);
@@ -185,7 +218,15 @@ fn flags_that_make_no_sense() {
         &["required arguments were not provided", "--out <TOML>"],
     );
     assert_error(
-        &["calibrate", "-m", MODEL, "--mmproj", MMPROJ, "-o", "no/such/folder/p.toml"],
+        &[
+            "calibrate",
+            "-m",
+            MODEL,
+            "--mmproj",
+            MMPROJ,
+            "-o",
+            "no/such/folder/p.toml",
+        ],
         &["cannot write the policy", "there is no folder no/such/folder"],
     );
     assert_error(
@@ -201,6 +242,14 @@ fn a_question_file_without_pictures() {
     let out = folder.path("p.toml");
     let ran = visipruner(&calibrate_with(text(&out), &["--questions", &questions]));
     assert_eq!(ran.code, Some(1));
-    assert!(ran.stderr.contains("1 of 1 questions have no picture"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("0 questions cannot be calibrated with"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("1 of 1 questions have no picture"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("0 questions cannot be calibrated with"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -5,6 +5,8 @@
 mod answers;
 #[cfg(feature = "native")]
 mod bench;
+#[cfg(feature = "native")]
+mod calibrate;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
@@ -118,6 +120,7 @@ fn help_of_every_subcommand() {
         ("help_bench", vec!["bench", "-h"]),
         ("help_eval", vec!["eval", "--help"]),
         ("help_inspect", vec!["inspect", "--help"]),
+        ("help_calibrate", vec!["calibrate", "--help"]),
         ("help_synth", vec!["synth", "--help"]),
     ] {
         let ran = visipruner(&args);

@@ -98,17 +98,16 @@ pub struct CalibratePromptArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target and effort")]
 pub struct TargetArgs {
-    /// Share of answers that may be other ones than without pruning [default: 1%, unless --max-kl is given]
+    /// Share of answers that may be other ones than without pruning [default: 1%; none if only --max-kl is given]
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     pub max_changed: Option<f64>,
 
     /// Divergence of the next token's distribution from that without pruning, in nats: the mean over the questions may be
-    /// this, and one question in 20 may be beyond five times as much
+    /// this, and one question in 20 may be beyond five times as much [default: 0.002; none if only --max-changed is given]
     #[arg(long, value_name = "NATS", value_parser = divergence, allow_negative_numbers = true)]
     pub max_kl: Option<f64>,
 
-    /// Questions that may be answered in the search for thresholds, each as often as it is answered [default: 40 times
-    /// the number of questions]
+    /// Answers that the search for thresholds may take [default: 40 times the number of questions]
     #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
     pub max_runs: Option<usize>,
 

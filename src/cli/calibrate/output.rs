@@ -64,7 +64,7 @@ pub fn write(
             calibration.n_untried
         ));
     }
-    if found.held_out.n > 0 && !calibration.target.is_met(&found.held_out) {
+    if calibration.target.is_clearly_missed(&found.held_out) {
         terminal.warn(
             "the questions held out miss the target when they are taken alone: more questions would tell whether by chance",
         );
