@@ -18,7 +18,8 @@ pub struct Question {
     /// The text, with the benchmark's instruction ("Answer the question using a single word or phrase.") where it has
     /// one.
     pub prompt: String,
-    /// What counts as right; see [`Scoring`] for what each rule makes of it. Never empty.
+    /// What counts as right; see [`Scoring`] for what each rule makes of it. Empty only where questions
+    /// without answers were [asked for](super::QuestionFile::without_answers).
     pub answers: Vec<String>,
     /// The options of a multiple-choice question, `options[0]` being A. Empty for other questions.
     pub options: Vec<String>,

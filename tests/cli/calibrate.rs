@@ -238,7 +238,7 @@ fn flags_that_make_no_sense() {
 #[test]
 fn a_question_file_without_pictures() {
     let folder = Folder::new();
-    let questions = folder.file("q.jsonl", b"{\"question\": \"What?\", \"answers\": [\"x\"]}\n");
+    let questions = folder.file("q.jsonl", b"{\"question\": \"What?\"}\n");
     let out = folder.path("p.toml");
     let ran = visipruner(&calibrate_with(text(&out), &["--questions", &questions]));
     assert_eq!(ran.code, Some(1));

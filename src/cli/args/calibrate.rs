@@ -39,7 +39,7 @@ pub struct CalibrateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Questions")]
 pub struct CalibratePromptArgs {
-    /// The questions: JSON Lines, or a file of a benchmark (docs/eval.md); answers in it are not looked at
+    /// The questions: JSON Lines, which need no answers here, or a file of a benchmark (docs/eval.md)
     /// [default: a few that come with the program]
     #[arg(long, value_name = "FILE")]
     pub questions: Option<PathBuf>,

@@ -90,6 +90,7 @@ fn from_file(
         format: args.format,
         image_dir: args.image_dir.clone(),
         annotations: args.annotations.clone(),
+        without_answers: true,
         scoring: Scoring::default(),
     };
     let questions = select(file.read()?, args.shuffle, args.limit);

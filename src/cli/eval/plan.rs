@@ -176,6 +176,7 @@ pub fn question_file(args: &QuestionArgs) -> QuestionFile {
         format: args.format,
         image_dir: args.image_dir.clone(),
         annotations: args.annotations.clone(),
+        without_answers: false,
         scoring: args.scoring,
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::fields::{self, Fields};
-use super::{EvalError, Placed, Question, QuestionFile, Scoring};
+use super::{EvalError, Placed, Question, QuestionFile};
 use crate::eval::question::ImageSource;
 
 pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError> {
@@ -12,22 +12,22 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
     let entries = fields::lines(&file.questions, &text)?;
     entries
         .into_iter()
-        .map(|entry| question(entry, images, file.scoring))
+        .map(|entry| question(entry, images, file))
         .collect()
 }
 
 /// A question without an id is named by its place.
-pub fn question(entry: Fields, images: &Path, scoring: Scoring) -> Result<Placed, EvalError> {
+pub fn question(entry: Fields, images: &Path, file: &QuestionFile) -> Result<Placed, EvalError> {
     let mut answers = entry.texts("answers")?;
     answers.extend(entry.texts("answer")?);
-    if answers.is_empty() {
+    if answers.is_empty() && !file.without_answers {
         return Err(entry.missing("answers"));
     }
     let scoring = match entry.optional_text("scoring")? {
         Some(name) => name
             .parse()
             .map_err(|problem| entry.error(format!("scoring {problem}")))?,
-        None => scoring,
+        None => file.scoring,
     };
     let paths = entry
         .texts("image")?

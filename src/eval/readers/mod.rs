@@ -101,6 +101,8 @@ pub struct QuestionFile {
     /// The file or folder with the answers, for formats that keep them apart. `None`: looked for by its published name
     /// beside the question file and one folder below.
     pub annotations: Option<PathBuf>,
+    /// Nothing is judged: in our own formats questions without answers are read, too. Default: no.
+    pub without_answers: bool,
     /// How answers are judged where the questions do not say: only our own formats leave that open. Default: exact.
     pub scoring: Scoring,
 }
@@ -169,7 +171,7 @@ impl QuestionFile {
         self.questions.parent().unwrap_or(Path::new(""))
     }
 
-    /// Ids are unique, and every question can be judged.
+    /// Ids are unique, and every question can be judged, if it is to be.
     fn checked(&self, questions: Vec<Placed>) -> Result<Vec<Question>, EvalError> {
         let mut ids = HashSet::new();
         for (place, question) in &questions {
@@ -179,9 +181,8 @@ impl QuestionFile {
                     question.id
                 )
             };
-            let problem = question
-                .problem()
-                .or_else(|| (!ids.insert(&question.id)).then(repeated));
+            let cannot_be_judged = question.problem().filter(|_| !self.without_answers);
+            let problem = cannot_be_judged.or_else(|| (!ids.insert(&question.id)).then(repeated));
             if let Some(problem) = problem {
                 return Err(EvalError::Entry {
                     path: self.questions.clone(),

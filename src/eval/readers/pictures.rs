@@ -24,7 +24,7 @@ pub fn read(file: &QuestionFile, images: &Path) -> Result<Vec<Placed>, EvalError
             let mut fields = question.as_object().cloned().unwrap_or_default();
             fields.insert("image".to_owned(), image.clone().into());
             let entry = Fields::new(&file.questions, place, fields);
-            questions.push(jsonl::question(entry, images, file.scoring)?);
+            questions.push(jsonl::question(entry, images, file)?);
         }
     }
     Ok(questions)

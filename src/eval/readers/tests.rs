@@ -71,6 +71,23 @@ fn our_own_lines() {
     assert!(questions[2].images.is_empty());
 }
 
+#[test]
+fn answers_may_be_missing_where_nothing_is_judged() {
+    let folder = folder(&[(
+        "questions.jsonl",
+        "{\"image\": \"a.png\", \"question\": \"What is this?\"}\n",
+    )]);
+    let judged = file(&folder, "questions.jsonl");
+    assert!(judged.read().is_err());
+    let questions = QuestionFile {
+        without_answers: true,
+        ..judged
+    };
+    let questions = questions.read().unwrap();
+    assert_eq!((questions.len(), questions[0].answers.len()), (1, 0));
+    assert_eq!(image(&questions[0], &folder), "a.png");
+}
+
 /// The file that ships with the demo.
 #[test]
 fn pictures_with_questions() {
