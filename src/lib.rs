@@ -16,6 +16,8 @@ pub mod policy;
 pub mod report;
 pub mod synth;
 
+mod part_file;
+
 #[cfg(feature = "native")]
 mod ffi;
 mod rng;

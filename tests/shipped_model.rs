@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use visipruner::engine::{
-    Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt, Request, Session,
-    SessionOptions, VisionEncoder,
+    Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt, QuantizeOptions, Request,
+    Session, SessionOptions, VisionEncoder, quantize,
 };
+use visipruner::gguf::FileType;
 use visipruner::policy::{PolicyConfig, PolicyOverrides};
 use visipruner::report::RunReport;
 
@@ -42,7 +43,10 @@ fn models() -> PathBuf {
 }
 
 fn load(encoder: VisionEncoder) -> Shipped {
-    let model = models().join("tiny-llava-shapes-f16.gguf");
+    load_model(&models().join("tiny-llava-shapes-f16.gguf"), encoder)
+}
+
+fn load_model(model: &Path, encoder: VisionEncoder) -> Shipped {
     let model = Model::load(model, &ModelOptions::default(), |_| Continue(())).unwrap();
     let options = ProjectorOptions {
         n_threads: Some(1),
@@ -212,4 +216,28 @@ fn the_calibrated_policy_keeps_the_answers() {
         "{n_right} of {} answers",
         answered.len()
     );
+}
+
+/// Eight bits per weight change no answer of the demo's questions.
+#[test]
+fn quantized_to_q8_0_it_answers_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q8_0.gguf");
+    let options = QuantizeOptions {
+        n_threads: Some(1),
+        ..QuantizeOptions::new(FileType::Q8_0)
+    };
+    let whole = models().join("tiny-llava-shapes-f16.gguf");
+    quantize(whole, &path, &options, |_| Continue(())).unwrap();
+    let mut quantized = load_model(&path, VisionEncoder::Reference);
+    let mut dense = session(&quantized, PolicyConfig::Off);
+    for answered in answered() {
+        let report = ask(
+            &mut quantized,
+            &mut dense,
+            &answered,
+            Prompt::raw(&answered.prompt),
+        );
+        assert_eq!(report.text.trim(), answered.answer, "{}", answered.question);
+    }
 }

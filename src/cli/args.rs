@@ -5,6 +5,7 @@ pub mod calibrate;
 pub mod eval;
 mod inspect;
 mod policy;
+mod quantize;
 pub mod spec;
 mod synth;
 
@@ -19,6 +20,7 @@ pub use calibrate::CalibrateArgs;
 pub use eval::EvalArgs;
 pub use inspect::InspectArgs;
 pub use policy::PolicyArgs;
+pub use quantize::QuantizeArgs;
 pub use synth::SynthArgs;
 
 const ABOUT: &str = "\
@@ -104,6 +106,9 @@ pub enum Command {
     /// Find a policy for a model: where it reads pictures, and thresholds in its own units
     #[command(after_help = calibrate::EXAMPLES, args_override_self = true)]
     Calibrate(Box<CalibrateArgs>),
+    /// Write a quantized copy of a model, with llama.cpp's own quantizer
+    #[command(after_help = quantize::EXAMPLES, args_override_self = true)]
+    Quantize(QuantizeArgs),
     /// Write a model of true shape with random weights, to measure speed without a download
     #[command(after_help = synth::EXAMPLES, args_override_self = true)]
     Synth(SynthArgs),

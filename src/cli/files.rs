@@ -117,14 +117,18 @@ fn projectors_beside(model: &Path) -> Vec<PathBuf> {
 /// `x.policy.toml` beside `x.gguf`, or beside `x-Q4_K_M.gguf`: thresholds hold for every quantization of a model.
 fn policy_file_beside(model: &Path) -> Option<PathBuf> {
     let stem = model.file_stem()?.to_str()?;
+    [stem, without_quantization(stem)]
+        .into_iter()
+        .map(|name| model.with_file_name(format!("{name}{POLICY_SUFFIX}")))
+        .find(|path| path.is_file())
+}
+
+/// `llava-1.5` of `llava-1.5-Q4_K_M`, and other names as they are.
+pub fn without_quantization(stem: &str) -> &str {
     let plain = stem
         .rsplit_once(['-', '.'])
         .filter(|(_, suffix)| is_quantization(suffix));
-    [Some(stem), plain.map(|(plain, _)| plain)]
-        .into_iter()
-        .flatten()
-        .map(|name| model.with_file_name(format!("{name}{POLICY_SUFFIX}")))
-        .find(|path| path.is_file())
+    plain.map_or(stem, |(plain, _)| plain)
 }
 
 /// `Q4_K_M`, `q8_0`, `IQ2_XS`, `f16`, `BF16`

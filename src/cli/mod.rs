@@ -31,6 +31,8 @@ mod interrupt;
 #[cfg(feature = "native")]
 mod mosaic;
 mod output;
+#[cfg(feature = "native")]
+mod quantize;
 mod run;
 mod synth;
 mod terminal;
@@ -77,6 +79,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Calibrate(args) => calibrate::run(&args),
         #[cfg(not(feature = "native"))]
         Command::Calibrate(_) => Err(Error::NoEngine),
+        #[cfg(feature = "native")]
+        Command::Quantize(args) => quantize::run(&args),
+        #[cfg(not(feature = "native"))]
+        Command::Quantize(_) => Err(Error::NoEngine),
         Command::Synth(args) => synth::run(&args),
     }
 }

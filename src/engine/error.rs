@@ -40,6 +40,40 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A model that cannot be quantized.
+    #[error("cannot quantize {} to {ty}: {reason}", path.display())]
+    Quantize {
+        /// The model's file.
+        path: PathBuf,
+        /// The quantization.
+        ty: &'static str,
+        /// What stands in the way, or llama.cpp's words.
+        reason: String,
+    },
+
+    /// The caller stopped the quantizing.
+    #[error("quantizing {} was stopped, nothing is left behind", path.display())]
+    QuantizeStopped {
+        /// The model's file.
+        path: PathBuf,
+    },
+
+    /// A file that is there and is not to be replaced.
+    #[error("{} is there already: give another name, or --force to replace it", path.display())]
+    FileExists {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file that the operating system does not let be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
     /// A model that does not generate text token by token.
     #[error("{} cannot answer: {reason}", path.display())]
     NoDecoder {

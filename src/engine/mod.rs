@@ -12,6 +12,7 @@
     doc = "- [`Model`]: weights and vocabulary; clones share them.
 - [`Projector`]: turns pictures into embeddings; belongs to a model.
 - [`Inspector`]: measures what [`crate::inspect`] shows.
+- [`quantize`]: a smaller copy of a model's file.
 - [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
   ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`])."
 )]
@@ -59,6 +60,8 @@ mod model;
 #[cfg(feature = "native")]
 mod projector;
 #[cfg(feature = "native")]
+mod quantize;
+#[cfg(feature = "native")]
 mod record;
 #[cfg(feature = "native")]
 mod request;
@@ -90,6 +93,8 @@ pub use log::{LogLevel, set_log, set_log_handler};
 pub use model::{Model, devices, supported_archs};
 #[cfg(feature = "native")]
 pub use projector::Projector;
+#[cfg(feature = "native")]
+pub use quantize::{QuantizeOptions, Quantized, TypeShare, quantize};
 #[cfg(feature = "native")]
 pub use request::{Event, Outcome, Request, StopReason};
 #[cfg(feature = "native")]

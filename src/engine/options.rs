@@ -319,13 +319,13 @@ impl Sampling {
 }
 
 /// As many as llama.cpp takes (`ggml.h: GGML_MAX_N_THREADS`@0.1.161).
-const MAX_THREADS: u32 = 512;
+pub(super) const MAX_THREADS: u32 = 512;
 /// Far more than any encoder makes; keeps pixels counted in 32 bits.
 const MAX_IMAGE_TOKENS: u32 = 65_536;
 /// Upstream rounds up to 256 and multiplies in 32 bits.
 const MAX_CTX: u32 = 1 << 24;
 
-fn in_range<T: PartialOrd + fmt::Display>(
+pub(super) fn in_range<T: PartialOrd + fmt::Display>(
     name: &'static str,
     value: T,
     range: std::ops::RangeInclusive<T>,

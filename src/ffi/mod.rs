@@ -15,6 +15,7 @@ mod context;
 mod log;
 mod model;
 mod projector;
+mod quantize;
 mod sampler;
 mod status;
 
@@ -40,6 +41,7 @@ pub(crate) use context::{
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, c_path, supported_archs};
 pub(crate) use projector::{Bitmap, Chunk, ImageChunk, Part, Projector, ProjectorParams};
+pub(crate) use quantize::{QuantizeParams, quantize};
 pub(crate) use sampler::{Sampler, SamplerParams};
 pub(crate) use status::{Error, Status};
 

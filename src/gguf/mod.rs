@@ -10,6 +10,7 @@
 
 mod encode;
 mod error;
+mod file_type;
 mod ggml_type;
 mod llava;
 mod read;
@@ -25,7 +26,8 @@ use std::path::{Path, PathBuf};
 
 pub use encode::{bf16_bits_to_f32, decode, encode, f16_bits_to_f32, f32_to_bf16_bits, f32_to_f16_bits};
 pub use error::{GgufError, Problem};
-pub use ggml_type::{GgmlType, file_type_name};
+pub use file_type::{FileType, file_type_name};
+pub use ggml_type::GgmlType;
 pub use shape::{LlmShape, ProjectorShape, Split, check_pair, open_llm, open_projector};
 pub use value::{Array, Value};
 pub use write::{GgufWriter, PlannedTensor};

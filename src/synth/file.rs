@@ -1,19 +1,15 @@
 //! Files that are there in full or not at all.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Error, Plan};
+use crate::part_file::PartFile;
 
 /// A complete file that does not have its name yet. Dropped, it goes away.
-pub(super) struct Part {
-    part: PathBuf,
-    path: PathBuf,
-    has_name: bool,
-}
+pub(super) struct Part(PartFile);
 
 impl Part {
     /// Writes a file beside `path`. `progress` hears how many bytes were written, and may stop.
@@ -25,20 +21,9 @@ impl Part {
         plan: &Plan,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Part, Error> {
-        let part = part_path(&path);
-        let write_failed = |source| Error::write(&path, source);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&part)
-            .map_err(write_failed)?;
-        // from here on the file goes away with this value
-        let written = Part {
-            part,
-            path: path.clone(),
-            has_name: false,
-        };
+        let written = PartFile::new(path);
+        let write_failed = |source| Error::write(written.path(), source);
+        let file = File::create(written.part()).map_err(write_failed)?;
         let mut out = Counting {
             out: BufWriter::new(file),
             n_bytes: 0,
@@ -47,7 +32,7 @@ impl Part {
         };
         let result = plan.write(&mut out).and_then(|()| out.out.flush());
         match result {
-            Ok(()) => Ok(written),
+            Ok(()) => Ok(Part(written)),
             Err(_) if out.is_stopped => Err(Error::Stopped),
             Err(source) => Err(write_failed(source)),
         }
@@ -57,27 +42,10 @@ impl Part {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(super) fn name(mut self) -> Result<PathBuf, Error> {
-        fs::rename(&self.part, &self.path).map_err(|source| Error::write(&self.path, source))?;
-        self.has_name = true;
-        Ok(std::mem::take(&mut self.path))
+    pub(super) fn name(self) -> Result<PathBuf, Error> {
+        let path = self.0.path().to_owned();
+        self.0.name().map_err(|source| Error::write(&path, source))
     }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.has_name {
-            // whatever keeps it from going away has been reported as the reason for not writing it, or will be
-            let _ = fs::remove_file(&self.part);
-        }
-    }
-}
-
-/// In the same folder, so that renaming moves no data; another process writes another file.
-fn part_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
 }
 
 /// Counts what goes through it, and lets the listener stop it.

@@ -14,6 +14,8 @@ mod errors;
 mod eval;
 #[cfg(feature = "native")]
 mod inspect;
+#[cfg(feature = "native")]
+mod quantize;
 mod synth;
 
 use std::io::Cursor;
@@ -121,6 +123,7 @@ fn help_of_every_subcommand() {
         ("help_eval", vec!["eval", "--help"]),
         ("help_inspect", vec!["inspect", "--help"]),
         ("help_calibrate", vec!["calibrate", "--help"]),
+        ("help_quantize", vec!["quantize", "--help"]),
         ("help_synth", vec!["synth", "--help"]),
     ] {
         let ran = visipruner(&args);

@@ -6,6 +6,7 @@ mod answers;
 mod common;
 mod inspecting;
 mod pruning;
+mod quantize;
 mod refusals;
 mod stopping;
 

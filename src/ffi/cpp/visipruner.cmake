@@ -10,6 +10,7 @@ set(VISIPRUNER_SOURCES
     vp-kv-groups.cpp
     vp-probe.cpp
     vp-prompt.cpp
+    vp-quantize.cpp
     vp-status.cpp
     vp-vision.cpp
 )

@@ -41,6 +41,16 @@ LLAMA_API int32_t vp_model_supports_ranges(const struct llama_model * model);
 // the architectures that vp_model_supports_ranges() accepts, a NULL-terminated list
 LLAMA_API const char * const * vp_supported_archs(void);
 
+// llama_model_quantize(); progress hears how much is done, from 0 to 1, before each tensor, and returns whether to go on
+// returns VP_ABORTED if it does not: the output is then incomplete
+// the caller checks what llama.cpp asserts: no tensor has a fourth dimension, and ftype needs no importance matrix
+LLAMA_API int32_t vp_model_quantize(
+        const char * path_inp,
+        const char * path_out,
+        const struct llama_model_quantize_params * params,
+        llama_progress_callback progress,
+        void * progress_user_data);
+
 // llama_tokenize() with exceptions caught; *n_tokens is what it returns
 LLAMA_API int32_t vp_tokenize(
         const struct llama_vocab * vocab,
