@@ -47,6 +47,8 @@ pub struct EncodedPrompt {
     pub(crate) encoded_by: Option<EncodedBy>,
     /// How long templating, tokenizing and encoding took.
     pub(crate) encode_time: Duration,
+    /// How long encoding had taken for what came from the projector's cache.
+    pub(crate) saved_time: Duration,
     /// What the user should know about the prompt.
     pub(crate) warning: Option<String>,
 }
@@ -67,6 +69,7 @@ impl EncodedPrompt {
             non_causal,
             encoded_by: None,
             encode_time: Duration::ZERO,
+            saved_time: Duration::ZERO,
             warning: None,
         }
     }
@@ -106,6 +109,13 @@ impl EncodedPrompt {
     /// How long templating, tokenizing and encoding took.
     pub fn encode_time(&self) -> Duration {
         self.encode_time
+    }
+
+    /// How long encoding had taken, at its time, for the pictures that came from the projector's cache
+    /// ([`ProjectorOptions::cache_bytes`](super::ProjectorOptions::cache_bytes)). With
+    /// [`encode_time`](Self::encode_time) it is what encoding this prompt alone takes.
+    pub fn saved_time(&self) -> Duration {
+        self.saved_time
     }
 
     /// Adds text at the positions that follow.

@@ -58,6 +58,8 @@ mod log;
 #[cfg(feature = "native")]
 mod model;
 #[cfg(feature = "native")]
+mod picture_cache;
+#[cfg(feature = "native")]
 mod projector;
 #[cfg(feature = "native")]
 mod quantize;

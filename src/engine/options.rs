@@ -64,6 +64,9 @@ pub struct ProjectorOptions {
     pub image_min_tokens: Option<u32>,
     /// For models of dynamic resolution: at most so many tokens per image. Default: as the file says.
     pub image_max_tokens: Option<u32>,
+    /// Keep the pictures that were encoded last, pixels and embeddings, in at most so many bytes: one that comes again is
+    /// not encoded again, and its embeddings are the same bit by bit. Default: 0, none is kept.
+    pub cache_bytes: usize,
 }
 
 impl Default for ProjectorOptions {
@@ -75,6 +78,7 @@ impl Default for ProjectorOptions {
             flash_attn: FlashAttention::Auto,
             image_min_tokens: None,
             image_max_tokens: None,
+            cache_bytes: 0,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::encoded::{EncodedBy, EncodedPrompt};
 use super::image::{Image, check_size};
 use super::model::load_native;
 use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
+use super::picture_cache::{Encoded, PictureCache, Tile};
 use super::prompt::Part;
 use super::session::n_threads;
 use super::shapes::vision_shape;
@@ -27,6 +28,7 @@ pub struct Projector {
     /// Layers that every image (or tile of one) goes through.
     n_encoder_layers: usize,
     load_time: Duration,
+    cache: PictureCache,
 }
 
 impl Projector {
@@ -81,6 +83,7 @@ impl Projector {
             n_encoder_layers,
             encoder: options.encoder,
             load_time: began.elapsed(),
+            cache: PictureCache::new(options.cache_bytes),
         })
     }
 
@@ -202,11 +205,11 @@ impl Projector {
             .iter()
             .filter(|chunk| matches!(chunk, ffi::Chunk::Image(_)))
             .count();
-        let n_embd_inp = self.model.native().n_embd_inp();
         let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
         prompt.encoded_by = Some(self.facts());
         let n_steps = n_chunks * self.n_encoder_layers;
-        let mut n_encoded = 0;
+        let tiles = Tiles { images, n_chunks };
+        let (mut n_encoded, mut fresh) = (0, Vec::new());
         for chunk in chunks.iter() {
             match chunk {
                 ffi::Chunk::Text(tokens) => prompt.push_text(tokens),
@@ -217,12 +220,9 @@ impl Projector {
                     }
                     let mut on_layer =
                         |il: usize| on_encoded((n_done + il).min(n_steps), n_steps).is_continue();
-                    // Tiles of one image follow each other.
-                    let index = n_encoded * images.len() / n_chunks;
-                    match self.native.encode(&image, n_embd_inp, &mut on_layer) {
-                        Ok(embd) => prompt.push_image(&image, embd),
-                        Err(error) if error.status == Status::Aborted => return Ok(None),
-                        Err(error) => return Err(encode_error(index, &images[index], &error)),
+                    let place = tiles.place(n_encoded);
+                    if !self.push_tile(&mut prompt, &image, &place, &mut fresh, &mut on_layer)? {
+                        return Ok(None);
                     }
                     n_encoded += 1;
                 }
@@ -232,6 +232,81 @@ impl Projector {
             return Ok(None);
         }
         Ok(Some(prompt))
+    }
+
+    /// Adds a picture or a tile of one to a prompt, from the cache if it is there. `fresh` holds the tiles of its picture
+    /// that were encoded so far. Returns whether to go on.
+    fn push_tile(
+        &mut self,
+        prompt: &mut EncodedPrompt,
+        chunk: &ffi::ImageChunk<'_>,
+        place: &Place<'_>,
+        fresh: &mut Vec<Tile>,
+        on_layer: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<bool, Error> {
+        let n_embd_inp = self.model.native().n_embd_inp();
+        let of_image = place.of_image.filter(|_| self.cache.is_on());
+        if let Some((i, _)) = of_image
+            && let Some(tile) = self.cache.get(place.image).and_then(|kept| kept.tiles.get(i))
+            && tile.embd.len() == chunk.n_tokens() * n_embd_inp
+        {
+            prompt.push_image(chunk, &tile.embd);
+            prompt.saved_time += tile.took;
+            return Ok(true);
+        }
+        let began = Instant::now();
+        let embd = match self.native.encode(chunk, n_embd_inp, on_layer) {
+            Ok(embd) => embd,
+            Err(error) if error.status == Status::Aborted => return Ok(false),
+            Err(error) => return Err(encode_error(place.index, place.image, &error)),
+        };
+        prompt.push_image(chunk, embd);
+        let Some((i, n_tiles)) = of_image else {
+            return Ok(true);
+        };
+        fresh.push(Tile {
+            embd: embd.to_vec(),
+            took: began.elapsed(),
+        });
+        if i + 1 == n_tiles {
+            let tiles = std::mem::take(fresh);
+            if tiles.len() == n_tiles {
+                let image = place.image.clone();
+                self.cache.put(Encoded { image, tiles });
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The pictures of a prompt and the chunks that they became: a large one may be cut into tiles, which follow each other.
+struct Tiles<'a> {
+    images: &'a [Image],
+    n_chunks: usize,
+}
+
+/// What a chunk shows.
+struct Place<'a> {
+    /// Its picture; where several are cut into tiles, only likely so.
+    image: &'a Image,
+    /// The number of that.
+    index: usize,
+    /// Which of its picture's tiles it is, and of how many; `None` where it is not sure.
+    of_image: Option<(usize, usize)>,
+}
+
+impl<'a> Tiles<'a> {
+    fn place(&self, i_chunk: usize) -> Place<'a> {
+        let index = i_chunk * self.images.len() / self.n_chunks;
+        Place {
+            image: &self.images[index],
+            index,
+            of_image: match self.images.len() {
+                1 => Some((i_chunk, self.n_chunks)),
+                n_images if n_images == self.n_chunks => Some((0, 1)),
+                _ => None,
+            },
+        }
     }
 }
 

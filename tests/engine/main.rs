@@ -2,6 +2,7 @@
 #![cfg(feature = "native")]
 
 mod answers;
+mod cache;
 #[path = "../common/mod.rs"]
 mod common;
 mod inspecting;
