@@ -152,6 +152,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is what becomes of work that was stopped, and says nothing else.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            Self::Engine(engine::Error::LoadStopped { .. }) | Self::Interrupted | Self::NothingAnswered => {
+                true
+            }
+            Self::Question { source, .. } => source.is_stop(),
+            _ => false,
+        }
+    }
+
     /// clap's error without its colours, its usage line and its line breaks.
     pub fn usage(error: &clap::Error) -> Self {
         let text = error.render().to_string();
@@ -193,6 +204,26 @@ pub fn in_one_line(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_beside_ctrl_c_is_no_stop() {
+        let stopped = || engine::Error::LoadStopped {
+            path: "m.gguf".into(),
+        };
+        let broken = engine::Error::Compute {
+            what: "the prompt",
+            reason: "out of memory".to_owned(),
+        };
+        let question = |source: engine::Error| Error::Question {
+            id: "7".to_owned(),
+            model: "m.gguf".to_owned(),
+            source: Box::new(source.into()),
+        };
+        assert!(Error::from(stopped()).is_stop() && question(stopped()).is_stop());
+        assert!(Error::NothingAnswered.is_stop());
+        assert!(!question(broken).is_stop());
+        assert!(!Error::Usage("x".to_owned()).is_stop());
+    }
 
     #[test]
     fn causes_are_appended_once() {

@@ -17,7 +17,7 @@ use visipruner::eval::{Question, Store, check_images, select};
 use super::answer::show_log;
 use super::args::EvalArgs;
 use super::args::eval::ResultArgs;
-use super::error::Error;
+use super::error::{Error, in_one_line};
 use super::interrupt::Interrupt;
 use super::output::check_writable;
 use super::terminal::Terminal;
@@ -28,7 +28,7 @@ use plan::Plan;
 ///
 /// # Errors
 /// Files and flags that cannot be used, and what goes wrong in the engine. Every answer is in the store before the next
-/// question is asked, and Ctrl-C prints what there is.
+/// question is asked, and answers given before an error are in the tables, as after Ctrl-C.
 pub fn run(args: &EvalArgs) -> Result<(), Error> {
     let mut terminal = Terminal::new(&args.output);
     show_log(args.output.verbose);
@@ -47,6 +47,7 @@ pub fn run(args: &EvalArgs) -> Result<(), Error> {
         path.unwrap_or_else(|| folder.path().join("answers.jsonl")),
         &plan::settings(args)?,
     )?;
+    let n_before = store.contents().records.len();
     let mut run = Run {
         args,
         questions: &questions,
@@ -54,18 +55,33 @@ pub fn run(args: &EvalArgs) -> Result<(), Error> {
         terminal: &mut terminal,
         interrupt: &interrupt,
     };
+    let failed = ask(&mut run, &mut plan);
+    let has_new = store.contents().records.len() > n_before;
+    let Some(error) = failed else {
+        return output::write(args, &plan, &questions, store.contents(), &mut terminal);
+    };
+    if has_new && let Err(unwritten) = output::write(args, &plan, &questions, store.contents(), &mut terminal)
+    {
+        terminal.warn(in_one_line(&unwritten));
+    }
+    Err(error)
+}
+
+/// Asks every model, until Ctrl-C or an error, which is returned.
+fn ask(run: &mut Run, plan: &mut Plan) -> Option<Error> {
     for model in &mut plan.models {
-        match run.model(model) {
-            Ok(()) => {}
-            // What ends a request early looks like any other failure of it.
-            Err(_) if interrupt.is_pressed() => {}
-            Err(error) => return Err(error),
-        }
-        if interrupt.is_pressed() {
-            break;
+        let failed = run.model(model).err();
+        let failed = failed.filter(|error| !is_stop(error, run.interrupt));
+        if failed.is_some() || run.interrupt.is_pressed() {
+            return failed;
         }
     }
-    output::write(args, &plan, &questions, store.contents(), &mut terminal)
+    None
+}
+
+/// Whether an error only says that Ctrl-C was pressed. Any other one counts, Ctrl-C or not.
+fn is_stop(error: &Error, interrupt: &Interrupt) -> bool {
+    interrupt.is_pressed() && error.is_stop()
 }
 
 fn check_files(results: &ResultArgs) -> Result<(), Error> {

@@ -325,3 +325,147 @@ fn what_cannot_be_asked_is_said_before_the_work() {
         &["question q7", &broken, "not an image"],
     );
 }
+
+/// Ctrl-C in the middle: what was answered is in the table and in the store, and the same store goes on.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_loses_no_answer_and_a_second_run_goes_on() {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    let folder = Folder::new();
+    let (questions, store) = (many_questions(&folder, 500), folder.path("answers.jsonl"));
+    let out = ["--out", text(&store)];
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("visipruner"))
+        .args(eval_with(&questions, &out))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let n_stored = || {
+        let lines = std::fs::read_to_string(&store).unwrap_or_default();
+        lines.matches("{\"kind\":\"answer\"").count()
+    };
+    while n_stored() < 3 {
+        assert!(child.try_wait().expect("is known").is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let id = child.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &id]).status();
+    assert!(killed.expect("kill runs").success());
+    let output = child.wait_with_output().expect("ends");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let before = read(&store);
+    let n_answered = answers(&store).len();
+    assert!((3..1000).contains(&n_answered), "{n_answered}");
+    let said = format!("interrupted: {n_answered} of 1000 answers; the same command goes on with them");
+    assert!(stderr.contains(&said), "{stderr}");
+    assert!(before.ends_with('\n') && stdout.contains("100.0 %"), "{stdout}");
+
+    // Two more questions suffice, and each has one answer from each policy.
+    let limit = n_answered.div_ceil(2) + 2;
+    let ran = visipruner(&eval_with(
+        &questions,
+        &[&out[..], &["--limit", &limit.to_string()]].concat(),
+    ));
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert!(read(&store).starts_with(&before));
+    assert_eq!(answers(&store).len(), 2 * limit);
+    let row = ran.stdout.lines().nth(2).expect("a row").split_whitespace();
+    assert_eq!(
+        row.take(3).collect::<Vec<_>>(),
+        ["off", &limit.to_string(), "100.0"]
+    );
+}
+
+/// The demo's questions again and again, as a file of our own lines.
+fn many_questions(folder: &Folder, n: usize) -> String {
+    let scenes = json(Path::new(QUESTIONS));
+    let of_scene = |scene: &Value| -> Vec<Value> {
+        let questions = scene["questions"].as_array().expect("questions").iter();
+        let with_image = questions.map(|question| {
+            let image = Path::new(QUESTIONS).with_file_name(scene["image"].as_str().expect("a name"));
+            serde_json::json!({
+                "image": image, "question": question["question"], "answers": question["answers"],
+            })
+        });
+        with_image.collect()
+    };
+    let questions: Vec<Value> = scenes
+        .as_array()
+        .expect("scenes")
+        .iter()
+        .flat_map(of_scene)
+        .collect();
+    let lines: Vec<String> = questions.iter().cycle().take(n).map(Value::to_string).collect();
+    folder.file("many.jsonl", lines.join("\n").as_bytes())
+}
+
+#[test]
+fn policies_from_files_are_called_by_their_names() {
+    let folder = Folder::new();
+    let results = folder.path("t.json");
+    let early = folder.file(
+        "early.policy.toml",
+        b"policy = \"fixed\"\nfusion_layer = 3\nkeep = 5\nexit_from = 7\n",
+    );
+    let half = folder.file("half.toml", b"policy = \"uniform\"\nbudget = \"50%\"\n");
+    eval(&[
+        "--limit",
+        "2",
+        "--policy-file",
+        &early,
+        "--policy-file",
+        &half,
+        "--policy",
+        "vtw:exit_from=5",
+        "--json",
+        text(&results),
+    ]);
+    let results = json(&results);
+    assert_eq!(labels(&results), ["off", "vtw exit_from=5", "early", "half"]);
+    assert_eq!(results["fields"]["early"]["fields"]["keep"], 5);
+    assert_eq!(results["fields"]["half"]["fields"]["policy"], "uniform");
+    let rows = |i: usize| {
+        results["policies"][i]["all"]["cost"]["vision_rows"]
+            .as_f64()
+            .expect("a number")
+    };
+    // 64 in four layers, 5 in three, none in three; 32 in all of ten.
+    assert!((rows(2) - (4.0 * 64.0 + 3.0 * 5.0) / 640.0).abs() < 1e-9);
+    assert_eq!(rows(3), 0.5);
+
+    let wrong = folder.file("wrong.toml", b"policy = \"fixed\"\nkep = 5\n");
+    assert_error(
+        &eval_with(QUESTIONS, &["--policy-file", &wrong]),
+        &["wrong.toml", "line 2", "kep"],
+    );
+}
+
+/// An error after the first answers comes after their table, with exit code 1.
+#[test]
+fn what_was_answered_before_an_error_is_shown() {
+    let folder = Folder::new();
+    let broken = folder.file("broken.png", b"no picture");
+    let mut lines = read(Path::new(&many_questions(&folder, 2)));
+    lines.push_str(&format!(
+        "\n{{\"id\": \"q9\", \"image\": \"{broken}\", \"question\": \"Which?\", \"answers\": [\"a\"]}}\n"
+    ));
+    let questions = folder.file("then.jsonl", lines.as_bytes());
+    let table = folder.path("t.md");
+    let ran = visipruner(&eval_with(&questions, &["--markdown", text(&table)]));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("visipruner") && ran.stdout.contains("100.0 %"),
+        "{}",
+        ran.stdout
+    );
+    assert!(read(&table).contains("| visipruner | 2 |"));
+    let error = ran.stderr.lines().last().expect("an error");
+    assert!(
+        error.starts_with("error: question q9 could not be answered") && error.contains("not an image"),
+        "{error}"
+    );
+}
