@@ -9,6 +9,7 @@ mod memory;
 mod plan;
 mod plot;
 mod result;
+mod rounds;
 mod stock;
 mod table;
 
@@ -16,7 +17,7 @@ use visipruner::engine::Image;
 
 use super::answer::{Loaded, show_log};
 use super::args::BenchArgs;
-use super::error::Error;
+use super::error::{Error, in_one_line};
 use super::files::{self, Files};
 use super::interrupt::Interrupt;
 use super::run::{model_options, projector_options};
@@ -24,12 +25,13 @@ use super::terminal::Terminal;
 use super::{embedded, image, output};
 use measure::Bench;
 use plan::Plan;
+use result::BenchReport;
 
 /// Measures, and prints what came out.
 ///
 /// # Errors
-/// Files and flags that cannot be used, and what goes wrong in the engine. Nothing that was measured before Ctrl-C is
-/// lost: it is printed.
+/// Files and flags that cannot be used, and what goes wrong in the engine. Nothing that was measured before that, or before
+/// Ctrl-C, is lost: it is printed and written first.
 pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let mut terminal = Terminal::new(&args.output);
     show_log(args.output.verbose);
@@ -57,17 +59,30 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
         terminal: &mut terminal,
         interrupt: &interrupt,
     };
-    let report = bench.run()?;
+    let (report, failed) = bench.run()?;
+    let shown = show(args, &report);
+    match failed {
+        None => shown,
+        Some(error) => {
+            if let Err(unwritten) = shown {
+                terminal.warn(in_one_line(&unwritten));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn show(args: &BenchArgs, report: &BenchReport) -> Result<(), Error> {
     if args.json {
-        output::print_json(&report)?;
+        output::print_json(report)?;
     } else {
-        output::print_lines(&table::lines(&report))?;
+        output::print_lines(&table::lines(report))?;
     }
     if let Some(path) = &args.plot {
-        output::write("the plot", path, &plot::svg(&report))?;
+        output::write("the plot", path, &plot::svg(report))?;
     }
     if let Some(path) = &args.report {
-        output::write_json("the results", path, &report)?;
+        output::write_json("the results", path, report)?;
     }
     Ok(())
 }

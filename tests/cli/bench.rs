@@ -114,3 +114,43 @@ fn what_cannot_be_measured_is_said_before_the_work() {
         &["/no/such/program", "could not be measured"],
     );
 }
+
+/// A stand-in for stock llama.cpp that goes away after its first round.
+#[cfg(unix)]
+#[test]
+fn what_was_measured_before_an_error_is_shown_and_written() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = Folder::new();
+    let stock = folder.file(
+        "stock",
+        b"#!/bin/sh\necho encoded\nread line\necho generated 1 2 3\necho times 5.0 2.0\n",
+    );
+    std::fs::set_permissions(&stock, std::fs::Permissions::from_mode(0o755)).expect("may be run");
+    let [report, plot] = ["b.json", "b.svg"].map(|name| folder.path(name));
+    let args = [
+        &bench_with(&["-r", "3", "--schedule", "3/5/7", "--stock", &stock])[..],
+        &["--report", report.to_str().expect("text")],
+        &["--plot", plot.to_str().expect("text")],
+    ]
+    .concat();
+    let ran = visipruner(&args);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let error = format!("error: {stock} could not be measured: it has ended");
+    assert!(ran.stderr.starts_with(&error), "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("3/5/7") && ran.stdout.contains("stock"),
+        "{}",
+        ran.stdout
+    );
+    assert!(plot.is_file());
+    let written = std::fs::read_to_string(&report).expect("a report");
+    let written: Value = serde_json::from_str(&written).expect("JSON");
+    let case = &written["cases"][0];
+    assert_eq!(case["n_rounds"], 1);
+    for (label, variant) in variants(case) {
+        let samples = variant["prefill_ms"]["samples"].as_array().expect("samples");
+        assert_eq!(samples.len(), 1, "{label}");
+    }
+    assert_eq!(variants(case)["stock"]["prefill_ms"]["median"], 5.0);
+}

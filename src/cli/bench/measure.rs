@@ -18,6 +18,7 @@ use super::super::terminal::Terminal;
 use super::memory;
 use super::plan::{Plan, Variant, prompt_text};
 use super::result::{BenchReport, Case, Compute, Measured, VariantResult, Work};
+use super::rounds::{self, Ended};
 use super::stock::{Stock, StockParams};
 
 /// Contexts are a multiple of this long.
@@ -64,31 +65,28 @@ impl Bench<'_> {
     /// Measures every case of the plan.
     ///
     /// # Errors
-    /// What goes wrong in the engine, and Ctrl-C before the first round is complete.
-    pub fn run(&mut self) -> Result<BenchReport, Error> {
-        let mut cases = Vec::new();
-        for &n_images in &self.plan.n_images {
-            match self.case(n_images)? {
-                Some(case) => cases.push(case),
-                None => break,
-            }
-        }
-        if cases.is_empty() {
-            return Err(Error::Interrupted);
-        }
-        Ok(self.report(cases))
+    /// What goes wrong in the engine, and Ctrl-C, before the first round is complete. Later both end the measuring: the
+    /// error comes with what there is.
+    pub fn run(&mut self) -> Result<(BenchReport, Option<Error>), Error> {
+        let plan = self.plan;
+        let (cases, failed) = rounds::cases(&plan.n_images, |n_images| self.case(n_images))?;
+        Ok((self.report(cases), failed))
     }
 
-    /// The case of so many pictures, `None` if it was interrupted before its first round was complete.
-    fn case(&mut self, n_images: usize) -> Result<Option<Case>, Error> {
+    /// The case of so many pictures. Nothing is complete if it was interrupted before its first round was.
+    fn case(&mut self, n_images: usize) -> Result<Ended<Case>, Error> {
+        let interrupted = || Ended {
+            complete: None,
+            failed: None,
+        };
         let Some(setup) = self.setup(n_images)? else {
-            return Ok(None);
+            return Ok(interrupted());
         };
         let mut series = Vec::new();
         for variant in &self.plan.variants {
             self.terminal.busy("warming up");
             let Some(warm) = self.warm_up(variant, &setup)? else {
-                return Ok(None);
+                return Ok(interrupted());
             };
             series.push(warm);
         }
@@ -101,20 +99,23 @@ impl Bench<'_> {
             series.push(Series::new("stock".to_owned()));
         }
         let n_rounds = self.args.repetitions;
-        for round in 0..n_rounds {
+        let (runs, failed) = rounds::rounds(n_rounds, |round| {
             self.terminal
                 .progress("measuring", round as f32 / n_rounds as f32);
-            let Some(runs) = self.round(round, &mut runners, &setup)? else {
-                break;
-            };
+            self.round(round, &mut runners, &setup)
+        });
+        self.terminal.clear();
+        for runs in runs {
             series
                 .iter_mut()
                 .zip(runs)
                 .for_each(|(series, run)| series.push(run));
         }
-        self.terminal.clear();
         let is_measured = !series[0].prefill_ms.is_empty();
-        Ok(is_measured.then(|| self.results(&setup, &series)))
+        Ok(Ended {
+            complete: is_measured.then(|| self.results(&setup, &series)),
+            failed,
+        })
     }
 
     /// Runs every variant once; each round begins with another one, so that none always comes after the same. `None` if it

@@ -10,6 +10,8 @@ use visipruner::engine::Image;
 use super::super::args::BenchArgs;
 use super::super::error::Error;
 
+const HAS_ENDED: &str = "it has ended; --verbose shows what it said";
+
 /// A running `stock-eval --bench 1`.
 pub struct Stock {
     process: Child,
@@ -112,7 +114,7 @@ impl Stock {
     /// # Errors
     /// In words, if the program has ended.
     pub fn run(&mut self) -> Result<StockRun, String> {
-        writeln!(self.stdin).map_err(|error| error.to_string())?;
+        writeln!(self.stdin).map_err(|_| HAS_ENDED.to_owned())?;
         let lines = self.read_until("times")?;
         let [prefill_ms, decode_ms] = numbers(&lines, "times")[..] else {
             return Err("it printed no times".to_owned());
@@ -130,7 +132,7 @@ impl Stock {
         loop {
             let mut line = String::new();
             match self.stdout.read_line(&mut line) {
-                Ok(0) => return Err("it has ended; --verbose shows what it said".to_owned()),
+                Ok(0) => return Err(HAS_ENDED.to_owned()),
                 Ok(_) => lines.push(line),
                 Err(error) => return Err(error.to_string()),
             }
