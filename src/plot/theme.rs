@@ -54,7 +54,7 @@ fn rules(
     let mut rules = format!(
         ".vp-chart .surface{{fill:{surface}}}.vp-chart .halo{{stroke:{surface}}}.vp-chart text{{fill:{ink}}}\
          .vp-chart .muted{{fill:{muted}}}.vp-chart .grid{{stroke:{grid}}}.vp-chart .axis{{stroke:{axis}}}\
-         .vp-chart .ink{{stroke:{ink}}}.vp-chart .band{{stroke:{axis};stroke-opacity:.35}}\
+         .vp-chart .ink{{stroke:{ink}}}.vp-chart .band{{stroke:{axis};stroke-opacity:.6}}\
          .vp-chart .hollow{{fill:{surface}}}"
     );
     for (i, colours) in SERIES.into_iter().enumerate() {
