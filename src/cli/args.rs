@@ -269,7 +269,8 @@ impl SamplingArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct ComputeArgs {
-    /// Context size in tokens, prompt and answer together; 0 takes the model's own [default: the model's, at most 4096]
+    /// Context size in tokens, prompt and answer together; 0 takes the model's own [default: the model's, at
+    /// most 4096; in bench and eval what the longest prompt takes]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub ctx_size: Option<u32>,
 
@@ -384,6 +385,14 @@ fn gpu_layers(value: &str) -> Result<GpuLayers, String> {
             .parse()
             .map(GpuLayers::Count)
             .map_err(|_| "not a number of layers: give 0 or more, or all".to_owned()),
+    }
+}
+
+/// A whole number from 1 on, with a message in words.
+fn positive(value: &str) -> Result<usize, &'static str> {
+    match value.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number, 1 or more"),
+        Ok(n) => Ok(n),
     }
 }
 

@@ -73,7 +73,7 @@ fn compared(args: &InspectArgs) -> Result<Vec<Candidate>, Error> {
     let files = Files::open(&args.model)?;
     let candidate = |spec| {
         let candidate = plan::candidate(spec, String::new(), String::new(), &files)?;
-        let series = plan::series(spec, &candidate.policy);
+        let series = plan::series(spec, candidate.policy.name());
         Ok(Candidate { series, ..candidate })
     };
     args.compared.iter().map(candidate).collect()

@@ -6,7 +6,7 @@ use clap::Args;
 use visipruner::policy::PolicyError;
 use visipruner::policy::fixed::Schedule;
 
-use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs};
+use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, positive};
 
 /// `visipruner bench`
 #[derive(Debug, Args)]
@@ -70,13 +70,6 @@ pub struct BenchArgs {
     pub compute: ComputeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-fn positive(value: &str) -> Result<usize, &'static str> {
-    match value.parse() {
-        Ok(0) | Err(_) => Err("must be a whole number, 1 or more"),
-        Ok(n) => Ok(n),
-    }
 }
 
 fn schedule(value: &str) -> Result<Schedule, PolicyError> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use visipruner::eval::Format;
 
-use super::eval::{parse_format, percent, positive};
-use super::{ComputeArgs, ModelArgs, OutputArgs};
+use super::eval::{parse_format, percent};
+use super::{ComputeArgs, ModelArgs, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):

@@ -7,7 +7,7 @@ use visipruner::eval::sweep::Sweep;
 use visipruner::eval::{EvalError, Format, Scoring};
 
 use super::spec::PolicySpec;
-use super::{ComputeArgs, OutputArgs};
+use super::{ComputeArgs, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf, SET for --questions llava_pope_test.jsonl):
@@ -165,13 +165,6 @@ pub fn parse_spec(text: &str) -> Result<PolicySpec, String> {
 
 fn parse_sweep(text: &str) -> Result<Sweep, EvalError> {
     text.parse()
-}
-
-pub(super) fn positive(value: &str) -> Result<usize, &'static str> {
-    match value.parse() {
-        Ok(0) | Err(_) => Err("must be a whole number, 1 or more"),
-        Ok(n) => Ok(n),
-    }
 }
 
 /// As a fraction.

@@ -97,9 +97,7 @@ fn say_what_is_open(
         ),
         None => "with --out they are kept, and the same command goes on with them".to_owned(),
     };
-    terminal.say(format_args!(
-        "interrupted: {n_answered} of {n_asked} answers; {hint}"
-    ));
+    terminal.say(format_args!("{n_answered} of {n_asked} answers; {hint}"));
 }
 
 fn curve(args: &EvalArgs, plan: &Plan, n_questions: usize, summary: &Summary) -> String {

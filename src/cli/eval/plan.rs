@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use visipruner::eval::sweep::{self, Sweep};
 use visipruner::eval::{Question, QuestionFile, Settings, file_hash};
 use visipruner::policy::PolicyConfig;
-use visipruner::policy::config::PolicyName;
+use visipruner::policy::config::{PolicyChoice, PolicyName};
 
 use super::super::args::eval::{PoliciesArgs, QuestionArgs};
 use super::super::args::spec::PolicySpec;
@@ -230,8 +230,14 @@ fn swept<'a>(
     unused: &mut Vec<&'a Sweep>,
     files: &Files,
 ) -> Result<Vec<Candidate>, Error> {
-    let plain = candidate(spec, String::new(), String::new(), files)?;
-    let names: Vec<PolicyName> = plain.policy.name().parts().collect();
+    // Fields that are swept need not have values that fit without the sweep, so a policy with a name is not built yet.
+    let name = match spec.choice {
+        Some(name) => name,
+        None => candidate(spec, String::new(), String::new(), files)?
+            .policy
+            .name(),
+    };
+    let names: Vec<PolicyName> = name.parts().collect();
     let is_ours = |sweep: &Sweep| {
         names
             .iter()
@@ -242,7 +248,7 @@ fn swept<'a>(
     let is_swept = |field: &String| ours.iter().any(|sweep| sweep.field == *field);
     let mut fixed = spec.clone();
     fixed.fields.retain(|(field, _)| !is_swept(field));
-    let series = series(&fixed, &plain.policy);
+    let series = series(&fixed, name);
     sweep::points(&ours)?
         .iter()
         .map(|point| candidate(&spec.with(&point.fields), series.clone(), point.label(), files))
@@ -265,10 +271,10 @@ pub fn candidate(spec: &PolicySpec, series: String, note: String, files: &Files)
 }
 
 /// `fastv rank_layers=1 keep=25%`, or the name of a policy file.
-pub fn series(spec: &PolicySpec, policy: &PolicyConfig) -> String {
+pub fn series(spec: &PolicySpec, policy: PolicyChoice) -> String {
     let name = match &spec.file {
         Some(path) => stem(path).trim_end_matches(".policy").to_owned(),
-        None => policy.name().to_string(),
+        None => policy.to_string(),
     };
     let fields = spec
         .fields
