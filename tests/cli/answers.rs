@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use image::ImageFormat;
 use serde_json::Value;
 
+#[cfg(unix)]
+use super::press_ctrl_c;
 use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, png, run_with, visipruner, with_stdin};
 
 const QUESTION: &str = "What color is the star?";
@@ -350,14 +352,7 @@ fn ctrl_c_ends_the_answer_with_its_summary() {
     let mut child = endless().spawn().expect("starts");
     let mut stdout = child.stdout.take().expect("a pipe");
     stdout.read_exact(&mut [0]).expect("the answer begins");
-    let id = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &id])
-            .status()
-            .expect("kill runs")
-            .success()
-    );
+    press_ctrl_c(&child);
     stdout.read_to_end(&mut Vec::new()).expect("the answer ends");
     let output = child.wait_with_output().expect("ends");
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+#[cfg(unix)]
+use super::press_ctrl_c;
 use super::{Folder, MMPROJ, MODEL, Ran, assert_error, visipruner};
 
 const QUESTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/questions.json");
@@ -357,9 +359,7 @@ fn ctrl_c_loses_no_answer_and_a_second_run_goes_on() {
         assert!(child.try_wait().expect("is known").is_none(), "it has ended");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let id = child.id().to_string();
-    let killed = Command::new("kill").args(["-INT", &id]).status();
-    assert!(killed.expect("kill runs").success());
+    press_ctrl_c(&child);
     let output = child.wait_with_output().expect("ends");
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
     assert_eq!(output.status.code(), Some(0), "{stderr}");

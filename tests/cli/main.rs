@@ -83,6 +83,15 @@ fn assert_failed(ran: &Ran, parts: &[&str]) {
     }
 }
 
+/// By the shell's own `kill`: small systems have no program of that name.
+#[cfg(all(unix, feature = "native"))]
+#[track_caller]
+fn press_ctrl_c(child: &std::process::Child) {
+    let kill = format!("kill -INT {}", child.id());
+    let killed = std::process::Command::new("sh").args(["-c", &kill]).status();
+    assert!(killed.expect("a shell runs").success());
+}
+
 /// A folder for the files of one test.
 struct Folder(tempfile::TempDir);
 
