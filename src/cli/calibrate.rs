@@ -59,9 +59,9 @@ pub fn run(args: &CalibrateArgs) -> Result<(), Error> {
         &mut terminal,
         &interrupt,
     );
-    // What ends a request early looks like any other failure of it.
-    let or_interrupted = |error| {
-        if interrupt.is_pressed() {
+    // A failure beside Ctrl-C is told as what it is.
+    let or_interrupted = |error: Error| {
+        if interrupt.is_pressed() && error.is_stop() {
             Error::CalibrationInterrupted
         } else {
             error

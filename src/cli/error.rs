@@ -155,9 +155,11 @@ impl Error {
     /// Whether it is what becomes of work that was stopped, and says nothing else.
     pub fn is_stop(&self) -> bool {
         match self {
-            Self::Engine(engine::Error::LoadStopped { .. }) | Self::Interrupted | Self::NothingAnswered => {
-                true
-            }
+            Self::Engine(engine::Error::LoadStopped { .. })
+            | Self::Interrupted
+            | Self::NothingAnswered
+            | Self::NothingWritten
+            | Self::CalibrationInterrupted => true,
             Self::Question { source, .. } => source.is_stop(),
             _ => false,
         }

@@ -14,9 +14,7 @@ use super::{Error, Model};
 use crate::ffi::{self, Status};
 use crate::inspect::{InspectedLayer, Word};
 use crate::policy::trace::PrefillTrace;
-use crate::policy::{
-    Decision, LayerPlan, Outcome, Policy, PolicyError, PromptLayout, Reading, Skipped, StagePolicy, Statistic,
-};
+use crate::policy::{LayerPlan, Outcome, Policy, PolicyError, PromptLayout, Skipped, StagePolicy, Statistic};
 
 /// Passes over the prompt that an inspection takes: one for each statistic.
 const PASSES: [Statistic; 2] = [Statistic::Contribution, Statistic::LastAttention];
@@ -95,7 +93,7 @@ impl Inspector {
         let Some(contributions) = self.pass(contribution, prompt, &mut on_event, &mut look)? else {
             return Ok(None);
         };
-        self.add_last_hidden(&mut lenses);
+        self.add_last_hidden(&mut lenses)?;
         let Some(values) = self.value_norms(prompt)? else {
             return Ok(None);
         };
@@ -145,10 +143,15 @@ impl Inspector {
     }
 
     /// After the last layer the hidden row goes through norm and head anyway.
-    fn add_last_hidden(&mut self, lenses: &mut [Lenses]) {
-        if let (Some(last), Some(logits)) = (lenses.last_mut(), self.session.context().logits()) {
+    fn add_last_hidden(&mut self, lenses: &mut [Lenses]) -> Result<(), Error> {
+        let logits = self.session.context().logits().ok_or(Error::Compute {
+            what: "the prompt",
+            reason: "it left no logits".to_owned(),
+        })?;
+        if let Some(last) = lenses.last_mut() {
             last.hidden = logits.to_vec();
         }
+        Ok(())
     }
 
     fn value_norms(&mut self, prompt: &EncodedPrompt) -> Result<Option<Vec<ValueNorms>>, Error> {
@@ -254,10 +257,6 @@ impl StagePolicy for EveryLayer {
             probe: Some(self.0),
             ..LayerPlan::default()
         }
-    }
-
-    fn decide(&mut self, _: usize, _: Option<&Reading>) -> Decision {
-        Decision::KeepAll
     }
 
     fn boundaries(&self, n_layer: usize) -> Vec<usize> {

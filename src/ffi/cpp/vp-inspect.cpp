@@ -162,6 +162,9 @@ int32_t vp_prompt_values(struct llama_context * ctx, int32_t il, float * l1) {
         if (kv->is_rotated(il)) {
             return vp_fail(VP_BAD_ARGUMENT, "values are stored rotated: use an F16 cache");
         }
+        if (!kv->holds_cells(il)) {
+            return vp_fail(VP_BAD_ARGUMENT, format("layer %d holds no tokens", il));
+        }
         const auto ctx0 = new_graph_context();
 
         const auto by_cell = compute(*ctx, ctx0.get(), value_norms(ctx0.get(), kv->get_v(ctx0.get(), il)), {});

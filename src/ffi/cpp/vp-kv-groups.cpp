@@ -114,6 +114,10 @@ ggml_tensor * vp_kv_groups::get_v(ggml_context * ctx, int32_t il) const {
     return kv.get_v(ctx, il, kv.get_cells(0).used_max_p1(), sinfo);
 }
 
+bool vp_kv_groups::holds_cells(int32_t il) const {
+    return groups[il_group[il]]->get_cells(0).get_used() > 0;
+}
+
 bool vp_kv_groups::is_rotated(int32_t il) const {
     return ggml_is_quantized(groups[il_group[il]]->type_v());
 }

@@ -101,6 +101,9 @@ public:
     // the values of layer il in all cells up to the last one in use, as llama_kv_cache::get_v() has them
     ggml_tensor * get_v(ggml_context * ctx, int32_t il) const;
 
+    // whether layer il holds any token
+    bool holds_cells(int32_t il) const;
+
     // whether the values of layer il are stored rotated: llama.cpp may do so with quantized ones
     bool is_rotated(int32_t il) const;
 

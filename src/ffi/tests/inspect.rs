@@ -113,6 +113,7 @@ fn what_is_not_there_is_refused() {
         staged.context.lens_attention(8),
         "layer 8 of a model with 8 layers",
     );
+    refused(staged.context.value_norms(3), "layer 3 holds no tokens");
     refused(staged.context.value_norms(9), "layer 9 of a model with 8 layers");
 
     let mut stock = engine(&model, EXACT, &[]);
