@@ -118,7 +118,7 @@ impl<'s> Answer<'s> {
         }
         let token = self
             .sampler
-            .sample(self.session.context())
+            .sample(self.session.context(), None)
             .map_err(compute("the next token"))?;
         if self.session.model().is_end_of_generation(token) {
             return Ok(self.end(StopReason::EndOfGeneration));
@@ -141,7 +141,7 @@ impl<'s> Answer<'s> {
         if self.n_cells >= self.session.n_ctx() as usize {
             return Ok(Some(StopReason::ContextFull));
         }
-        match self.session.context().decode_tokens(&[token], self.pos, true) {
+        match self.session.decode(token, self.pos) {
             Ok(()) => {
                 self.pos += 1;
                 self.n_cells += 1;

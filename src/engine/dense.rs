@@ -11,48 +11,45 @@ use crate::policy::PromptLayout;
 /// each batch and after the last one, and may stop.
 pub(crate) fn prefill(
     context: &mut ffi::Context,
+    sequence: &ffi::Sequence,
     prompt: &EncodedPrompt,
     on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ffi::Error> {
-    let n_batch = context.n_batch() as usize;
-    let mut n_vision_done = 0;
+    let (n_batch, n_layer) = (context.n_batch() as usize, context.model().n_layer());
+    context.add(
+        sequence,
+        &ffi::Rows {
+            token: &prompt.token,
+            embd: &prompt.embd,
+            pos: &prompt.pos,
+        },
+    )?;
     for (span, is_image) in spans(&prompt.layout) {
         for begin in span.clone().step_by(n_batch) {
             if on_progress(begin).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            let rows = begin..span.end.min(begin + n_batch);
-            if is_image {
-                decode_vision(context, prompt, rows.clone(), n_vision_done)?;
-                n_vision_done += rows.len();
-            } else {
-                let pos = prompt.pos[rows.start * prompt.n_pos_per_embd];
-                let logits_last = rows.end == prompt.layout.n_rows;
-                context.decode_tokens(&prompt.token[rows], pos, logits_last)?;
-            }
+            let rows: Vec<i32> = (begin..span.end.min(begin + n_batch))
+                .map(|row| row as i32)
+                .collect();
+            let last = rows.last().copied();
+            context.run(
+                sequence,
+                &ffi::Range {
+                    il_begin: 0,
+                    il_end: n_layer,
+                    rows: &rows,
+                    n_spare: 0,
+                    mode: ffi::AttentionMode::Plain,
+                    hidden: &[],
+                    affected: None,
+                    probe: None,
+                    both_ways_until: last.filter(|_| is_image && prompt.non_causal),
+                },
+            )?;
         }
     }
     Ok(on_progress(prompt.layout.n_rows))
-}
-
-/// Decodes rows of an image, the first of which is the `n_vision_done`-th vision row of the prompt.
-fn decode_vision(
-    context: &mut ffi::Context,
-    prompt: &EncodedPrompt,
-    rows: Range<usize>,
-    n_vision_done: usize,
-) -> Result<(), ffi::Error> {
-    let n_embd_inp = context.model().n_embd_inp();
-    let embd = &prompt.embd[n_vision_done * n_embd_inp..][..rows.len() * n_embd_inp];
-    let n_pos = prompt.n_pos_per_embd;
-    let section_major: Vec<i32> = (0..n_pos)
-        .flat_map(|section| rows.clone().map(move |row| prompt.pos[row * n_pos + section]))
-        .collect();
-    let logits_last = rows.end == prompt.layout.n_rows;
-    context.set_causal(!prompt.non_causal);
-    let decoded = context.decode_embd(embd, &section_major, logits_last);
-    context.set_causal(true);
-    decoded
 }
 
 /// The stretches of a prompt that are all text or one image, in order, and which of the two they are.

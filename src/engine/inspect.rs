@@ -89,7 +89,9 @@ impl Inspector {
         }
         let [contribution, attention] = PASSES;
         let mut lenses = Vec::new();
-        let mut look = |context: &mut ffi::Context, il| read_lenses(context, il, &mut lenses);
+        let mut look = |context: &mut ffi::Context, sequence: &ffi::Sequence, il| {
+            read_lenses(context, sequence, il, &mut lenses)
+        };
         let Some(contributions) = self.pass(contribution, prompt, &mut on_event, &mut look)? else {
             return Ok(None);
         };
@@ -97,7 +99,7 @@ impl Inspector {
         let Some(values) = self.value_norms(prompt)? else {
             return Ok(None);
         };
-        let Some(weights) = self.pass(attention, prompt, &mut on_event, &mut |_, _| Ok(()))? else {
+        let Some(weights) = self.pass(attention, prompt, &mut on_event, &mut |_, _, _| Ok(()))? else {
             return Ok(None);
         };
         let model = self.session.model();
@@ -144,7 +146,7 @@ impl Inspector {
 
     /// After the last layer the hidden row goes through norm and head anyway.
     fn add_last_hidden(&mut self, lenses: &mut [Lenses]) -> Result<(), Error> {
-        let logits = self.session.context().logits().ok_or(Error::Compute {
+        let logits = self.session.context().logits(None).ok_or(Error::Compute {
             what: "the prompt",
             reason: "it left no logits".to_owned(),
         })?;
@@ -156,8 +158,9 @@ impl Inspector {
 
     fn value_norms(&mut self, prompt: &EncodedPrompt) -> Result<Option<Vec<ValueNorms>>, Error> {
         let n_layer = self.session.model().n_layer();
+        let (context, sequence) = self.session.context_and_sequence();
         let of_layer = |il| {
-            let l1 = self.session.context().value_norms(il);
+            let l1 = context.value_norms(sequence, il, prompt.layout.n_rows);
             l1.map(|l1| ValueNorms::of(&l1, &prompt.layout))
         };
         match (0..n_layer).map(of_layer).collect() {
@@ -177,15 +180,20 @@ struct Lenses {
 }
 
 /// Reads both lenses of a layer that has just been probed. There is no hidden row after the last one.
-fn read_lenses(context: &mut ffi::Context, il: usize, lenses: &mut Vec<Lenses>) -> Result<(), ffi::Error> {
+fn read_lenses(
+    context: &mut ffi::Context,
+    sequence: &ffi::Sequence,
+    il: usize,
+    lenses: &mut Vec<Lenses>,
+) -> Result<(), ffi::Error> {
     let is_last = il + 1 == context.model().n_layer();
     lenses.push(Lenses {
         hidden: if is_last {
             Vec::new()
         } else {
-            context.lens_hidden()?
+            context.lens_hidden(sequence)?
         },
-        attention: context.lens_attention(il)?,
+        attention: context.lens_attention(sequence, il)?,
     });
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::options::{KvType, SessionOptions};
 use super::request::Request;
 use super::session::Session;
 use super::shapes::model_shape;
-use crate::ffi::KvUsage;
+use crate::ffi::SequenceUsage;
 use crate::policy::Stage;
 use crate::policy::cost::{KvBytes, prefill_flops};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
@@ -57,7 +57,7 @@ pub(crate) fn prefill(
     let vision = encoder.map(|encoder| &encoder.shape);
     let logits = request
         .report_logits
-        .then(|| session.context().logits().map(<[f32]>::to_vec))
+        .then(|| session.context().logits(None).map(<[f32]>::to_vec))
         .flatten();
     let times_ms = TimesMs {
         policy: ms(trace.policy_time),
@@ -111,11 +111,26 @@ pub(crate) fn answer(
 }
 
 /// The KV cache of each layer; `None` for models that keep none per layer.
-fn kv_usage(session: &mut Session) -> Option<Vec<KvUsage>> {
+fn kv_usage(session: &mut Session) -> Option<Vec<LayerUsage>> {
     let n_layer = session.model().n_layer();
-    (0..n_layer)
-        .map(|il| session.context().kv_usage(il).ok())
-        .collect()
+    let (context, sequence) = session.context_and_sequence();
+    let usage = |il| {
+        let SequenceUsage { n_cells, cell_bytes } = context.usage_of(sequence, il).ok()?;
+        let allocated_bytes = context.kv_usage(il).ok()?.allocated_bytes;
+        Some(LayerUsage {
+            n_cells,
+            cell_bytes,
+            allocated_bytes,
+        })
+    };
+    (0..n_layer).map(usage).collect()
+}
+
+/// The KV cache of one layer.
+struct LayerUsage {
+    n_cells: u32,
+    cell_bytes: usize,
+    allocated_bytes: usize,
 }
 
 /// A warning if the prompt is longer than what the model was trained for.

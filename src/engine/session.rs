@@ -45,6 +45,8 @@ pub(crate) type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
 pub struct Session {
     /// `None` if it could not be made anew; the next request tries again.
     context: Option<ffi::Context>,
+    /// The request's rows.
+    sequence: Option<ffi::Sequence>,
     model: Model,
     options: SessionOptions,
     params: ffi::ContextParams,
@@ -100,6 +102,7 @@ impl Session {
         };
         let n_threads = n_threads(options.n_threads);
         let params = ffi::ContextParams {
+            n_seq_max: 1,
             n_ctx: options.n_ctx.unwrap_or_else(|| default_n_ctx(model)),
             n_batch: options.n_batch.max(options.n_ubatch),
             n_ubatch: options.n_ubatch,
@@ -111,9 +114,10 @@ impl Session {
             offload_kqv: options.offload_kqv,
         };
         let cancel = CancelHandle::default();
-        let context = new_context(model, &params, kv.groups(), &cancel)?;
+        let context = new_context(model, &params, kv.groups())?;
         Ok(Self {
             context: Some(context),
+            sequence: None,
             model: model.clone(),
             options,
             params,
@@ -247,6 +251,23 @@ impl Session {
         self.context.as_mut().expect("fit makes one, or is an error")
     }
 
+    pub(crate) fn context_and_sequence(&mut self) -> (&mut ffi::Context, &ffi::Sequence) {
+        let context = self.context.as_mut().expect("fit makes one, or is an error");
+        (
+            context,
+            self.sequence.as_ref().expect("fit makes one, or is an error"),
+        )
+    }
+
+    /// Runs the token that the answer goes on with.
+    pub(crate) fn decode(&mut self, token: i32, pos: i32) -> Result<(), ffi::Error> {
+        let flag = self.cancel.flag();
+        let (context, sequence) = self.context_and_sequence();
+        context.watching(&flag, |context| {
+            context.decode(&[ffi::Token { sequence, token, pos }], 0)
+        })
+    }
+
     fn encode_request(
         &self,
         projector: Option<&mut Projector>,
@@ -333,17 +354,18 @@ impl Session {
             Some(policy) => self.kv.fit(policy.as_ref(), need),
             None => false,
         };
-        match &mut self.context {
-            Some(context) if !is_too_small && !has_grown => context.clear(),
-            _ => self.renew_context()?,
+        self.sequence = None;
+        if self.context.is_none() || is_too_small || has_grown {
+            self.renew_context()?;
         }
+        self.sequence = Some(self.context().new_sequence().map_err(compute("the prompt"))?);
         Ok(())
     }
 
     /// The old context goes before the new one comes: there need not be memory for both.
     fn renew_context(&mut self) -> Result<(), Error> {
         self.context = None;
-        let context = new_context(&self.model, &self.params, self.kv.groups(), &self.cancel)?;
+        let context = new_context(&self.model, &self.params, self.kv.groups())?;
         self.context = Some(context);
         Ok(())
     }
@@ -364,11 +386,13 @@ impl Session {
         let Some(mut policy) = self.policy_for(prompt)? else {
             return self.prefill_dense(prompt, on_event);
         };
-        let mut look = |_: &mut ffi::Context, _| Ok(());
+        let mut look = |_: &mut ffi::Context, _: &ffi::Sequence, _| Ok(());
         let mut result = self.prefill_staged(prompt, policy.as_mut(), on_event, &mut look);
         if lacked_room(&result) && self.kv.give_all() {
             // The policy kept more than it had promised.
+            self.sequence = None;
             self.renew_context()?;
+            self.sequence = Some(self.context().new_sequence().map_err(compute("the prompt"))?);
             if let Some(mut policy) = self.policy_for(prompt)? {
                 result = self.prefill_staged(prompt, policy.as_mut(), on_event, &mut look);
             }
@@ -383,7 +407,11 @@ impl Session {
     ) -> Result<Option<PrefillTrace>, Error> {
         let (cancel, n_rows) = (self.cancel.clone(), prompt.layout.n_rows);
         let mut on_progress = |n_done| hear(&cancel, on_event, Event::Prefill(n_done as f32 / n_rows as f32));
-        match dense::prefill(self.context(), prompt, &mut on_progress) {
+        let (context, sequence) = self.context_and_sequence();
+        let computed = context.watching(&cancel.flag(), |context| {
+            dense::prefill(context, sequence, prompt, &mut on_progress)
+        });
+        match computed {
             Ok(ControlFlow::Continue(())) => Ok(Some(PrefillTrace::dense(
                 &prompt.layout,
                 self.model.n_layer(),
@@ -430,8 +458,12 @@ impl Session {
             let done = progress.n_done as f32 / progress.n_total.max(1) as f32;
             hear(&cancel, on_event, Event::Prefill(done))
         };
-        let mut engine = StagedPrompt::begin(self.context(), prompt, on_probe).map_err(failed)?;
-        prefill::prefill(&mut engine, &params, policy, &mut on_progress)
+        let flag = self.cancel.flag();
+        let (context, sequence) = self.context_and_sequence();
+        context.watching(&flag, |context| {
+            let mut engine = StagedPrompt::begin(context, sequence, prompt, on_probe).map_err(failed)?;
+            prefill::prefill(&mut engine, &params, policy, &mut on_progress)
+        })
     }
 
     /// The text rows of a prompt as the token embedding has them: `[text rows][n_embd]`.
@@ -564,9 +596,8 @@ fn new_context(
     model: &Model,
     params: &ffi::ContextParams,
     groups: &[ffi::KvGroup],
-    cancel: &CancelHandle,
 ) -> Result<ffi::Context, Error> {
-    let context = ffi::Context::new(model.native(), params, groups, cancel.flag());
+    let context = ffi::Context::new(model.native(), params, groups);
     context.map_err(|error| Error::Context {
         n_ctx: params.n_ctx,
         reason: error.message,

@@ -8,11 +8,13 @@ use crate::ffi::{self, AttentionMode, Probe};
 use crate::policy::{Row, Statistic};
 
 /// Looks into the context when a layer's contributions have been read, before the next layer runs.
-pub(crate) type OnProbe<'a> = &'a mut dyn FnMut(&mut ffi::Context, usize) -> Result<(), ffi::Error>;
+pub(crate) type OnProbe<'a> =
+    &'a mut dyn FnMut(&mut ffi::Context, &ffi::Sequence, usize) -> Result<(), ffi::Error>;
 
 /// A prompt in a context that was created with KV groups.
 pub(crate) struct StagedPrompt<'a> {
     context: &'a mut ffi::Context,
+    sequence: &'a ffi::Sequence,
     prompt: &'a EncodedPrompt,
     attention: AttentionSums,
     on_probe: OnProbe<'a>,
@@ -52,16 +54,21 @@ impl<'a> StagedPrompt<'a> {
     /// Hands the prompt to the context.
     pub(crate) fn begin(
         context: &'a mut ffi::Context,
+        sequence: &'a ffi::Sequence,
         prompt: &'a EncodedPrompt,
         on_probe: OnProbe<'a>,
     ) -> Result<Self, ffi::Error> {
-        context.prompt_begin(&ffi::Prompt {
-            token: &prompt.token,
-            embd: &prompt.embd,
-            pos: &prompt.pos,
-        })?;
+        context.add(
+            sequence,
+            &ffi::Rows {
+                token: &prompt.token,
+                embd: &prompt.embd,
+                pos: &prompt.pos,
+            },
+        )?;
         Ok(Self {
             context,
+            sequence,
             prompt,
             attention: AttentionSums::default(),
             on_probe,
@@ -84,19 +91,25 @@ impl LayerRanges for StagedPrompt<'_> {
         };
         let queries = call.probe.as_ref().map(|probe| indices(&probe.queries));
         self.attention.note(call, self.prompt.layout.n_rows);
-        self.context.prompt_run(&ffi::Range {
-            il_begin: call.layers.start,
-            il_end: call.layers.end,
-            rows: &indices(&call.rows),
-            mode,
-            hidden: &hidden,
-            affected: affected.as_deref(),
-            probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
-            causal: call.causal,
-        })?;
+        self.context.run(
+            self.sequence,
+            &ffi::Range {
+                il_begin: call.layers.start,
+                il_end: call.layers.end,
+                rows: &indices(&call.rows),
+                n_spare: 0,
+                mode,
+                hidden: &hidden,
+                affected: affected.as_deref(),
+                probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
+                both_ways_until: (!call.causal).then(|| call.rows.last().map_or(0, |row| row.0 as i32)),
+            },
+        )?;
         match &call.probe {
             Some(probe) if probe.statistic != Statistic::Contribution => {
-                let weight = self.context.prompt_attention(probe.il)?;
+                let weight = self
+                    .context
+                    .attention(self.sequence, probe.il, self.prompt.layout.n_rows)?;
                 self.attention.add(&weight);
                 Ok(())
             }
@@ -105,8 +118,9 @@ impl LayerRanges for StagedPrompt<'_> {
     }
 
     fn probe(&mut self, il: usize) -> Result<RowProbe, ffi::Error> {
-        let (norm2, dot, output_norm2) = self.context.prompt_probe(il)?;
-        (self.on_probe)(self.context, il)?;
+        let n_rows = self.prompt.layout.n_rows;
+        let (norm2, dot, output_norm2) = self.context.contributions(self.sequence, il, n_rows)?;
+        (self.on_probe)(self.context, self.sequence, il)?;
         Ok(RowProbe {
             norm2,
             dot,
@@ -119,15 +133,8 @@ impl LayerRanges for StagedPrompt<'_> {
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), ffi::Error> {
-        // Rows of an image may share a position (M-RoPE's time); text before and after lies outside their span.
-        let positions = || {
-            rows.clone()
-                .map(|row| self.prompt.pos[row * self.prompt.n_pos_per_embd])
-        };
-        let (Some(first), Some(last)) = (positions().min(), positions().max()) else {
-            return Ok(());
-        };
-        self.context.kv_evict(layers, first, last + 1)
+        let rows: Vec<i32> = rows.map(|row| row as i32).collect();
+        self.context.evict(self.sequence, layers, &rows)
     }
 }
 

@@ -1,9 +1,10 @@
-//! A context: the KV cache and the computation.
+//! A context: the KV cache, the sequences in it, and the computation.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range as Layers;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::model::Model;
 use super::status::{Error, Status, VpStatus, call};
@@ -22,6 +23,7 @@ pub(crate) enum FlashAttention {
 #[derive(Debug, Clone)]
 pub(crate) struct ContextParams {
     pub(crate) n_ctx: u32,
+    pub(crate) n_seq_max: u32,
     pub(crate) n_batch: u32,
     pub(crate) n_ubatch: u32,
     pub(crate) n_threads: i32,
@@ -33,16 +35,17 @@ pub(crate) struct ContextParams {
     pub(crate) offload_kqv: bool,
 }
 
-/// The layers from `il_begin` to the next group share one KV cache of `n_cells` cells (0: as many as the context).
+/// The layers from `il_begin` to the next group share one KV cache, which begins with `n_cells` cells (0: as many as the
+/// context).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KvGroup {
     pub(crate) il_begin: usize,
     pub(crate) n_cells: u32,
 }
 
-/// A whole prompt, rows in order.
+/// Rows of a sequence, in order: `vp_rows`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Prompt<'a> {
+pub(crate) struct Rows<'a> {
     /// `[n_rows]`, -1 for a row that comes as an embedding.
     pub(crate) token: &'a [i32],
     /// `[rows with token -1][n_embd_inp]`
@@ -60,27 +63,46 @@ pub(crate) enum AttentionMode {
     Mask,
 }
 
-/// One call of the staged prefill: `vp_range`, whose comments hold.
+/// Rows that run through some layers: `vp_range`, whose comments hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Range<'a> {
     pub(crate) il_begin: usize,
     pub(crate) il_end: usize,
     pub(crate) rows: &'a [i32],
+    pub(crate) n_spare: usize,
     pub(crate) mode: AttentionMode,
     pub(crate) hidden: &'a [i32],
     /// Parallel to `rows`; `None` for all.
     pub(crate) affected: Option<&'a [u8]>,
     pub(crate) probe: Option<Probe<'a>>,
-    pub(crate) causal: bool,
+    /// The last row that the rows see, if they see each other both ways.
+    pub(crate) both_ways_until: Option<i32>,
 }
 
 /// What is read from the attention of one layer of a range: `vp_statistic`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Probe<'a> {
-    /// The contribution of each key to the last prompt row.
+    /// The contribution of each key to the last row.
     Contribution { il: usize },
     /// The weights that the rows `queries` of the call put on each key. The call has at most `n_ubatch` rows.
     Attention { il: usize, queries: &'a [i32] },
+}
+
+/// A token that a sequence goes on with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Token<'a> {
+    pub(crate) sequence: &'a Sequence,
+    pub(crate) token: i32,
+    pub(crate) pos: i32,
+}
+
+/// What the KV cache of one layer holds of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SequenceUsage {
+    /// Cells.
+    pub(crate) n_cells: u32,
+    /// Bytes of K and V of one cell.
+    pub(crate) cell_bytes: usize,
 }
 
 /// The KV cache of one layer.
@@ -88,44 +110,55 @@ pub(crate) enum Probe<'a> {
 pub(crate) struct KvUsage {
     /// Cells in use.
     pub(crate) n_cells: u32,
-    /// Bytes of K and V of one cell.
-    pub(crate) cell_bytes: usize,
     /// Bytes of the whole allocated cache of the layer.
     pub(crate) allocated_bytes: usize,
 }
 
-/// An owned `llama_context` with one sequence, number 0.
+/// Sequences whose owner is gone, until the context, which alone may touch them, frees them.
+type Gone = Mutex<Vec<sys::vp_seq>>;
+
+/// A sequence of a context: `vp_seq`. It may outlive its context, and is an error there.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    number: sys::vp_seq,
+    gone: Arc<Gone>,
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.push(self.number);
+    }
+}
+
+/// What ggml asks during a computation: whether to stop. NULL: nobody wants to.
+type Watched = AtomicPtr<AtomicBool>;
+
+/// An owned `vp_context`.
 pub(crate) struct Context {
-    ptr: NonNull<sys::llama_context>,
-    /// Rows of the prompt that was begun last.
-    n_prompt_rows: usize,
-    /// Read by the abort callback during computation.
-    _cancel: Arc<AtomicBool>,
+    ptr: NonNull<sys::vp_context>,
+    gone: Arc<Gone>,
+    /// Read by the abort callback during computation; dropped after the context.
+    watched: Box<Watched>,
     /// Dropped after the context, which points into it.
     model: Arc<Model>,
 }
 
 // SAFETY: a llama_context may move between threads as long as one thread uses it at a time, which `&mut self`
 // enforces: it owns its scheduler, buffers and (with the auto threadpool) its workers, and keeps no thread-local state
-// (llama-context.h@0.1.161). GPU backends select their device at every call.
+// (llama-context.h@0.1.161). GPU backends select their device at every call. Our own vp_context is plain data.
 unsafe impl Send for Context {}
 
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: `ptr` came from a successful creation and is freed only here; the model is still alive.
-        unsafe { sys::llama_free(self.ptr.as_ptr()) }
+        unsafe { sys::vp_free(self.ptr.as_ptr()) }
     }
 }
 
 impl Context {
-    /// Creates a context. Without groups it has llama.cpp's own memory and cannot run ranges. Setting `cancel` ends a
-    /// computation with [`Status::Aborted`] (where the backend looks at it: the CPU does).
-    pub(crate) fn new(
-        model: &Arc<Model>,
-        params: &ContextParams,
-        groups: &[KvGroup],
-        cancel: Arc<AtomicBool>,
-    ) -> Result<Self, Error> {
+    /// Creates a context. Without groups it has llama.cpp's own memory, and every range is the whole model.
+    pub(crate) fn new(model: &Arc<Model>, params: &ContextParams, groups: &[KvGroup]) -> Result<Self, Error> {
         log::install();
         let groups = groups
             .iter()
@@ -136,25 +169,27 @@ impl Context {
                 })
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        let c_params = Self::c_params(params, &cancel);
+        let watched = Box::new(Watched::new(null_mut()));
+        let c_params = Self::c_params(params, &watched);
         let _creation = model.creation();
         // SAFETY: the model is alive and `creation` keeps other creations out; `groups` has as many entries as said;
-        // `cancel` is kept alive by the value returned, which frees the context before it drops `cancel`.
+        // `watched` stays where it is, and the value returned frees the context before it drops it.
         let ptr = call("vp_init_from_model", || unsafe {
             sys::vp_init_from_model(model.as_ptr(), c_params, groups.as_ptr(), groups.len())
         })?;
         Ok(Self {
             ptr,
-            n_prompt_rows: 0,
-            _cancel: cancel,
+            gone: Arc::default(),
+            watched,
             model: Arc::clone(model),
         })
     }
 
-    fn c_params(params: &ContextParams, cancel: &Arc<AtomicBool>) -> sys::llama_context_params {
+    fn c_params(params: &ContextParams, watched: &Watched) -> sys::llama_context_params {
         // SAFETY: no preconditions.
         let mut c_params = unsafe { sys::llama_context_default_params() };
         c_params.n_ctx = params.n_ctx;
+        c_params.n_seq_max = params.n_seq_max;
         c_params.n_batch = params.n_batch;
         c_params.n_ubatch = params.n_ubatch;
         c_params.n_threads = params.n_threads;
@@ -168,7 +203,7 @@ impl Context {
         c_params.type_v = params.type_v as sys::ggml_type;
         c_params.offload_kqv = params.offload_kqv;
         c_params.abort_callback = Some(on_abort_query);
-        c_params.abort_callback_data = Arc::as_ptr(cancel).cast_mut().cast();
+        c_params.abort_callback_data = std::ptr::from_ref(watched).cast_mut().cast();
         c_params
     }
 
@@ -177,123 +212,156 @@ impl Context {
         &self.model
     }
 
-    pub(super) fn as_ptr(&mut self) -> *mut sys::llama_context {
-        self.ptr.as_ptr()
+    /// Does something during which setting `stop` ends a computation with [`Status::Aborted`] (where the backend looks at
+    /// it: the CPU does).
+    pub(crate) fn watching<R>(&mut self, stop: &AtomicBool, work: impl FnOnce(&mut Self) -> R) -> R {
+        struct Unwatch<'a>(&'a mut Context);
+        impl Drop for Unwatch<'_> {
+            fn drop(&mut self) {
+                self.0.watched.store(null_mut(), Ordering::Relaxed);
+            }
+        }
+        self.watched
+            .store(std::ptr::from_ref(stop).cast_mut(), Ordering::Relaxed);
+        let unwatch = Unwatch(self);
+        work(&mut *unwatch.0)
     }
 
-    /// Tokens one call may decode.
+    pub(super) fn llama_context(&mut self) -> *mut sys::llama_context {
+        // SAFETY: `ptr` is live; a field is read.
+        unsafe { sys::vp_llama_context(self.ptr.as_ptr()) }
+    }
+
+    /// Tokens that all sequences together may have.
+    pub(crate) fn n_ctx(&self) -> u32 {
+        // SAFETY: both are live; a field is read.
+        unsafe { sys::llama_n_ctx(sys::vp_llama_context(self.ptr.as_ptr())) }
+    }
+
+    /// Tokens one call may run.
     pub(crate) fn n_batch(&self) -> u32 {
-        // SAFETY: `ptr` is a live context; a field is read.
-        unsafe { sys::llama_n_batch(self.ptr.as_ptr()) }
+        // SAFETY: both are live; a field is read.
+        unsafe { sys::llama_n_batch(sys::vp_llama_context(self.ptr.as_ptr())) }
     }
 
     /// Tokens computed at a time.
     pub(crate) fn n_ubatch(&self) -> u32 {
-        // SAFETY: `ptr` is a live context; a field is read.
-        unsafe { sys::llama_n_ubatch(self.ptr.as_ptr()) }
+        // SAFETY: both are live; a field is read.
+        unsafe { sys::llama_n_ubatch(sys::vp_llama_context(self.ptr.as_ptr())) }
     }
 
-    /// Forgets every token.
-    pub(crate) fn clear(&mut self) {
-        // SAFETY: `ptr` is a live context and nothing else uses it; a NULL memory is accepted by llama_memory_clear.
-        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.as_ptr()), true) }
+    /// Frees the sequences whose owner is gone.
+    pub(crate) fn free_the_gone(&mut self) {
+        let gone = std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        for number in gone {
+            // SAFETY: `ptr` is live and used by nobody else; any number is accepted.
+            unsafe { sys::vp_seq_free(self.ptr.as_ptr(), number) }
+        }
     }
 
-    /// Whether tokens of one call attend only to earlier ones.
-    pub(crate) fn set_causal(&mut self, causal: bool) {
-        // SAFETY: `ptr` is a live context and nothing else uses it.
-        unsafe { sys::llama_set_causal_attn(self.as_ptr(), causal) }
+    /// The context and the number of one of its sequences.
+    fn own(&mut self, sequence: &Sequence) -> Result<(*mut sys::vp_context, sys::vp_seq), Error> {
+        self.free_the_gone();
+        if Arc::ptr_eq(&sequence.gone, &self.gone) {
+            Ok((self.ptr.as_ptr(), sequence.number))
+        } else {
+            Err(refused(
+                "vp_seq",
+                "the sequence belongs to another context".to_owned(),
+            ))
+        }
     }
 
-    /// Decodes tokens at consecutive positions from `pos_0`. With `logits_last`, [`Context::logits`] are those of the
-    /// last one.
-    pub(crate) fn decode_tokens(
+    fn made(
         &mut self,
-        tokens: &[i32],
-        pos_0: i32,
-        logits_last: bool,
-    ) -> Result<(), Error> {
-        let mut tokens = tokens.to_vec();
-        let mut pos = consecutive(pos_0, tokens.len())?;
-        let mut batch = Batch::new(tokens.len(), logits_last);
-        let c_batch = batch.as_c(tokens.as_mut_ptr(), std::ptr::null_mut(), &mut pos)?;
-        self.decode(c_batch)
+        name: &'static str,
+        make: impl FnOnce(*mut sys::vp_context, &mut sys::vp_seq) -> i32,
+    ) -> Result<Sequence, Error> {
+        self.free_the_gone();
+        let mut number = 0;
+        let ctx = self.ptr.as_ptr();
+        call(name, || VpStatus(make(ctx, &mut number)))?;
+        Ok(Sequence {
+            number,
+            gone: Arc::clone(&self.gone),
+        })
     }
 
-    /// Decodes embeddings `[n][n_embd_inp]` at positions `pos`, which are section-major: `[n_pos_per_embd][n]`.
-    pub(crate) fn decode_embd(&mut self, embd: &[f32], pos: &[i32], logits_last: bool) -> Result<(), Error> {
-        let n = pos.len() / self.model.n_pos_per_embd();
-        if embd.len() != n * self.model.n_embd_inp() || pos.len() != n * self.model.n_pos_per_embd() {
-            return Err(refused(
-                "llama_decode",
-                format!("{} values and {} positions are no rows", embd.len(), pos.len()),
-            ));
-        }
-        let mut embd = embd.to_vec();
-        let mut pos = pos.to_vec();
-        let mut batch = Batch::new(n, logits_last);
-        let c_batch = batch.as_c(std::ptr::null_mut(), embd.as_mut_ptr(), &mut pos)?;
-        self.decode(c_batch)
+    /// A sequence without rows.
+    pub(crate) fn new_sequence(&mut self) -> Result<Sequence, Error> {
+        // SAFETY: `ctx` is live and used by nobody else; the output is a local.
+        self.made("vp_seq_new", |ctx, number| unsafe {
+            sys::vp_seq_new(ctx, number)
+        })
     }
 
-    fn decode(&mut self, batch: sys::llama_batch) -> Result<(), Error> {
-        let ctx = self.as_ptr();
-        // SAFETY: `ctx` is live and used by nobody else; the two callers keep the batch's arrays alive across the
-        // call, each with one entry per token (and per token and section for positions).
-        call("vp_decode", || VpStatus(unsafe { sys::vp_decode(ctx, batch) }))
+    /// A sequence that begins with the rows of another one, and reads them there.
+    pub(crate) fn branch(&mut self, parent: &Sequence) -> Result<Sequence, Error> {
+        let (_, parent) = self.own(parent)?;
+        // SAFETY: as above.
+        self.made("vp_seq_branch", |ctx, number| unsafe {
+            sys::vp_seq_branch(ctx, parent, number)
+        })
     }
 
-    /// Logits `[n_vocab]` of the last row that was asked for them. `None` if none was.
-    pub(crate) fn logits(&mut self) -> Option<&[f32]> {
-        let n_vocab = self.model.n_vocab();
-        // SAFETY: `ptr` is a live context. The rows hold n_vocab floats each and stay valid until the next
-        // computation, which needs `&mut self` and so ends the borrow.
-        unsafe {
-            let logits = sys::llama_get_logits_ith(self.as_ptr(), -1);
-            (!logits.is_null()).then(|| std::slice::from_raw_parts(logits, n_vocab))
-        }
+    /// A second sequence with the same rows.
+    pub(crate) fn fork(&mut self, sequence: &Sequence) -> Result<Sequence, Error> {
+        let (_, src) = self.own(sequence)?;
+        // SAFETY: as above.
+        self.made("vp_seq_fork", |ctx, number| unsafe {
+            sys::vp_seq_fork(ctx, src, number)
+        })
     }
 
-    /// Takes a copy of a prompt, whose rows [`Context::prompt_run`] then runs from layer 0.
-    pub(crate) fn prompt_begin(&mut self, prompt: &Prompt<'_>) -> Result<(), Error> {
-        let n_embd_rows = prompt.token.iter().filter(|&&token| token == -1).count();
+    /// Adds rows to a sequence, due at layer 0.
+    pub(crate) fn add(&mut self, sequence: &Sequence, rows: &Rows<'_>) -> Result<(), Error> {
+        let n_embd_rows = rows.token.iter().filter(|&&token| token == -1).count();
         let n_pos = self.model.n_pos_per_embd();
-        if prompt.pos.len() != prompt.token.len() * n_pos
-            || prompt.embd.len() != n_embd_rows * self.model.n_embd_inp()
+        if rows.pos.len() != rows.token.len() * n_pos
+            || rows.embd.len() != n_embd_rows * self.model.n_embd_inp()
         {
             let message = format!(
                 "{} rows, {n_embd_rows} of them embeddings, with {} values and {} positions",
-                prompt.token.len(),
-                prompt.embd.len(),
-                prompt.pos.len()
+                rows.token.len(),
+                rows.embd.len(),
+                rows.pos.len()
             );
-            return Err(refused("vp_prompt_begin", message));
+            return Err(refused("vp_seq_add", message));
         }
-        let c_prompt = sys::vp_prompt {
-            n_rows: int(prompt.token.len())?,
-            token: prompt.token.as_ptr(),
-            embd: prompt.embd.as_ptr(),
-            pos: prompt.pos.as_ptr(),
-            seq_id: 0,
+        let c_rows = sys::vp_rows {
+            n_rows: int(rows.token.len())?,
+            token: rows.token.as_ptr(),
+            embd: rows.embd.as_ptr(),
+            pos: rows.pos.as_ptr(),
         };
-        let ctx = self.as_ptr();
-        call("vp_prompt_begin", || {
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_add", || {
             // SAFETY: `ctx` is live and used by nobody else; the arrays have the lengths visipruner.h asks for, checked
             // above, and are copied during the call.
-            VpStatus(unsafe { sys::vp_prompt_begin(ctx, &c_prompt) })
-        })?;
-        self.n_prompt_rows = prompt.token.len();
-        Ok(())
+            VpStatus(unsafe { sys::vp_seq_add(ctx, seq, &c_rows) })
+        })
     }
 
-    /// Runs a range of layers for some rows of the prompt.
-    pub(crate) fn prompt_run(&mut self, range: &Range<'_>) -> Result<(), Error> {
+    /// The next layer of each of the `n_rows` rows of a sequence; the number of layers for those that have run through all.
+    pub(crate) fn due(&mut self, sequence: &Sequence, n_rows: usize) -> Result<Vec<usize>, Error> {
+        let mut il = vec![0; n_rows];
+        let (ctx, seq) = self.own(sequence)?;
+        let n_rows = int(n_rows)?;
+        call("vp_seq_due", || {
+            // SAFETY: `ctx` is live and used by nobody else; the vector has room for as many rows as are asked for.
+            VpStatus(unsafe { sys::vp_seq_due(ctx, seq, il.as_mut_ptr(), n_rows) })
+        })?;
+        Ok(il.into_iter().map(|il| il as usize).collect())
+    }
+
+    /// Runs a range of layers for some rows.
+    pub(crate) fn run(&mut self, sequence: &Sequence, range: &Range<'_>) -> Result<(), Error> {
         if range
             .affected
             .is_some_and(|affected| affected.len() != range.rows.len())
         {
             return Err(refused(
-                "vp_prompt_run",
+                "vp_seq_run",
                 "one `affected` flag per row is needed".to_owned(),
             ));
         }
@@ -307,6 +375,7 @@ impl Context {
             il_end: int(range.il_end)?,
             n_rows: int(range.rows.len())?,
             rows: range.rows.as_ptr(),
+            n_spare: int(range.n_spare)?,
             mode: match range.mode {
                 AttentionMode::Plain => sys::VP_ATTENTION_PLAIN,
                 AttentionMode::Zero => sys::VP_ATTENTION_ZERO,
@@ -320,122 +389,242 @@ impl Context {
             statistic,
             n_queries: int(queries.len())?,
             queries: queries.as_ptr(),
-            causal: range.causal,
+            both_ways_until: range.both_ways_until.unwrap_or(-1),
         };
-        let ctx = self.as_ptr();
-        call("vp_prompt_run", || {
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_run", || {
             // SAFETY: `ctx` is live and used by nobody else; the arrays have the lengths given and outlive the call.
-            VpStatus(unsafe { sys::vp_prompt_run(ctx, &c_range) })
+            VpStatus(unsafe { sys::vp_seq_run(ctx, seq, &c_range) })
         })
     }
 
-    /// The statistic of a probed layer, by prompt row (`norm2` and `dot`, NaN where the layer holds no cell for the
+    /// From layer `il` on these rows of the parent are not rows of this branch.
+    pub(crate) fn leave(&mut self, branch: &Sequence, il: usize, rows: &[i32]) -> Result<(), Error> {
+        let (il, n_rows) = (int(il)?, int(rows.len())?);
+        let (ctx, seq) = self.own(branch)?;
+        call("vp_seq_leave", || {
+            // SAFETY: `ctx` is live and used by nobody else; the array has the length given.
+            VpStatus(unsafe { sys::vp_seq_leave(ctx, seq, il, rows.as_ptr(), n_rows) })
+        })
+    }
+
+    /// From layer `il` on these rows of the parent are rows of the branch's own. They may have to be run up to that layer
+    /// once more: [`due`](Self::due) says it.
+    pub(crate) fn copy(&mut self, branch: &Sequence, il: usize, rows: &[i32]) -> Result<(), Error> {
+        let (il, n_rows) = (int(il)?, int(rows.len())?);
+        let (ctx, seq) = self.own(branch)?;
+        call("vp_seq_copy", || {
+            // SAFETY: as above.
+            VpStatus(unsafe { sys::vp_seq_copy(ctx, seq, il, rows.as_ptr(), n_rows) })
+        })
+    }
+
+    /// Makes a branch a sequence by itself, whose copies of `rows` take the place of the parent's.
+    pub(crate) fn settle(&mut self, branch: &Sequence, rows: &[i32]) -> Result<(), Error> {
+        let n_rows = int(rows.len())?;
+        let (ctx, seq) = self.own(branch)?;
+        call("vp_seq_settle", || {
+            // SAFETY: as above.
+            VpStatus(unsafe { sys::vp_seq_settle(ctx, seq, rows.as_ptr(), n_rows) })
+        })
+    }
+
+    /// Forgets the rows of a sequence from `n_rows` on.
+    pub(crate) fn truncate(&mut self, sequence: &Sequence, n_rows: usize) -> Result<(), Error> {
+        let n_rows = int(n_rows)?;
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_truncate", || {
+            // SAFETY: `ctx` is live and used by nobody else.
+            VpStatus(unsafe { sys::vp_seq_truncate(ctx, seq, n_rows) })
+        })
+    }
+
+    /// Forgets what some layers hold of some rows.
+    pub(crate) fn evict(
+        &mut self,
+        sequence: &Sequence,
+        layers: Layers<usize>,
+        rows: &[i32],
+    ) -> Result<(), Error> {
+        let (il_begin, il_end, n_rows) = (int(layers.start)?, int(layers.end)?, int(rows.len())?);
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_evict", || {
+            // SAFETY: `ctx` is live and used by nobody else; the array has the length given.
+            VpStatus(unsafe { sys::vp_seq_evict(ctx, seq, il_begin, il_end, rows.as_ptr(), n_rows) })
+        })
+    }
+
+    /// Adds one token each to different sequences, and runs them through all layers. Where the cache has to grow, it
+    /// grows by `n_spare` cells more.
+    pub(crate) fn decode(&mut self, tokens: &[Token<'_>], n_spare: usize) -> Result<(), Error> {
+        let mut c_tokens = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            let (_, seq) = self.own(token.sequence)?;
+            c_tokens.push(sys::vp_token {
+                seq,
+                token: token.token,
+                pos: token.pos,
+            });
+        }
+        let (n_tokens, n_spare) = (int(c_tokens.len())?, int(n_spare)?);
+        let ctx = self.ptr.as_ptr();
+        call("vp_decode", || {
+            // SAFETY: `ctx` is live and used by nobody else; the array has the length given.
+            VpStatus(unsafe { sys::vp_decode(ctx, c_tokens.as_ptr(), n_tokens, n_spare) })
+        })
+    }
+
+    /// Logits `[n_vocab]` of a row of the last call, of the last one by default. `None` if there are none.
+    pub(crate) fn logits(&mut self, row: Option<usize>) -> Option<&[f32]> {
+        let n_vocab = self.model.n_vocab();
+        let row = row.map_or(Some(-1), |row| i32::try_from(row).ok())?;
+        // SAFETY: `ptr` is live. The rows hold n_vocab floats each and stay valid until the next computation, which needs
+        // `&mut self` and so ends the borrow.
+        unsafe {
+            let logits = sys::vp_logits(self.ptr.as_ptr(), row);
+            (!logits.is_null()).then(|| std::slice::from_raw_parts(logits, n_vocab))
+        }
+    }
+
+    /// The statistic of a probed layer, by row (`norm2` and `dot`, `[n_rows]`, NaN where the layer holds no cell for the
     /// row), and `||o||^2`.
-    pub(crate) fn prompt_probe(&mut self, il: usize) -> Result<(Vec<f32>, Vec<f32>, f32), Error> {
-        let mut norm2 = vec![f32::NAN; self.n_prompt_rows];
-        let mut dot = vec![f32::NAN; self.n_prompt_rows];
+    pub(crate) fn contributions(
+        &mut self,
+        sequence: &Sequence,
+        il: usize,
+        n_rows: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>, f32), Error> {
+        let mut norm2 = vec![f32::NAN; n_rows];
+        let mut dot = vec![f32::NAN; n_rows];
         let mut output_norm2 = f32::NAN;
-        let (il, ctx) = (int(il)?, self.as_ptr());
-        call("vp_prompt_probe", || {
-            // SAFETY: `ctx` is live and used by nobody else; both vectors have room for the rows of the prompt that it
-            // holds, which `prompt_begin` counted.
+        let (il, n_rows) = (int(il)?, int(n_rows)?);
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_probe", || {
+            // SAFETY: `ctx` is live and used by nobody else; both vectors have room for the rows asked for.
             VpStatus(unsafe {
-                sys::vp_prompt_probe(ctx, il, norm2.as_mut_ptr(), dot.as_mut_ptr(), &mut output_norm2)
+                sys::vp_seq_probe(
+                    ctx,
+                    seq,
+                    il,
+                    n_rows,
+                    norm2.as_mut_ptr(),
+                    dot.as_mut_ptr(),
+                    &mut output_norm2,
+                )
             })
         })?;
         Ok((norm2, dot, output_norm2))
     }
 
-    /// The weights that the last call probed for attention in layer `il` put on each prompt row, averaged over heads and
-    /// summed over the queries: `[n_rows]`, NaN where the layer holds no cell for the row.
-    pub(crate) fn prompt_attention(&mut self, il: usize) -> Result<Vec<f32>, Error> {
-        let mut weight = vec![f32::NAN; self.n_prompt_rows];
-        let (il, ctx) = (int(il)?, self.as_ptr());
-        call("vp_prompt_attention", || {
-            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the rows of the prompt that it
-            // holds, which `prompt_begin` counted.
-            VpStatus(unsafe { sys::vp_prompt_attention(ctx, il, weight.as_mut_ptr()) })
+    /// The weights that the queries of the last probed call of a layer put on each row, averaged over heads and summed
+    /// over the queries: `[n_rows]`, NaN where the layer holds no cell for the row.
+    pub(crate) fn attention(
+        &mut self,
+        sequence: &Sequence,
+        il: usize,
+        n_rows: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let mut weight = vec![f32::NAN; n_rows];
+        let (il, n_rows) = (int(il)?, int(n_rows)?);
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_attention", || {
+            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the rows asked for.
+            VpStatus(unsafe { sys::vp_seq_attention(ctx, seq, il, n_rows, weight.as_mut_ptr()) })
         })?;
         Ok(weight)
     }
 
-    /// Logit lens: what the last prompt row takes into the next range, through output norm and head: `[n_vocab]`.
-    pub(crate) fn lens_hidden(&mut self) -> Result<Vec<f32>, Error> {
+    /// Logit lens: what the last row takes into the next range, through output norm and head: `[n_vocab]`.
+    pub(crate) fn lens_hidden(&mut self, sequence: &Sequence) -> Result<Vec<f32>, Error> {
         let mut logits = vec![f32::NAN; self.model.n_vocab()];
-        let ctx = self.as_ptr();
-        call("vp_prompt_lens_hidden", || {
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_lens_hidden", || {
             // SAFETY: `ctx` is live and used by nobody else; the vector has room for the vocabulary.
-            VpStatus(unsafe { sys::vp_prompt_lens_hidden(ctx, logits.as_mut_ptr()) })
+            VpStatus(unsafe { sys::vp_seq_lens_hidden(ctx, seq, logits.as_mut_ptr()) })
         })?;
         Ok(logits)
     }
 
-    /// Value-output lens: the attention output of the last prompt row in layer `il`, which was probed for contributions,
-    /// through the layer's output projection, output norm and head: `[n_vocab]`.
-    pub(crate) fn lens_attention(&mut self, il: usize) -> Result<Vec<f32>, Error> {
+    /// Value-output lens: the attention output of the last row in layer `il`, which was probed for contributions, through
+    /// the layer's output projection, output norm and head: `[n_vocab]`.
+    pub(crate) fn lens_attention(&mut self, sequence: &Sequence, il: usize) -> Result<Vec<f32>, Error> {
         let mut logits = vec![f32::NAN; self.model.n_vocab()];
-        let (il, ctx) = (int(il)?, self.as_ptr());
-        call("vp_prompt_lens_attention", || {
+        let il = int(il)?;
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_lens_attention", || {
             // SAFETY: as above.
-            VpStatus(unsafe { sys::vp_prompt_lens_attention(ctx, il, logits.as_mut_ptr()) })
+            VpStatus(unsafe { sys::vp_seq_lens_attention(ctx, seq, il, logits.as_mut_ptr()) })
         })?;
         Ok(logits)
     }
 
-    /// The L1 norms of the values that layer `il` holds, averaged over KV heads: `[n_rows]`, by prompt row, NaN where it
-    /// holds none.
-    pub(crate) fn value_norms(&mut self, il: usize) -> Result<Vec<f32>, Error> {
-        let mut l1 = vec![f32::NAN; self.n_prompt_rows];
-        let (il, ctx) = (int(il)?, self.as_ptr());
-        call("vp_prompt_values", || {
-            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the rows of the prompt that it
-            // holds, which `prompt_begin` counted.
-            VpStatus(unsafe { sys::vp_prompt_values(ctx, il, l1.as_mut_ptr()) })
+    /// The L1 norms of the values that layer `il` holds, averaged over KV heads: `[n_rows]`, NaN where it holds none.
+    pub(crate) fn value_norms(
+        &mut self,
+        sequence: &Sequence,
+        il: usize,
+        n_rows: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let mut l1 = vec![f32::NAN; n_rows];
+        let (il, n_rows) = (int(il)?, int(n_rows)?);
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_values", || {
+            // SAFETY: `ctx` is live and used by nobody else; the vector has room for the rows asked for.
+            VpStatus(unsafe { sys::vp_seq_values(ctx, seq, il, n_rows, l1.as_mut_ptr()) })
         })?;
         Ok(l1)
     }
 
     #[cfg(test)]
     /// What rows between two ranges take into the next one: `[rows][n_embd]`.
-    pub(crate) fn prompt_hidden(&mut self, rows: &[i32]) -> Result<Vec<f32>, Error> {
+    pub(crate) fn hidden(&mut self, sequence: &Sequence, rows: &[i32]) -> Result<Vec<f32>, Error> {
         let mut hidden = vec![f32::NAN; rows.len() * self.model.n_embd()];
-        let (n_rows, ctx) = (int(rows.len())?, self.as_ptr());
-        call("vp_prompt_hidden", || {
+        let n_rows = int(rows.len())?;
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_hidden", || {
             // SAFETY: `ctx` is live and used by nobody else; `hidden` has room for as many rows as are asked for.
-            VpStatus(unsafe { sys::vp_prompt_hidden(ctx, rows.as_ptr(), n_rows, hidden.as_mut_ptr()) })
+            VpStatus(unsafe { sys::vp_seq_hidden(ctx, seq, rows.as_ptr(), n_rows, hidden.as_mut_ptr()) })
         })?;
         Ok(hidden)
     }
 
-    /// Forgets positions `[p0, p1)` in layers `[il_begin, il_end)`.
-    pub(crate) fn kv_evict(&mut self, layers: std::ops::Range<usize>, p0: i32, p1: i32) -> Result<(), Error> {
-        let (il_begin, il_end) = (int(layers.start)?, int(layers.end)?);
-        let ctx = self.as_ptr();
-        call("vp_kv_evict", || {
-            // SAFETY: `ctx` is live and used by nobody else.
-            VpStatus(unsafe { sys::vp_kv_evict(ctx, il_begin, il_end, 0, p0, p1) })
-        })
-    }
-
-    /// What the KV cache of a layer holds.
-    pub(crate) fn kv_usage(&mut self, il: usize) -> Result<KvUsage, Error> {
-        let mut usage = KvUsage {
+    /// What the KV cache of a layer holds of a sequence.
+    pub(crate) fn usage_of(&mut self, sequence: &Sequence, il: usize) -> Result<SequenceUsage, Error> {
+        let mut usage = SequenceUsage {
             n_cells: 0,
             cell_bytes: 0,
+        };
+        let il = int(il)?;
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_usage", || {
+            // SAFETY: `ctx` is live and used by nobody else; the outputs are locals.
+            VpStatus(unsafe { sys::vp_seq_usage(ctx, seq, il, &mut usage.n_cells, &mut usage.cell_bytes) })
+        })?;
+        Ok(usage)
+    }
+
+    /// Bytes that a sequence keeps beside the KV cache.
+    pub(crate) fn bytes_beside(&mut self, sequence: &Sequence) -> Result<usize, Error> {
+        let mut n_bytes = 0;
+        let (ctx, seq) = self.own(sequence)?;
+        call("vp_seq_bytes", || {
+            // SAFETY: as above.
+            VpStatus(unsafe { sys::vp_seq_bytes(ctx, seq, &mut n_bytes) })
+        })?;
+        Ok(n_bytes)
+    }
+
+    /// What the KV cache of a layer holds, of all sequences.
+    pub(crate) fn kv_usage(&mut self, il: usize) -> Result<KvUsage, Error> {
+        self.free_the_gone();
+        let mut usage = KvUsage {
+            n_cells: 0,
             allocated_bytes: 0,
         };
-        let (il, ctx) = (int(il)?, self.as_ptr());
+        let (il, ctx) = (int(il)?, self.ptr.as_ptr());
         call("vp_kv_usage", || {
-            // SAFETY: `ctx` is live and used by nobody else; the three outputs are locals.
-            VpStatus(unsafe {
-                sys::vp_kv_usage(
-                    ctx,
-                    il,
-                    &mut usage.n_cells,
-                    &mut usage.cell_bytes,
-                    &mut usage.allocated_bytes,
-                )
-            })
+            // SAFETY: as above.
+            VpStatus(unsafe { sys::vp_kv_usage(ctx, il, &mut usage.n_cells, &mut usage.allocated_bytes) })
         })?;
         Ok(usage)
     }
@@ -444,56 +633,14 @@ impl Context {
 /// ggml's question, between two nodes of a graph, whether to stop.
 ///
 /// # Safety
-/// `data` is the `AtomicBool` behind the `Arc` of the context that computes.
+/// `data` is the [`Watched`] of the context that computes, and what that points to, if anything, is alive.
 unsafe extern "C" fn on_abort_query(data: *mut c_void) -> bool {
-    // SAFETY: by this function's contract; Context keeps the Arc as long as the context lives.
-    unsafe { &*data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
-}
-
-/// The arrays of a `llama_batch` with one sequence, number 0.
-struct Batch {
-    n_seq_id: Vec<i32>,
-    /// What every entry of `seq_id` points to; boxed so that it stays where it is.
-    zero: Box<sys::llama_seq_id>,
-    seq_id: Vec<*mut sys::llama_seq_id>,
-    logits: Vec<i8>,
-}
-
-impl Batch {
-    fn new(n_tokens: usize, logits_last: bool) -> Self {
-        let mut zero = Box::new(0);
-        let mut logits = vec![0; n_tokens];
-        if let Some(last) = logits.last_mut() {
-            *last = i8::from(logits_last);
-        }
-        Self {
-            n_seq_id: vec![1; n_tokens],
-            seq_id: vec![&raw mut *zero; n_tokens],
-            zero,
-            logits,
-        }
+    // SAFETY: by this function's contract; Context keeps the box as long as the context lives, and `watching` keeps what
+    // it points to.
+    unsafe {
+        let stop = (*data.cast::<Watched>()).load(Ordering::Relaxed);
+        !stop.is_null() && (*stop).load(Ordering::Relaxed)
     }
-
-    /// The batch as C sees it, valid while `self` and the arrays are.
-    fn as_c(&mut self, token: *mut i32, embd: *mut f32, pos: &mut [i32]) -> Result<sys::llama_batch, Error> {
-        self.seq_id.fill(&raw mut *self.zero);
-        Ok(sys::llama_batch {
-            n_tokens: int(self.logits.len())?,
-            token,
-            embd,
-            pos: pos.as_mut_ptr(),
-            n_seq_id: self.n_seq_id.as_mut_ptr(),
-            seq_id: self.seq_id.as_mut_ptr(),
-            logits: self.logits.as_mut_ptr(),
-        })
-    }
-}
-
-fn consecutive(pos_0: i32, n: usize) -> Result<Vec<i32>, Error> {
-    let end = pos_0
-        .checked_add(int(n)?)
-        .ok_or_else(|| refused("llama_decode", format!("position {pos_0} + {n}")))?;
-    Ok((pos_0..end).collect())
 }
 
 pub(super) fn int(n: usize) -> Result<i32, Error> {

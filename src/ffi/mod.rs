@@ -36,7 +36,8 @@ mod sys {
 
 pub(crate) use backend::devices;
 pub(crate) use context::{
-    AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Prompt, Range,
+    AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Range, Rows, Sequence,
+    SequenceUsage, Token,
 };
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, c_path, supported_archs};

@@ -76,15 +76,15 @@ impl Sampler {
         Ok(())
     }
 
-    /// Chooses a token from the context's last logits.
-    pub(crate) fn sample(&mut self, context: &mut Context) -> Result<i32, Error> {
+    /// Chooses a token from the logits of a row of the context's last call, of the last one by default.
+    pub(crate) fn sample(&mut self, context: &mut Context, row: Option<usize>) -> Result<i32, Error> {
         let refused = |message: &str| Error {
             call: "llama_sampler_sample",
             status: Status::BadArgument,
             message: message.to_owned(),
         };
         let logits = context
-            .logits()
+            .logits(row)
             .ok_or_else(|| refused("there are no logits to choose from"))?;
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !largest.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
@@ -94,6 +94,7 @@ impl Sampler {
         }
         // SAFETY: both are live and used by nobody else. The two things the function asserts hold: there are logits,
         // and, as their maximum is finite and every sampler keeps at least one candidate, the last one selects.
-        Ok(unsafe { sys::llama_sampler_sample(self.ptr.as_ptr(), context.as_ptr(), -1) })
+        let row = row.map_or(Ok(-1), int)?;
+        Ok(unsafe { sys::llama_sampler_sample(self.ptr.as_ptr(), context.llama_context(), row) })
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Status {
     BadArgument,
     /// Memory could not be allocated.
     AllocFailed,
+    /// The memory of this model cannot do that.
+    Unsupported,
     /// The computation failed, or the function has no finer status to give.
     Failed,
 }
@@ -52,6 +54,7 @@ impl Returned for VpStatus {
             sys::VP_ABORTED => Err(Status::Aborted),
             sys::VP_BAD_ARGUMENT => Err(Status::BadArgument),
             sys::VP_ALLOC_FAILED => Err(Status::AllocFailed),
+            sys::VP_UNSUPPORTED => Err(Status::Unsupported),
             _ => Err(Status::Failed),
         }
     }
@@ -133,6 +136,7 @@ mod tests {
         assert_eq!(VpStatus(-1).check(), Err(Status::BadArgument));
         assert_eq!(VpStatus(-2).check(), Err(Status::AllocFailed));
         assert_eq!(VpStatus(-3).check(), Err(Status::Failed));
+        assert_eq!(VpStatus(-4).check(), Err(Status::Unsupported));
         assert_eq!(ZeroIsOk(1).check(), Err(Status::Failed));
     }
 

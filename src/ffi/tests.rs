@@ -7,11 +7,11 @@ mod inspect;
 mod probe;
 mod refusals;
 mod rows;
+mod sequences;
 
 use std::ffi::CString;
 use std::ops::Range as Layers;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::random_model::{Arch, RandomLlm};
 use common::rng::Rng;
@@ -69,7 +69,7 @@ const EXACT: Setup = SETUPS[0];
 struct Engine {
     model: Arc<Model>,
     context: Context,
-    cancel: Arc<AtomicBool>,
+    sequence: Sequence,
 }
 
 fn load(arch: Arch) -> Arc<Model> {
@@ -93,6 +93,7 @@ fn load_llm(llm: &RandomLlm) -> Arc<Model> {
 fn context_params(setup: Setup) -> ContextParams {
     ContextParams {
         n_ctx: 256,
+        n_seq_max: 8,
         n_batch: 256,
         n_ubatch: setup.n_ubatch,
         n_threads: 1, // tests run side by side
@@ -112,23 +113,33 @@ fn every_layer(model: &Model) -> Vec<KvGroup> {
 }
 
 fn engine(model: &Arc<Model>, setup: Setup, groups: &[KvGroup]) -> Engine {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let context = Context::new(model, &context_params(setup), groups, Arc::clone(&cancel)).unwrap();
+    let mut context = Context::new(model, &context_params(setup), groups).unwrap();
+    let sequence = context.new_sequence().unwrap();
     Engine {
         model: Arc::clone(model),
         context,
-        cancel,
+        sequence,
     }
 }
 
-struct Rows {
+struct RandomRows {
     token: Vec<i32>,
     embd: Vec<f32>,
     pos: Vec<i32>,
 }
 
+impl RandomRows {
+    fn as_rows(&self) -> Rows<'_> {
+        Rows {
+            token: &self.token,
+            embd: &self.embd,
+            pos: &self.pos,
+        }
+    }
+}
+
 /// A prompt of random tokens around a random image, with the positions that the model's kind of RoPE gives it.
-fn prompt(model: &Model) -> Rows {
+fn prompt(model: &Model) -> RandomRows {
     let mut rng = Rng::new(3);
     let is_vision = |row: usize| (N_BEFORE..N_BEFORE + N_VISION).contains(&row);
     let token = (0..N_ROWS)
@@ -144,7 +155,7 @@ fn prompt(model: &Model) -> Rows {
     let pos = (0..N_ROWS)
         .flat_map(|row| positions(row, is_vision(row), model.n_pos_per_embd()))
         .collect();
-    Rows { token, embd, pos }
+    RandomRows { token, embd, pos }
 }
 
 fn positions(row: usize, is_vision: bool, n_pos_per_embd: usize) -> Vec<i32> {
@@ -183,11 +194,12 @@ fn range<'a>(layers: Layers<usize>, rows: &'a [i32]) -> Range<'a> {
         il_begin: layers.start,
         il_end: layers.end,
         rows,
+        n_spare: 0,
         mode: AttentionMode::Plain,
         hidden: &[],
         affected: None,
         probe: None,
-        causal: true,
+        both_ways_until: None,
     }
 }
 
@@ -197,23 +209,26 @@ impl Engine {
     }
 
     fn begin(&mut self) {
-        let Rows { token, embd, pos } = prompt(&self.model);
-        self.context.clear();
-        self.context
-            .prompt_begin(&Prompt {
-                token: &token,
-                embd: &embd,
-                pos: &pos,
-            })
-            .unwrap();
+        self.begin_with(&prompt(&self.model).as_rows()).unwrap();
+    }
+
+    /// A new sequence with these rows.
+    fn begin_with(&mut self, rows: &Rows<'_>) -> Result<(), Error> {
+        self.sequence = self.context.new_sequence()?;
+        self.context.add(&self.sequence, rows)
     }
 
     fn run(&mut self, layers: Layers<usize>, rows: &[i32]) {
-        self.context.prompt_run(&range(layers, rows)).unwrap();
+        self.context.run(&self.sequence, &range(layers, rows)).unwrap();
     }
 
     fn logits(&mut self) -> Vec<f32> {
-        self.context.logits().unwrap().to_vec()
+        self.context.logits(None).unwrap().to_vec()
+    }
+
+    fn decode(&mut self, token: i32, pos: i32) {
+        let sequence = &self.sequence;
+        self.context.decode(&[Token { sequence, token, pos }], 0).unwrap();
     }
 
     /// All rows through all layers, cut before the given layers.

@@ -6,12 +6,15 @@ set(VISIPRUNER_SOURCES
     vp-attn-input.cpp
     vp-context.cpp
     vp-cut.cpp
+    vp-hidden.cpp
     vp-inspect.cpp
     vp-kv-groups.cpp
     vp-probe.cpp
-    vp-prompt.cpp
     vp-quantize.cpp
+    vp-run.cpp
+    vp-seq.cpp
     vp-status.cpp
+    vp-upstream.cpp
     vp-vision.cpp
 )
 list(TRANSFORM VISIPRUNER_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)

@@ -1,10 +1,11 @@
 // C interface of the staged engine: what Rust sees.
 //
 // Contract of every function here: no exception leaves it, and no argument makes it abort. A function that can fail
-// returns a vp_status (or NULL) and leaves a message for the calling thread in vp_last_error().
+// returns a vp_status (or NULL) and leaves a message for the calling thread in vp_last_error(). A call that fails leaves
+// every sequence as it was before the call.
 //
-// Names: a *prompt row* is a token of the prompt, text or vision, numbered 0 .. n_rows - 1 once and for all; dropping
-// rows does not renumber the others. Cells of the KV cache never leave this library.
+// Names: a *sequence* is a list of *rows*, tokens of text or vision, numbered from 0 once and for all: dropping rows does
+// not renumber the others. Cells of the KV cache never leave this library.
 #pragma once
 
 #include "llama.h"
@@ -18,11 +19,12 @@ extern "C" {
 
 enum vp_status {
     VP_OK             =  0,
-    VP_NO_SLOT        =  1, // the KV cache has no room; nothing was computed, the call can be repeated with fewer rows
-    VP_ABORTED        =  2, // the abort callback said so; the sequence was removed from the cache
-    VP_BAD_ARGUMENT   = -1, // nothing was computed
-    VP_ALLOC_FAILED   = -2, // the sequence was removed from the cache
-    VP_COMPUTE_FAILED = -3, // the sequence was removed from the cache
+    VP_NO_SLOT        =  1, // the KV cache has no room for these rows
+    VP_ABORTED        =  2, // the abort callback said so
+    VP_BAD_ARGUMENT   = -1,
+    VP_ALLOC_FAILED   = -2,
+    VP_COMPUTE_FAILED = -3,
+    VP_UNSUPPORTED    = -4, // the memory of this model cannot do that
 };
 
 // what went wrong in the last failed call of this thread, "" if nothing did
@@ -65,40 +67,67 @@ LLAMA_API int32_t vp_tokenize(
 // the rows of the token embedding, as floats: [n_tokens][n_embd]
 LLAMA_API int32_t vp_token_embd(const struct llama_model * model, const llama_token * tokens, int32_t n_tokens, float * out);
 
+// positions per row: 1, or 4 for models with M-RoPE (time, y, x, other)
+LLAMA_API int32_t vp_n_pos_per_embd(const struct llama_model * model);
+
 // layers [il_begin, il_begin of the next group) share one KV cache
 struct vp_kv_group {
     int32_t  il_begin; // first layer; the first group must start at 0
-    uint32_t n_cells;  // size of its cache, 0 = n_ctx
+    uint32_t n_cells;  // cells that it begins with, 0 = n_ctx; it grows up to n_ctx
 };
 
-// n_groups = 0: llama.cpp's own memory, vp_prompt_* are refused, everything else is stock
+// a llama_context and the sequences in it
+struct vp_context;
+
+// n_groups = 0: llama.cpp's own memory, and every range is the whole model
 // otherwise every cut at a group boundary is tried once, so that an unsuitable model is an error here
-LLAMA_API struct llama_context * vp_init_from_model(
+LLAMA_API struct vp_context * vp_init_from_model(
         struct llama_model        * model,
         struct llama_context_params params,
         const struct vp_kv_group  * groups,
         size_t                      n_groups);
 
-// llama_decode() with its assertions checked first and exceptions caught
-LLAMA_API int32_t vp_decode(struct llama_context * ctx, struct llama_batch batch);
+LLAMA_API void vp_free(struct vp_context * ctx);
+
+// to read logits and settings from; its memory is this library's to change
+LLAMA_API struct llama_context * vp_llama_context(struct vp_context * ctx);
 
 //
-// staged prefill
+// sequences
+//
+// A sequence that stands by itself can be forked, and branched off from. A *branch* reads the rows of its parent where the
+// parent has them, and adds rows of its own. Until the branch leaves some rows of its parent, what it runs of them is run
+// for the parent too; so a parent holds what does not depend on its branches.
 //
 
-struct vp_prompt {
+// number of a sequence; 0 is none
+typedef int32_t vp_seq;
+
+// one without rows; VP_NO_SLOT if there are n_seq_max
+LLAMA_API int32_t vp_seq_new(struct vp_context * ctx, vp_seq * seq);
+
+// one that begins with the rows of its parent, which is no branch; the parent keeps its rows as long as it has branches
+LLAMA_API int32_t vp_seq_branch(struct vp_context * ctx, vp_seq parent, vp_seq * seq);
+
+// a second one with the same rows, standing in the same cells; of a branch there is none
+LLAMA_API int32_t vp_seq_fork(struct vp_context * ctx, vp_seq src, vp_seq * seq);
+
+// a parent is gone when its last branch is
+LLAMA_API void vp_seq_free(struct vp_context * ctx, vp_seq seq);
+
+// rows in order
+struct vp_rows {
     int32_t             n_rows;
-    const llama_token * token;  // [n_rows], -1 for a row that comes as an embedding
-    const float       * embd;   // [rows with token == -1][n_embd_inp]
-    const llama_pos   * pos;    // [n_rows][n_pos_per_embd], see vp_n_pos_per_embd()
-    llama_seq_id        seq_id;
+    const llama_token * token; // [n_rows], -1 for a row that comes as an embedding
+    const float       * embd;  // [rows with token == -1][n_embd_inp]
+    const llama_pos   * pos;   // [n_rows][n_pos_per_embd], see vp_n_pos_per_embd()
 };
 
-// positions per row: 1, or 4 for models with M-RoPE (time, y, x, other)
-LLAMA_API int32_t vp_n_pos_per_embd(const struct llama_model * model);
+// adds rows, a copy of which is taken; they are due at layer 0
+LLAMA_API int32_t vp_seq_add(struct vp_context * ctx, vp_seq seq, const struct vp_rows * rows);
 
-// takes a copy of the prompt; its rows are then run with vp_prompt_run(), starting at layer 0
-LLAMA_API int32_t vp_prompt_begin(struct llama_context * ctx, const struct vp_prompt * prompt);
+// the next layer of each row: [n_rows], n_layer = it has run through all
+LLAMA_API int32_t vp_seq_due(struct vp_context * ctx, vp_seq seq, int32_t * il, int32_t n_rows);
 
 // what the queries of a call do with some of the keys ("hidden" keys)
 enum vp_attention_mode {
@@ -110,19 +139,20 @@ enum vp_attention_mode {
 
 // what is read from the attention of one layer
 enum vp_statistic {
-    VP_STATISTIC_CONTRIBUTION = 0, // of each key to the attention output of the last prompt row, see vp_prompt_probe()
-    VP_STATISTIC_ATTENTION    = 1, // the weights that some rows of the call put on each key, see vp_prompt_attention()
+    VP_STATISTIC_CONTRIBUTION = 0, // of each key to the attention output of the last row, see vp_seq_probe()
+    VP_STATISTIC_ATTENTION    = 1, // the weights that some rows of the call put on each key, see vp_seq_attention()
 };
 
 struct vp_range {
     int32_t il_begin;
     int32_t il_end;            // one past the last layer; both must be group boundaries
     int32_t n_rows;
-    const int32_t * rows;      // [n_rows] prompt rows, ascending; each must have been run up to il_begin exactly
+    const int32_t * rows;      // [n_rows] ascending; each must be due at il_begin
+    int32_t n_spare;           // where the cache has to grow, it grows by so many cells more
 
     enum vp_attention_mode mode;
     int32_t n_hidden;
-    const int32_t * hidden;    // [n_hidden] prompt rows, ascending, as keys; unused for VP_ATTENTION_PLAIN
+    const int32_t * hidden;    // [n_hidden] rows, ascending, as keys; unused for VP_ATTENTION_PLAIN
     const uint8_t * affected;  // [n_rows] VP_ATTENTION_MASK only: which of the queries, NULL = all
 
     int32_t probe_il;          // layer of the range that is probed, -1 = none
@@ -130,48 +160,85 @@ struct vp_range {
     int32_t n_queries;         // VP_STATISTIC_ATTENTION only, for calls of at most n_ubatch rows
     const int32_t * queries;   // [n_queries] rows of the call, ascending, whose weights are read
 
-    bool    causal;            // false: the rows of this call see each other both ways (Gemma's images)
+    int32_t both_ways_until;   // -1: each row sees what is before it; else all see each other and every row up to this one
 };
 
-// Run layers [il_begin, il_end) for some rows. A range may be run in several calls. Rows that are not listed are
-// dropped: they cannot be run in a later range, and later layers hold no KV cells for them.
-// If il_end is the last layer and the last prompt row is listed, its logits are in llama_get_logits_ith(ctx, -1).
-LLAMA_API int32_t vp_prompt_run(struct llama_context * ctx, const struct vp_range * range);
+// Run layers [il_begin, il_end) for some rows. A range may be run in several calls.
+// If il_end is the last layer and the last row is listed, its logits are in vp_logits(ctx, -1).
+LLAMA_API int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * range);
 
-// the statistic of a probed layer, by prompt row: NaN where the layer holds no cell for the row
+// from layer il on (a group boundary) these rows of the parent are not rows of this branch
+LLAMA_API int32_t vp_seq_leave(struct vp_context * ctx, vp_seq seq, int32_t il, const int32_t * rows, int32_t n_rows);
+
+// from layer il on these rows of the parent are rows of the branch's own, beginning with what the parent's take into that
+// layer; where the parent's have gone further, they are due at layer 0 and are run up to layer il once more, for what they
+// take into it, without being stored
+LLAMA_API int32_t vp_seq_copy(struct vp_context * ctx, vp_seq seq, int32_t il, const int32_t * rows, int32_t n_rows);
+
+// makes a branch a sequence by itself, in which nothing was left: rows of the parent are what they are there. Copies are
+// forgotten, but for those of `rows`, which take the place of the parent's.
+LLAMA_API int32_t vp_seq_settle(struct vp_context * ctx, vp_seq seq, const int32_t * rows, int32_t n_rows);
+
+// forgets rows from n_rows on; a branch keeps its parent's
+LLAMA_API int32_t vp_seq_truncate(struct vp_context * ctx, vp_seq seq, int32_t n_rows);
+
+// forgets what layers [il_begin, il_end) (group boundaries) hold of some rows, for this sequence only
+LLAMA_API int32_t vp_seq_evict(struct vp_context * ctx, vp_seq seq, int32_t il_begin, int32_t il_end, const int32_t * rows, int32_t n_rows);
+
+struct vp_token {
+    vp_seq      seq;
+    llama_token token;
+    llama_pos   pos;
+};
+
+// adds one row each to different sequences and runs them through all layers; the logits of tokens[i] are in vp_logits(ctx, i)
+// n_spare as in vp_range
+LLAMA_API int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32_t n_tokens, int32_t n_spare);
+
+// logits [n_vocab] of a row of the last call, -1 = the last one; NULL if there are none
+LLAMA_API float * vp_logits(struct vp_context * ctx, int32_t i);
+
+//
+// what was read
+//
+
+// the statistic of a probed layer, by row: NaN where the layer holds no cell for the row
 //   norm2 [n_rows]: ||c_j||^2, dot [n_rows]: o.c_j, returns through output_norm2: ||o||^2
-LLAMA_API int32_t vp_prompt_probe(struct llama_context * ctx, int32_t il, float * norm2, float * dot, float * output_norm2);
+LLAMA_API int32_t vp_seq_probe(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n_rows, float * norm2, float * dot, float * output_norm2);
 
-// the statistic of a layer probed for attention, by prompt row: NaN where the layer holds no cell for the row
+// the statistic of a layer probed for attention, by row: NaN where the layer holds no cell for the row
 //   weight [n_rows]: a[h][i][row], averaged over the heads h and summed over the queries i of the last probed call
-LLAMA_API int32_t vp_prompt_attention(struct llama_context * ctx, int32_t il, float * weight);
+LLAMA_API int32_t vp_seq_attention(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n_rows, float * weight);
 
 // what rows between two ranges take into the next one: [n_rows][n_embd]
-LLAMA_API int32_t vp_prompt_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out);
+LLAMA_API int32_t vp_seq_hidden(struct vp_context * ctx, vp_seq seq, const int32_t * rows, int32_t n_rows, float * out);
 
 //
-// inspection: beside the probes, in contexts with an F16 or F32 cache of values; whatever goes wrong, the sequence stays
+// inspection: beside the probes, in contexts with an F16 or F32 cache of values
 //
 
-// logit lens: what the last prompt row takes into the next range, through output norm and head: [n_vocab]
-LLAMA_API int32_t vp_prompt_lens_hidden(struct llama_context * ctx, float * logits);
+// logit lens: what the last row takes into the next range, through output norm and head: [n_vocab]
+LLAMA_API int32_t vp_seq_lens_hidden(struct vp_context * ctx, vp_seq seq, float * logits);
 
-// value-output lens: the attention output of the last prompt row in layer il, which was probed for contributions, through
-// the layer's output projection, output norm and head: [n_vocab]
-LLAMA_API int32_t vp_prompt_lens_attention(struct llama_context * ctx, int32_t il, float * logits);
+// value-output lens: the attention output of the last row in layer il, which was probed for contributions, through the
+// layer's output projection, output norm and head: [n_vocab]
+LLAMA_API int32_t vp_seq_lens_attention(struct vp_context * ctx, vp_seq seq, int32_t il, float * logits);
 
-// the L1 norms of the values that layer il holds, averaged over KV heads, by prompt row: [n_rows], NaN where it holds none
-LLAMA_API int32_t vp_prompt_values(struct llama_context * ctx, int32_t il, float * l1);
+// the L1 norms of the values that layer il holds, averaged over KV heads, by row: [n_rows], NaN where it holds none
+LLAMA_API int32_t vp_seq_values(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n_rows, float * l1);
 
 //
-// KV cache
+// memory
 //
 
-// forget positions [p0, p1) of the sequence in layers [il_begin, il_end) (group boundaries)
-LLAMA_API int32_t vp_kv_evict(struct llama_context * ctx, int32_t il_begin, int32_t il_end, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+// cells of a sequence in layer il, and the bytes of K and V of one cell
+LLAMA_API int32_t vp_seq_usage(struct vp_context * ctx, vp_seq seq, int32_t il, uint32_t * n_cells, size_t * cell_bytes);
 
-// cells in use in layer il, and the bytes of K and V of one cell / of the whole allocated cache of that layer
-LLAMA_API int32_t vp_kv_usage(struct llama_context * ctx, int32_t il, uint32_t * n_cells, size_t * cell_bytes, size_t * allocated_bytes);
+// bytes that a sequence keeps beside the KV cache, for rows that can go on: hidden rows and embeddings
+LLAMA_API int32_t vp_seq_bytes(struct vp_context * ctx, vp_seq seq, size_t * n_bytes);
+
+// cells in use in layer il, by whatever sequence, and the bytes of the whole allocated cache of that layer
+LLAMA_API int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_cells, size_t * allocated_bytes);
 
 //
 // pictures

@@ -16,29 +16,28 @@ namespace {
 // the cells of the hidden keys in one KV group
 class input_hidden_keys : public llm_graph_input_i {
 public:
-    input_hidden_keys(const vp_kv_groups_context * mctx, const vp_prompt_state * prompt, uint32_t g, bool has_first) :
-        has_first(has_first), mctx(mctx), prompt(prompt), g(g) {}
+    input_hidden_keys(const vp_kv_groups_context * mctx, const vp_call * call, uint32_t g, bool has_first) :
+        has_first(has_first), mctx(mctx), call(call), g(g) {}
 
     void set_input(const llama_ubatch * ubatch) override {
         GGML_UNUSED(ubatch);
 
-        const auto & cells = mctx->cells_of_rows(g);
         const size_t n_kv  = keep->ne[0];
+        const auto   cells = mctx->get_kv()->cells_of_rows(g, call->seq_id, call->keys.back() + 1);
 
         std::vector<float> v_keep(n_kv, 1.0f);
         std::vector<float> v_hidden(n_kv, 0.0f);
-        for (const int32_t key : prompt->keys) {
-            const int32_t cell = key < (int32_t) cells.size() ? cells[key] : -1;
-            if (cell >= 0) {
-                v_keep  [cell] = 0.0f;
-                v_hidden[cell] = 1.0f;
+        for (const int32_t key : call->keys) {
+            if (cells[key] >= 0) {
+                v_keep  [cells[key]] = 0.0f;
+                v_hidden[cells[key]] = 1.0f;
             }
         }
         ggml_backend_tensor_set(keep, v_keep.data(), 0, ggml_nbytes(keep));
 
         if (has_first) {
             std::vector<float> v_first(n_kv, 0.0f);
-            v_first[cells[prompt->keys.front()]] = 1.0f;
+            v_first[cells[call->keys.front()]] = 1.0f;
             ggml_backend_tensor_set(first,  v_first .data(), 0, ggml_nbytes(first));
             ggml_backend_tensor_set(hidden, v_hidden.data(), 0, ggml_nbytes(hidden));
         }
@@ -46,7 +45,7 @@ public:
 
     bool can_reuse(const llm_graph_params & params) override {
         mctx = static_cast<const vp_kv_groups_context *>(params.mctx);
-        return params.cparams.vp.prompt == prompt; // n_kv is checked by the attention input
+        return params.cparams.vp.call == call; // n_kv is checked by the attention input
     }
 
     const bool has_first;
@@ -57,7 +56,7 @@ public:
 
 private:
     const vp_kv_groups_context * mctx;
-    const vp_prompt_state      * prompt;
+    const vp_call              * call;
     const uint32_t               g;
 };
 
@@ -65,7 +64,7 @@ input_hidden_keys * build_input(const llm_graph_context & graph, int64_t n_kv, i
     const auto & vp   = graph.cparams.vp;
     const auto * mctx = static_cast<const vp_kv_groups_context *>(graph.mctx);
 
-    auto inp = std::make_unique<input_hidden_keys>(mctx, vp.prompt, mctx->get_kv()->group_of(il), vp.mode == VP_ATTENTION_MERGE);
+    auto inp = std::make_unique<input_hidden_keys>(mctx, vp.call, mctx->get_kv()->group_of(il), vp.mode == VP_ATTENTION_MERGE);
 
     const auto new_input = [&](const char * name) {
         auto * t = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_F32, n_kv);
@@ -121,7 +120,7 @@ ggml_tensor * change_values(ggml_context * ctx0, ggml_tensor * v, const input_hi
 
 ggml_tensor * vp_attn_values(const llm_graph_context & graph, ggml_tensor * v, int il) {
     const auto & vp = graph.cparams.vp;
-    if (!vp.prompt || (vp.mode != VP_ATTENTION_ZERO && vp.mode != VP_ATTENTION_MERGE)) {
+    if (!vp.call || (vp.mode != VP_ATTENTION_ZERO && vp.mode != VP_ATTENTION_MERGE)) {
         return v;
     }
     if (il < vp.il_begin || (vp.il_end >= 0 && il >= vp.il_end)) {

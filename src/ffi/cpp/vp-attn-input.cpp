@@ -21,21 +21,21 @@ template <typename T>
 void hide_keys(
         T * mask, T hidden, int64_t n_kv,
         const llama_ubatch & ubatch,
-        const vp_prompt_state & prompt,
+        const vp_call & call,
         const std::vector<int32_t> & cells_of_rows) {
     const auto is_visible = [](T v) { return std::isfinite(std::is_same<T, ggml_fp16_t>::value ? ggml_fp16_to_fp32((ggml_fp16_t) v) : (float) v); };
 
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         const int32_t i_batch = ubatch.data->batch_idxs[i];
-        if (!prompt.affected.empty() && !prompt.affected[i_batch]) {
+        if (!call.affected.empty() && !call.affected[i_batch]) {
             continue;
         }
         T * row = mask + i*n_kv;
 
-        const int32_t own_cell = cells_of_rows[prompt.rows[i_batch]];
+        const int32_t own_cell = cells_of_rows[call.rows[i_batch]];
         const T       own      = row[own_cell];
 
-        for (const int32_t key : prompt.keys) {
+        for (const int32_t key : call.keys) {
             if (cells_of_rows[key] >= 0) {
                 row[cells_of_rows[key]] = hidden;
             }
@@ -46,6 +46,17 @@ void hide_keys(
             row[own_cell] = own;
         }
     }
+}
+
+// without a causal mask a row sees all rows of its sequence that are stored: hides those after `until`
+// mask: [n_kv, n_tokens], written by the host
+template <typename T>
+void hide_later_rows(T * mask, T hidden, int64_t n_kv, int64_t n_tokens, const vp_kv_groups & kv, uint32_t g, int32_t until) {
+    kv.for_each_cell(g, [&](uint32_t cell, int32_t row) {
+        for (int64_t i = 0; row > until && cell < n_kv && i < n_tokens; ++i) {
+            mask[i*n_kv + cell] = hidden;
+        }
+    });
 }
 
 class attn_input_groups {
@@ -108,16 +119,30 @@ private:
     }
 
     void set_input_hidden_keys(size_t c, const llama_ubatch & ubatch) {
-        const auto & vp   = subs[c]->cparams.vp;
-        auto       * mask = subs[c]->self_kq_mask;
-        if (vp.prompt == nullptr || vp.mode != VP_ATTENTION_MASK || mask->buffer == nullptr || !mctx->get_kv()->active(reps[c])) {
+        const auto * mask = subs[c]->self_kq_mask;
+        if (!subs[c]->cparams.vp.call || mask->buffer == nullptr || !mctx->get_kv()->active(reps[c])) {
             return;
         }
-        const auto & cells = mctx->cells_of_rows(reps[c]);
         if (mask->type == GGML_TYPE_F16) {
-            hide_keys((ggml_fp16_t *) mask->data, ggml_fp32_to_fp16(-INFINITY), mask->ne[0], ubatch, *vp.prompt, cells);
+            hide(c, (ggml_fp16_t *) mask->data, ggml_fp32_to_fp16(-INFINITY), ubatch);
         } else {
-            hide_keys((float *) mask->data, -INFINITY, mask->ne[0], ubatch, *vp.prompt, cells);
+            hide(c, (float *) mask->data, -INFINITY, ubatch);
+        }
+    }
+
+    template <typename T>
+    void hide(size_t c, T * mask, T hidden, const llama_ubatch & ubatch) {
+        const auto &   vp   = subs[c]->cparams.vp;
+        const auto &   kv   = *mctx->get_kv();
+        const int64_t  n_kv = subs[c]->self_kq_mask->ne[0];
+        const uint32_t g    = reps[c];
+
+        if (vp.call->both_ways_until >= 0) {
+            hide_later_rows(mask, hidden, n_kv, (int64_t) ubatch.n_tokens, kv, g, vp.call->both_ways_until);
+        }
+        if (vp.mode == VP_ATTENTION_MASK) {
+            const int32_t n_rows = std::max(vp.call->keys.back(), vp.call->rows.back()) + 1;
+            hide_keys(mask, hidden, n_kv, ubatch, *vp.call, kv.cells_of_rows(g, vp.call->seq_id, n_rows));
         }
     }
 

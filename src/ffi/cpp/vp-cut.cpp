@@ -5,6 +5,7 @@
 
 #include "vp-hooks.h"
 #include "vp-kv-groups.h"
+#include "vp-upstream.h"
 
 #include "llama-batch.h"
 #include "llama-graph.h"
@@ -17,40 +18,39 @@
 
 namespace {
 
-// which prompt rows the batch rows are, as rows of the hidden buffer
+// where the hidden rows of the batch rows come from, and where they go to
 class input_hidden_rows : public llm_graph_input_i {
 public:
-    input_hidden_rows(const vp_prompt_state * prompt) : prompt(prompt), hidden(prompt->hidden) {}
+    input_hidden_rows(const vp_call * call) : call(call), hidden(call->hidden) {}
 
     void set_input(const llama_ubatch * ubatch) override {
-        const auto & idxs = ubatch->data->batch_idxs;
-        if (idx_in) {
-            std::vector<int32_t> rows(idxs.size());
-            for (size_t i = 0; i < idxs.size(); ++i) {
-                rows[i] = prompt->rows[idxs[i]];
-            }
-            ggml_backend_tensor_set(idx_in, rows.data(), 0, ggml_nbytes(idx_in));
-        }
-        if (idx_out) {
-            std::vector<int64_t> rows(idxs.size());
-            for (size_t i = 0; i < idxs.size(); ++i) {
-                rows[i] = prompt->rows[idxs[i]];
-            }
-            ggml_backend_tensor_set(idx_out, rows.data(), 0, ggml_nbytes(idx_out));
-        }
+        set_slots<int32_t>(idx_in,  call->slots_in,  *ubatch);
+        set_slots<int64_t>(idx_out, call->slots_out, *ubatch);
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        // the buffer grows with the prompt
-        return params.cparams.vp.prompt == prompt && prompt->hidden == hidden;
+        // the buffer grows with the rows
+        return params.cparams.vp.call == call && call->hidden == hidden;
     }
 
     ggml_tensor * idx_in  = nullptr; // I32 [n_tokens]
     ggml_tensor * idx_out = nullptr; // I64 [n_tokens]
 
 private:
-    const vp_prompt_state * prompt;
-    const ggml_tensor     * hidden;
+    template <typename T>
+    static void set_slots(ggml_tensor * idx, const std::vector<int32_t> & slots, const llama_ubatch & ubatch) {
+        if (!idx) {
+            return;
+        }
+        std::vector<T> of_ubatch(idx->ne[0]);
+        for (size_t i = 0; i < of_ubatch.size(); ++i) {
+            of_ubatch[i] = slots[ubatch.data->batch_idxs[i]];
+        }
+        ggml_backend_tensor_set(idx, of_ubatch.data(), 0, ggml_nbytes(idx));
+    }
+
+    const vp_call     * call;
+    const ggml_tensor * hidden;
 };
 
 struct cut {
@@ -140,10 +140,13 @@ struct cut {
     }
 
     // only the nodes between the cuts, in the order that upstream gave them: KV writes have no readers in the graph
-    void keep_nodes() const {
+    void keep_nodes(bool store) const {
         auto * gf = res.get_gf();
         ggml_graph_clear(gf);
         for (int i = i_in + 1; i <= i_out; ++i) {
+            if (!store && vp_upstream_is_kv_write(nodes[i])) {
+                continue;
+            }
             if (compute[i]) {
                 ggml_build_forward_expand(gf, nodes[i]);
             } else {
@@ -164,30 +167,13 @@ struct cut {
         }
         return true;
     }
-
-    // inputs that are only read outside of the range stay without memory and must not be set
-    void drop_inputs() const {
-        auto & inputs = res.inputs;
-        inputs.erase(std::remove_if(inputs.begin(), inputs.end(), [&](const llm_graph_input_ptr & inp) {
-            return (h_in  && dynamic_cast<llm_graph_input_embd    *>(inp.get())) ||
-                   (h_out && dynamic_cast<llm_graph_input_out_ids *>(inp.get()));
-        }), inputs.end());
-    }
-
-    void drop_outputs() const {
-        res.t_logits = res.t_embd = res.t_embd_pooled = res.t_h_nextn = nullptr;
-        res.t_sampled.clear();
-        res.t_sampled_probs.clear();
-        res.t_sampled_logits.clear();
-        res.t_candidates.clear();
-    }
 };
 
 } // namespace
 
 void vp_mark_layer_inp(const llm_graph_context & graph, ggml_tensor * cur, int il) {
     auto & t_layer_inp = graph.res->t_layer_inp;
-    if (graph.cparams.vp.prompt && il >= 0 && il < (int) t_layer_inp.size() && !t_layer_inp[il]) {
+    if (graph.cparams.vp.call && il >= 0 && il < (int) t_layer_inp.size() && !t_layer_inp[il]) {
         t_layer_inp[il] = cur;
     }
 }
@@ -208,26 +194,26 @@ bool vp_cut_graph(llm_graph_result & res, const llm_graph_params & params) {
 
     const auto earlier = c.earlier_nodes();
 
-    auto inp = std::make_unique<input_hidden_rows>(vp.prompt);
+    auto inp = std::make_unique<input_hidden_rows>(vp.call);
     if (c.h_in) {
         inp->idx_in = ggml_new_tensor_1d(res.get_ctx(), GGML_TYPE_I32, n_tokens);
         ggml_set_input(inp->idx_in);
         ggml_set_name(inp->idx_in, "vp_hidden_idx_in");
-        c.read_hidden(vp.prompt->hidden, inp->idx_in);
+        c.read_hidden(vp.call->hidden, inp->idx_in);
     }
 
-    c.keep_nodes();
+    c.keep_nodes(vp.store);
     if (!c.is_closed(earlier)) {
         return false;
     }
-    c.drop_inputs();
+    vp_upstream_drop_inputs(res, c.h_in != nullptr, c.h_out != nullptr);
 
     if (c.h_out) {
-        c.drop_outputs();
+        vp_upstream_drop_outputs(res);
         inp->idx_out = ggml_new_tensor_1d(res.get_ctx(), GGML_TYPE_I64, n_tokens);
         ggml_set_input(inp->idx_out);
         ggml_set_name(inp->idx_out, "vp_hidden_idx_out");
-        ggml_build_forward_expand(res.get_gf(), ggml_set_rows(res.get_ctx(), vp.prompt->hidden, c.h_out, inp->idx_out));
+        ggml_build_forward_expand(res.get_gf(), ggml_set_rows(res.get_ctx(), vp.call->hidden, c.h_out, inp->idx_out));
     }
 
     res.add_input(std::move(inp));

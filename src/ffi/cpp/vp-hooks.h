@@ -1,5 +1,5 @@
 // What the patches call. Every hook is a no-op for a context without KV groups (see vp_init_from_model()), and all but
-// the first three are no-ops outside vp_prompt_run().
+// the first three are no-ops outside vp_seq_run().
 #pragma once
 
 #include "vp-params.h"

@@ -1,9 +1,9 @@
-// What an inspection reads beside the probes: small graphs of their own on what a prompt has left in the context.
+// What an inspection reads beside the probes: small graphs of their own on what a sequence has left in the context.
 
-#include "vp-access.h"
-#include "vp-kv-groups.h"
-#include "vp-prompt.h"
+#include "vp-seq.h"
+
 #include "vp-status.h"
+#include "vp-upstream.h"
 
 #include "llama-impl.h"
 
@@ -66,7 +66,7 @@ ggml_tensor * output_head(const llama_model & model, ggml_context * ctx0, ggml_t
 
     cur = ggml_mul(ctx0, ggml_rms_norm(ctx0, cur, hparams.f_norm_rms_eps), model.output_norm);
     cur = linear(ctx0, model.output, model.output_s, model.output_b, cur);
-    if (model.arch == LLM_ARCH_GEMMA3 && hparams.f_final_logit_softcapping) {
+    if (vp_upstream_caps_logits(model.arch) && hparams.f_final_logit_softcapping) {
         cur = ggml_scale(ctx0, cur, 1.0f/hparams.f_final_logit_softcapping);
         cur = ggml_scale(ctx0, ggml_tanh(ctx0, cur), hparams.f_final_logit_softcapping);
     }
@@ -91,9 +91,17 @@ void lens(
     std::copy(res.begin(), res.end(), logits);
 }
 
-int32_t check_layer(const llama_context & ctx, int32_t il) {
-    const int32_t n_layer = ctx.get_model().hparams.n_layer();
-    return il >= 0 && il < n_layer ? VP_OK : vp_fail(VP_BAD_ARGUMENT, format("layer %d of a model with %d layers", il, n_layer));
+// where layer il can be looked into
+void check_layer(const vp_context & ctx, int32_t il) {
+    if (!ctx.kv) {
+        throw vp_error(VP_BAD_ARGUMENT, "the context was created without KV groups");
+    }
+    if (il < 0 || il >= ctx.n_layer()) {
+        throw vp_error(VP_BAD_ARGUMENT, format("layer %d of a model with %d layers", il, ctx.n_layer()));
+    }
+    if (ctx.kv->is_rotated(il)) {
+        throw vp_error(VP_BAD_ARGUMENT, "values are stored rotated: use an F16 cache");
+    }
 }
 
 // v: a view of the cache; returns F32 [n_kv]: the L1 norm of each cell's values, averaged over KV heads
@@ -114,64 +122,48 @@ ggml_tensor * value_norms(ggml_context * ctx0, ggml_tensor * v) {
 
 } // namespace
 
-int32_t vp_prompt_lens_hidden(struct llama_context * ctx, float * logits) {
+int32_t vp_seq_lens_hidden(struct vp_context * ctx, vp_seq seq, float * logits) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        auto * kv = vp_get_groups(ctx);
-        if (!kv) {
-            return vp_fail_no_groups();
+        if (!ctx->kv) {
+            return vp_fail(VP_BAD_ARGUMENT, "the context was created without KV groups");
         }
-        const int32_t last = kv->prompt.n_rows - 1;
-        std::vector<float> hidden(ctx->get_model().hparams.n_embd);
-        const int32_t status = vp_prompt_hidden(ctx, &last, 1, hidden.data());
+        const int32_t last = ctx->get(seq)->n_rows() - 1;
+        std::vector<float> hidden(ctx->hparams().n_embd);
+        const int32_t status = vp_seq_hidden(ctx, seq, &last, 1, hidden.data());
         if (status == VP_OK) {
-            lens(*ctx, hidden, [](ggml_context *, ggml_tensor * cur) { return cur; }, logits);
+            lens(*ctx->lctx, hidden, [](ggml_context *, ggml_tensor * cur) { return cur; }, logits);
         }
         return status;
     });
 }
 
-int32_t vp_prompt_lens_attention(struct llama_context * ctx, int32_t il, float * logits) {
+int32_t vp_seq_lens_attention(struct vp_context * ctx, vp_seq seq, int32_t il, float * logits) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        if (const int32_t status = check_layer(*ctx, il); status != VP_OK) {
-            return status;
-        }
-        const auto * probe = vp_find_probe(ctx, il, VP_STATISTIC_CONTRIBUTION);
-        if (!probe) {
-            return VP_BAD_ARGUMENT;
-        }
-        if (vp_get_groups(ctx)->is_rotated(il)) {
-            return vp_fail(VP_BAD_ARGUMENT, "values are stored rotated: use an F16 cache");
-        }
-        const auto & layer = ctx->get_model().layers[il];
-        lens(*ctx, probe->output, [&](ggml_context * ctx0, ggml_tensor * cur) {
+        check_layer(*ctx, il);
+        const auto & probe = vp_find_probe(*ctx->get(seq), il, VP_STATISTIC_CONTRIBUTION);
+        const auto & layer = ctx->lctx->get_model().layers[il];
+        lens(*ctx->lctx, probe.output, [&](ggml_context * ctx0, ggml_tensor * cur) {
             return linear(ctx0, layer.wo, layer.wo_s, layer.wo_b, cur);
         }, logits);
         return VP_OK;
     });
 }
 
-int32_t vp_prompt_values(struct llama_context * ctx, int32_t il, float * l1) {
+int32_t vp_seq_values(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n_rows, float * l1) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        auto * kv = vp_get_groups(ctx);
-        if (!kv) {
-            return vp_fail_no_groups();
-        }
-        if (const int32_t status = check_layer(*ctx, il); status != VP_OK) {
-            return status;
-        }
-        if (kv->is_rotated(il)) {
-            return vp_fail(VP_BAD_ARGUMENT, "values are stored rotated: use an F16 cache");
-        }
-        if (!kv->holds_cells(il)) {
+        const auto & s = *ctx->get(seq);
+        check_layer(*ctx, il);
+        const uint32_t g = ctx->kv->group_of(il);
+        if (ctx->kv->n_used(g, s.id) == 0) {
             return vp_fail(VP_BAD_ARGUMENT, format("layer %d holds no tokens", il));
         }
         const auto ctx0 = new_graph_context();
 
-        const auto by_cell = compute(*ctx, ctx0.get(), value_norms(ctx0.get(), kv->get_v(ctx0.get(), il)), {});
-        const auto & cells = kv->cells_of_rows(kv->group_of(il));
-        for (int32_t row = 0; row < kv->prompt.n_rows; ++row) {
-            const int32_t cell = row < (int32_t) cells.size() ? cells[row] : -1;
-            l1[row] = cell >= 0 ? by_cell[cell] : std::numeric_limits<float>::quiet_NaN();
+        const auto by_cell = compute(*ctx->lctx, ctx0.get(), value_norms(ctx0.get(), ctx->kv->get_v(ctx0.get(), il)), {});
+        const auto cells   = ctx->kv->cells_of_rows(g, s.id, n_rows);
+        for (int32_t row = 0; row < n_rows; ++row) {
+            const bool is_held = cells[row] >= 0 && cells[row] < (int32_t) by_cell.size();
+            l1[row] = is_held ? by_cell[cells[row]] : std::numeric_limits<float>::quiet_NaN();
         }
         return VP_OK;
     });

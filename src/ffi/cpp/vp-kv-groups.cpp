@@ -1,5 +1,7 @@
 #include "vp-kv-groups.h"
 
+#include "vp-upstream.h"
+
 #include "visipruner.h"
 
 #include "llama-batch.h"
@@ -9,27 +11,26 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 #include <stdexcept>
 
 //
 // vp_kv_groups
 //
 
+// caches are a multiple of so many cells long, as upstream pads what attention reads of them
+static const uint32_t N_CELLS_STEP = 256;
+
 vp_kv_groups::vp_kv_groups(
         const llama_model & model,
         ggml_type           type_k,
         ggml_type           type_v,
         const llama_cparams & cparams,
-        bool                swa_full,
-        const std::vector<vp_kv_group> & desc) {
+        const std::vector<vp_kv_group> & desc) :
+        model(model), cparams(cparams), type_k(type_k), type_v(type_v) {
     const auto & hparams = model.hparams;
 
-    const int32_t  n_layer = hparams.n_layer_all;
-    const uint32_t n_pad   = 1;
-
-    // as llama_kv_cache_iswa sizes its sliding-window cache
-    const uint32_t n_swa_cells = swa_full ? cparams.n_ctx_seq :
-        GGML_PAD(hparams.n_swa*(cparams.kv_unified ? cparams.n_seq_max : 1) + cparams.n_ubatch, 256);
+    const int32_t n_layer = hparams.n_layer_all;
 
     il_group.resize(n_layer);
 
@@ -41,7 +42,7 @@ vp_kv_groups::vp_kv_groups(
             throw std::runtime_error(format("KV group %zu is empty or out of order: layers [%d, %d) of %d", r, il_begin, il_end, n_layer));
         }
 
-        const uint32_t n_cells = desc[r].n_cells == 0 ? cparams.n_ctx_seq : std::min(cparams.n_ctx_seq, GGML_PAD(desc[r].n_cells, 256));
+        const uint32_t n_cells = desc[r].n_cells == 0 ? cparams.n_ctx_seq : std::min(cparams.n_ctx_seq, GGML_PAD(desc[r].n_cells, N_CELLS_STEP));
 
         r_first.push_back(il_begin);
         r_group.push_back(groups.size());
@@ -54,32 +55,32 @@ vp_kv_groups::vp_kv_groups(
                     any = true;
                 }
             }
-            if (!any) {
-                continue;
+            if (any) {
+                g_layers.push_back({ il_begin, il_end, swa });
+                groups  .push_back(new_cache(g_layers.back(), n_cells));
+                g_rows  .emplace_back(groups.back()->get_size(), -1);
             }
-
-            const layer_filter_cb filter = [&](int32_t il) {
-                return il >= il_begin && il < il_end && hparams.is_swa(il) == swa;
-            };
-
-            groups.push_back(std::make_unique<llama_kv_cache>(
-                        model, hparams, type_k, type_v, !cparams.flash_attn, cparams.offload_kqv, cparams.kv_unified,
-                        swa ? std::min(n_cells, n_swa_cells) : n_cells, cparams.n_seq_max, n_pad,
-                        swa ? hparams.n_swa : 0, swa ? hparams.swa_type : LLAMA_SWA_TYPE_NONE,
-                        nullptr, filter, nullptr, nullptr));
-            g_swa.push_back(swa);
         }
     }
 
     r_first.push_back(n_layer);
     r_group.push_back(groups.size());
 
-    layouts.resize(groups.size());
-    row_cells.resize(groups.size());
+    g_layout.resize(groups.size());
 
-    clear(false);
     set_range(0, -1);
 }
+
+std::unique_ptr<llama_kv_cache> vp_kv_groups::new_cache(const layers & l, uint32_t n_cells) const {
+    const auto & hparams = model.hparams;
+    return vp_upstream_new_cache(model, cparams, type_k, type_v, n_cells, l.swa, [&](int32_t il) {
+        return il >= l.il_begin && il < l.il_end && hparams.is_swa(il) == l.swa;
+    });
+}
+
+//
+// layouts
+//
 
 static uint64_t mix64(uint64_t h, uint64_t v) {
     // splitmix64's finalizer over the running hash and the value
@@ -89,21 +90,38 @@ static uint64_t mix64(uint64_t h, uint64_t v) {
     return h ^ (h >> 31);
 }
 
-void vp_kv_groups::layout_mix(uint32_t g, uint64_t v) {
-    layouts[g] = mix64(layouts[g], v);
+uint64_t vp_kv_groups::hash_of_cell(uint32_t g, uint32_t cell) const {
+    const auto & cells = groups[g]->get_cells(0);
+    const auto & ext   = cells.ext_get(cell);
+
+    uint64_t res = mix64(cell, (uint64_t) cells.pos_get(cell));
+    res = mix64(res, ((uint64_t) (uint32_t) ext.x << 32) | (uint32_t) ext.y);
+    return mix64(res, std::hash<llama_kv_cells::seq_set_t>()(cells.seq_get_all(cell)));
 }
 
-void vp_kv_groups::layout_mix_all(std::initializer_list<int64_t> vs) {
-    for (uint32_t g = 0; g < groups.size(); ++g) {
-        for (const auto v : vs) {
-            layout_mix(g, (uint64_t) v);
-        }
+// a sum, so that it does not matter in which order cells came and went
+uint64_t vp_kv_groups::layout(uint32_t g) const {
+    auto & id = g_layout[g];
+    if (!id.is_known) {
+        id = { true, 0 };
+        for_each_cell(g, [&](uint32_t cell, int32_t) { id.sum += hash_of_cell(g, cell); });
+    }
+    return mix64(mix64(groups[g]->get_size(), g_layers[g].swa), id.sum);
+}
+
+void vp_kv_groups::touch_all() {
+    for (auto & id : g_layout) {
+        id.is_known = false;
     }
 }
 
 bool vp_kv_groups::same_shape(uint32_t a, uint32_t b) const {
-    return g_swa[a] == g_swa[b] && groups[a]->get_size() == groups[b]->get_size();
+    return g_layers[a].swa == g_layers[b].swa && groups[a]->get_size() == groups[b]->get_size();
 }
+
+//
+// groups
+//
 
 ggml_tensor * vp_kv_groups::get_v(ggml_context * ctx, int32_t il) const {
     const auto & kv = *groups[il_group[il]];
@@ -112,10 +130,6 @@ ggml_tensor * vp_kv_groups::get_v(ggml_context * ctx, int32_t il) const {
     sinfo.s0 = 0;
     sinfo.s1 = 0;
     return kv.get_v(ctx, il, kv.get_cells(0).used_max_p1(), sinfo);
-}
-
-bool vp_kv_groups::holds_cells(int32_t il) const {
-    return groups[il_group[il]]->get_cells(0).get_used() > 0;
 }
 
 bool vp_kv_groups::is_rotated(int32_t il) const {
@@ -148,24 +162,190 @@ std::vector<int32_t> vp_kv_groups::boundaries() const {
     return { r_first.begin() + 1, r_first.end() - 1 };
 }
 
-void vp_kv_groups::forget_prompt() {
-    prompt.n_rows = 0;
-    prompt.probes.clear();
-    for (auto & cells : row_cells) {
-        cells.clear();
+//
+// growth
+//
+
+namespace {
+
+// the state of a cache, in memory
+class state_buffer : public llama_io_write_i, public llama_io_read_i {
+public:
+    void write(const void * src, size_t size) override {
+        const auto * bytes = static_cast<const uint8_t *>(src);
+        data.insert(data.end(), bytes, bytes + size);
+    }
+
+    void write_tensor(ggml_tensor * tensor, size_t offset, size_t size) override {
+        data.resize(data.size() + size);
+        ggml_backend_tensor_get(tensor, data.data() + data.size() - size, offset, size);
+    }
+
+    void read(void * dst, size_t size) override { memcpy(dst, take(size), size); }
+
+    void read_tensor(ggml_tensor * tensor, size_t offset, size_t size) override {
+        ggml_backend_tensor_set(tensor, take(size), offset, size);
+    }
+
+    size_t n_bytes() override { return data.size(); }
+
+private:
+    const uint8_t * take(size_t size) {
+        if (n_read + size > data.size()) {
+            throw std::runtime_error("the state of a cache ends early");
+        }
+        n_read += size;
+        return data.data() + n_read - size;
+    }
+
+    std::vector<uint8_t> data;
+    size_t n_read = 0;
+};
+
+} // namespace
+
+void vp_kv_groups::grow(uint32_t g, uint32_t n_cells) {
+    auto bigger = new_cache(g_layers[g], n_cells);
+
+    std::vector<int32_t> rows;
+    if (groups[g]->get_cells(0).get_used() > 0) {
+        state_buffer state;
+        groups[g]->state_write(state);
+        bigger->state_read(state);
+        // the cells in use are moved together, in their order
+        for_each_cell(g, [&](uint32_t, int32_t row) { rows.push_back(row); });
+    }
+    rows.resize(n_cells, -1);
+
+    groups[g] = std::move(bigger);
+    g_rows[g] = std::move(rows);
+    touch(g);
+}
+
+bool vp_kv_groups::reserve(uint32_t n_rows, uint32_t n_spare, bool & has_grown) {
+    for (uint32_t g = g_begin; g < g_end; ++g) {
+        const uint64_t n_used  = groups[g]->get_cells(0).get_used();
+        const uint64_t n_cells = groups[g]->get_size();
+        if (n_used + n_rows > cparams.n_ctx_seq) {
+            return false;
+        }
+        if (n_used + n_rows > n_cells) {
+            const uint64_t n_wanted = GGML_PAD(n_used + n_rows + n_spare, N_CELLS_STEP);
+            has_grown = true;
+            grow(g, std::min<uint64_t>(n_wanted, cparams.n_ctx_seq));
+        }
+    }
+    return true;
+}
+
+//
+// cells
+//
+
+std::vector<int32_t> vp_kv_groups::cells_of_rows(uint32_t g, llama_seq_id seq_id, int32_t n_rows) const {
+    std::vector<int32_t> res(n_rows, -1);
+    for_each_cell(g, [&](uint32_t cell, int32_t row) {
+        if (row >= 0 && row < n_rows && has(g, cell, seq_id)) {
+            res[row] = cell;
+        }
+    });
+    return res;
+}
+
+void vp_kv_groups::mark(uint32_t g, uint32_t cell, llama_seq_id seq_id) {
+    if (!has(g, cell, seq_id)) {
+        vp_upstream_cells(*groups[g]).seq_add(cell, seq_id);
+        touch(g);
     }
 }
 
-void vp_kv_groups::clear(bool data) {
-    for (uint32_t g = 0; g < groups.size(); ++g) {
-        groups[g]->clear(data);
-        layouts[g] = mix64(groups[g]->get_size(), g_swa[g]);
+void vp_kv_groups::unmark(uint32_t g, uint32_t cell, llama_seq_id seq_id) {
+    if (has(g, cell, seq_id)) {
+        vp_upstream_cells(*groups[g]).seq_rm(cell, seq_id);
+        touch(g);
     }
-    forget_prompt();
+}
+
+uint32_t vp_kv_groups::n_used(uint32_t g, llama_seq_id seq_id) const {
+    return groups[g]->get_cells(0).seq_pos_get(seq_id).size();
+}
+
+//
+// the call in progress
+//
+
+void vp_kv_groups::begin_call(const vp_call * new_call) {
+    call = new_call;
+    stored.clear();
+}
+
+void vp_kv_groups::end_call() {
+    call = nullptr;
+    stored.clear();
+}
+
+void vp_kv_groups::undo_call() {
+    for (const auto & [g, cell] : stored) {
+        auto & cells = vp_upstream_cells(*groups[g]);
+        if (!cells.is_empty(cell)) {
+            cells.rm(cell);
+        }
+        touch(g);
+    }
+    stored.clear();
+}
+
+void vp_kv_groups::record(uint32_t g, const llama_ubatch & ubatch, const std::vector<uint32_t> & cells) {
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        g_rows[g][cells[i]] = call ? call->rows[ubatch.data->batch_idxs[i]] : -1;
+        stored.emplace_back(g, cells[i]);
+        if (g_layout[g].is_known) {
+            g_layout[g].sum += hash_of_cell(g, cells[i]);
+        }
+    }
+}
+
+llama_kv_cache::slot_info_vec_t vp_kv_groups::find_slots(uint32_t g, const std::vector<llama_ubatch> & ubatches) const {
+    const auto & cells = groups[g]->get_cells(0);
+
+    llama_kv_cache::slot_info_vec_t res;
+    uint32_t cell = 0;
+    for (const auto & ubatch : ubatches) {
+        llama_kv_cache::slot_info sinfo;
+        sinfo.s0 = 0;
+        sinfo.s1 = 0;
+        sinfo.resize(1);
+        sinfo.strm[0] = 0;
+        for (uint32_t i = 0; i < ubatch.n_tokens; ++i, ++cell) {
+            while (cell < cells.size() && !cells.is_empty(cell)) {
+                ++cell;
+            }
+            if (cell >= cells.size()) {
+                return {};
+            }
+            sinfo.idxs[0].push_back(cell);
+        }
+        res.push_back(std::move(sinfo));
+    }
+    return res;
+}
+
+//
+// llama_memory_i
+//
+
+void vp_kv_groups::clear(bool data) {
+    for (auto & kv : groups) {
+        kv->clear(data);
+    }
+    touch_all();
 }
 
 bool vp_kv_groups::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    layout_mix_all({ 1, seq_id, p0, p1 });
+    if (call) {
+        return true;
+    }
+    touch_all();
     bool res = true;
     for (auto & kv : groups) {
         res = kv->seq_rm(seq_id, p0, p1) && res;
@@ -174,28 +354,28 @@ bool vp_kv_groups::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
 }
 
 void vp_kv_groups::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
-    layout_mix_all({ 2, seq_id_src, seq_id_dst, p0, p1 });
+    touch_all();
     for (auto & kv : groups) {
         kv->seq_cp(seq_id_src, seq_id_dst, p0, p1);
     }
 }
 
 void vp_kv_groups::seq_keep(llama_seq_id seq_id) {
-    layout_mix_all({ 3, seq_id });
+    touch_all();
     for (auto & kv : groups) {
         kv->seq_keep(seq_id);
     }
 }
 
 void vp_kv_groups::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
-    layout_mix_all({ 4, seq_id, p0, p1, shift });
+    touch_all();
     for (auto & kv : groups) {
         kv->seq_add(seq_id, p0, p1, shift);
     }
 }
 
 void vp_kv_groups::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
-    layout_mix_all({ 5, seq_id, p0, p1, d });
+    touch_all();
     for (auto & kv : groups) {
         kv->seq_div(seq_id, p0, p1, d);
     }
@@ -211,19 +391,6 @@ llama_pos vp_kv_groups::seq_pos_min(llama_seq_id seq_id) const {
 
 llama_pos vp_kv_groups::seq_pos_max(llama_seq_id seq_id) const {
     return groups[0]->seq_pos_max(seq_id);
-}
-
-bool vp_kv_groups::evict(int32_t il_begin, int32_t il_end, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    bool res = true;
-    const uint32_t g0 = r_group[find_boundary(r_first, il_begin)];
-    const uint32_t g1 = r_group[find_boundary(r_first, il_end)];
-    for (uint32_t g = g0; g < g1; ++g) {
-        for (const int64_t v : { 6, seq_id, p0, p1 }) {
-            layout_mix(g, (uint64_t) v);
-        }
-        res = groups[g]->seq_rm(seq_id, p0, p1) && res;
-    }
-    return res;
 }
 
 std::map<ggml_backend_buffer_type_t, size_t> vp_kv_groups::memory_breakdown() const {
@@ -255,13 +422,13 @@ llama_memory_context_ptr vp_kv_groups::init_batch(llama_batch_allocr & balloc, u
     }
 
     std::vector<llama_kv_cache::slot_info_vec_t> sinfos(groups.size());
-    for (uint32_t g = g_begin; g < g_end; ++g) {
+    for (uint32_t g = g_begin; g < g_end && (!call || call->store); ++g) {
         // the same layout has the same free slots
         uint32_t same = g_begin;
-        while (same < g && layouts[same] != layouts[g]) {
+        while (same < g && layout(same) != layout(g)) {
             ++same;
         }
-        sinfos[g] = same < g ? sinfos[same] : groups[g]->prepare(ubatches);
+        sinfos[g] = same < g ? sinfos[same] : find_slots(g, ubatches);
         if (sinfos[g].empty()) {
             return std::make_unique<vp_kv_groups_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
         }
@@ -303,7 +470,8 @@ void vp_kv_groups::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_s
     }
     for (uint32_t g = 0; g < groups.size(); ++g) {
         groups[g]->state_read(io, seq_id, flags);
-        layout_mix(g, (7ull << 32) + g); // the cells may lie anywhere now: share with no other group
+        std::fill(g_rows[g].begin(), g_rows[g].end(), -1);
+        touch(g);
     }
 }
 
@@ -345,10 +513,10 @@ vp_kv_groups_context::vp_kv_groups_context(
         std::vector<llama_ubatch> ubatches) :
         kv(kv), ubatches(std::move(ubatches)), sinfos(std::move(sinfos)), status(LLAMA_MEMORY_STATUS_SUCCESS) {
     for (uint32_t g = 0; g < kv->n_groups(); ++g) {
-        if (kv->active(g)) {
+        if (!this->sinfos[g].empty()) {
             ctxs.push_back(std::make_unique<llama_kv_cache_context>(kv->get(g), this->sinfos[g], this->ubatches));
         } else {
-            // only used to build the parts of the graph that are cut away
+            // for a part of the graph that is cut away, or reads all that is there and stores nothing
             ctxs.push_back(kv->get(g)->init_full());
         }
     }
@@ -356,7 +524,7 @@ vp_kv_groups_context::vp_kv_groups_context(
 
 bool vp_kv_groups_context::next() {
     for (uint32_t g = 0; g < ctxs.size(); ++g) {
-        if (kv->active(g)) {
+        if (!sinfos[g].empty()) {
             ctxs[g]->next();
         }
     }
@@ -368,40 +536,14 @@ bool vp_kv_groups_context::apply() {
 
     bool res = true;
     for (uint32_t g = 0; g < ctxs.size(); ++g) {
-        if (is_update || kv->active(g)) {
+        if (is_update || !sinfos[g].empty()) {
             res = ctxs[g]->apply() && res;
         }
-        if (!is_update && kv->active(g)) {
-            record(g);
+        if (!is_update && !sinfos[g].empty()) {
+            kv->record(g, ubatches[i_next], sinfos[g][i_next].idxs[0]); // one stream, see vp_init_from_model()
         }
     }
     return res;
-}
-
-void vp_kv_groups_context::record(uint32_t g) {
-    const auto & ubatch = ubatches[i_next];
-    const auto & cells  = sinfos[g][i_next].idxs[0]; // one stream, see vp_init_from_model()
-
-    kv->layout_mix(g, 0);
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        kv->layout_mix(g, cells[i]);
-        for (uint32_t j = 0; j < ubatch.n_pos; ++j) {
-            kv->layout_mix(g, ubatch.pos[j*ubatch.n_tokens + i]);
-        }
-        for (int32_t s = 0; s < ubatch.n_seq_id[i]; ++s) {
-            kv->layout_mix(g, ubatch.seq_id[i][s]);
-        }
-    }
-
-    const auto & rows = kv->prompt.rows;
-    if (rows.empty()) {
-        return; // not a staged prefill
-    }
-    auto & row_cells = kv->cells_of_rows(g);
-    row_cells.resize(kv->prompt.n_rows, -1);
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        row_cells[rows[ubatch.data->batch_idxs[i]]] = cells[i];
-    }
 }
 
 llama_memory_status vp_kv_groups_context::get_status() const {

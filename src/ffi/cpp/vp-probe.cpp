@@ -13,20 +13,20 @@ namespace {
 // which batch rows are queries of the probe
 class input_probe_queries : public llm_graph_input_i {
 public:
-    input_probe_queries(const vp_prompt_state * prompt) : prompt(prompt) {}
+    input_probe_queries(const vp_call * call) : call(call) {}
 
     void set_input(const llama_ubatch *) override {
-        ggml_backend_tensor_set(idx, prompt->queries.data(), 0, ggml_nbytes(idx));
+        ggml_backend_tensor_set(idx, call->queries.data(), 0, ggml_nbytes(idx));
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return params.cparams.vp.prompt == prompt && params.cparams.vp.n_queries == idx->ne[0];
+        return params.cparams.vp.call == call && params.cparams.vp.n_queries == idx->ne[0];
     }
 
     ggml_tensor * idx = nullptr; // I32 [n_queries]
 
 private:
-    const vp_prompt_state * prompt;
+    const vp_call * call;
 };
 
 // the weights of some queries as the attention proper has them: [n_kv, n_queries, n_head]
@@ -126,7 +126,7 @@ ggml_tensor * attention(
         float         kq_scale) {
     auto * ctx0 = graph.ctx0;
 
-    auto inp = std::make_unique<input_probe_queries>(graph.cparams.vp.prompt);
+    auto inp = std::make_unique<input_probe_queries>(graph.cparams.vp.call);
     inp->idx = ggml_new_tensor_1d(ctx0, GGML_TYPE_I32, graph.cparams.vp.n_queries);
     ggml_set_input(inp->idx);
     ggml_set_name(inp->idx, "vp_probe_queries");
@@ -154,7 +154,7 @@ void vp_attn_probe(
         float         kq_scale,
         int           il) {
     const auto & vp = graph.cparams.vp;
-    if (!vp.prompt || il != vp.probe_il) {
+    if (!vp.call || il != vp.probe_il) {
         return;
     }
     auto * res = vp.n_queries > 0 ?

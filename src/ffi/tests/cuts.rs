@@ -34,31 +34,27 @@ fn a_staged_run_without_cuts_equals_a_stock_decode_bit_for_bit() {
         let token: Vec<i32> = (0..20).map(|i| 3 + 7 * i).collect();
         for setup in SETUPS {
             let mut stock = engine(&model, setup, &[]);
-            stock.context.decode_tokens(&token, 0, true).unwrap();
-
             let mut staged = engine(&model, setup, &every_layer(&model));
             let n_pos = model.n_pos_per_embd();
             let pos: Vec<i32> = (0..20)
                 .flat_map(|i| if n_pos == 1 { vec![i] } else { vec![i, i, i, 0] })
                 .collect();
-            staged
-                .context
-                .prompt_begin(&Prompt {
-                    token: &token,
-                    embd: &[],
-                    pos: &pos,
-                })
-                .unwrap();
             let rows: Vec<i32> = (0..20).collect();
-            staged.run(0..model.n_layer(), &rows);
+            for engine in [&mut stock, &mut staged] {
+                engine
+                    .begin_with(&Rows {
+                        token: &token,
+                        embd: &[],
+                        pos: &pos,
+                    })
+                    .unwrap();
+                engine.run(0..model.n_layer(), &rows);
+            }
             assert_eq!(staged.logits(), stock.logits(), "{arch:?} {setup:?}, prefill");
 
             for step in 0..4 {
                 for engine in [&mut stock, &mut staged] {
-                    engine
-                        .context
-                        .decode_tokens(&[5 + step], 20 + step, true)
-                        .unwrap();
+                    engine.decode(5 + step, 20 + step);
                 }
                 assert_eq!(
                     staged.logits(),

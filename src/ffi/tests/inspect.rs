@@ -1,5 +1,7 @@
 //! What an inspection reads beside the probes.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 
 /// A last layer that adds nothing passes on what the logit lens looked at before it, so both end in the same logits.
@@ -15,7 +17,7 @@ fn the_logit_lens_is_the_models_own_ending() {
         let n_layer = engine.n_layer();
         engine.begin();
         engine.run(0..n_layer - 1, &all_rows());
-        let lens = engine.context.lens_hidden().unwrap();
+        let lens = engine.context.lens_hidden(&engine.sequence).unwrap();
         engine.run(n_layer - 1..n_layer, &all_rows());
         assert!(max_difference(&lens, &engine.logits()) < 1e-5, "{arch:?}");
         assert!(lens.iter().any(|logit| logit.abs() > 0.5), "{arch:?}");
@@ -35,14 +37,14 @@ fn lenses_and_values_leave_the_prompt_as_it_was() {
                 probe: Some(Probe::Contribution { il }),
                 ..range(il..il + 1, &all)
             };
-            engine.context.prompt_run(&probed).unwrap();
-            engine.context.lens_attention(il).unwrap();
+            engine.context.run(&engine.sequence, &probed).unwrap();
+            engine.context.lens_attention(&engine.sequence, il).unwrap();
             if il + 1 < engine.n_layer() {
-                engine.context.lens_hidden().unwrap();
+                engine.context.lens_hidden(&engine.sequence).unwrap();
             }
-            let l1 = engine.context.value_norms(il).unwrap();
+            let l1 = engine.context.value_norms(&engine.sequence, il, N_ROWS).unwrap();
             assert!(l1.iter().all(|l1| *l1 > 0.0), "{arch:?} layer {il}");
-            let logits = engine.context.logits().map(<[f32]>::to_vec);
+            let logits = engine.context.logits(None).map(<[f32]>::to_vec);
             assert_eq!(
                 logits.is_some_and(|logits| logits == plain),
                 il + 1 == engine.n_layer()
@@ -64,7 +66,7 @@ fn value_norms_are_those_of_the_rows_that_a_layer_holds() {
         engine.begin();
         engine.run(0..2, &all_rows());
         engine.run(2..3, &rest);
-        [1, 2].map(|il| engine.context.value_norms(il).unwrap())
+        [1, 2].map(|il| engine.context.value_norms(&engine.sequence, il, N_ROWS).unwrap())
     };
     let [by_dimension, by_token] = [FlashAttention::Off, FlashAttention::On].map(|flash_attn| {
         norms(Setup {
@@ -89,13 +91,19 @@ fn a_stop_in_a_lens_is_told_from_a_failure() {
     let mut engine = engine(&model, EXACT, &every_layer(&model));
     engine.begin();
     engine.run(0..1, &all_rows());
-    let lens = engine.context.lens_hidden().unwrap();
-    engine.cancel.store(true, Ordering::Relaxed);
-    for stopped in [engine.context.lens_hidden(), engine.context.value_norms(0)] {
+    let lens = engine.context.lens_hidden(&engine.sequence).unwrap();
+    let sequence = &engine.sequence;
+    for stopped in [
+        engine
+            .context
+            .watching(&AtomicBool::new(true), |context| context.lens_hidden(sequence)),
+        engine.context.watching(&AtomicBool::new(true), |context| {
+            context.value_norms(sequence, 0, N_ROWS)
+        }),
+    ] {
         assert_eq!(stopped.unwrap_err().status, Status::Aborted);
     }
-    engine.cancel.store(false, Ordering::Relaxed);
-    assert_eq!(engine.context.lens_hidden().unwrap(), lens);
+    assert_eq!(engine.context.lens_hidden(&engine.sequence).unwrap(), lens);
 }
 
 #[test]
@@ -107,21 +115,39 @@ fn what_is_not_there_is_refused() {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     };
-    refused(staged.context.lens_hidden(), "not between two ranges");
-    refused(staged.context.lens_attention(0), "layer 0 was not probed");
     refused(
-        staged.context.lens_attention(8),
+        staged.context.lens_hidden(&staged.sequence),
+        "not between two ranges",
+    );
+    refused(
+        staged.context.lens_attention(&staged.sequence, 0),
+        "layer 0 was not probed",
+    );
+    refused(
+        staged.context.lens_attention(&staged.sequence, 8),
         "layer 8 of a model with 8 layers",
     );
-    refused(staged.context.value_norms(3), "layer 3 holds no tokens");
-    refused(staged.context.value_norms(9), "layer 9 of a model with 8 layers");
+    refused(
+        staged.context.value_norms(&staged.sequence, 3, N_ROWS),
+        "layer 3 holds no tokens",
+    );
+    refused(
+        staged.context.value_norms(&staged.sequence, 9, N_ROWS),
+        "layer 9 of a model with 8 layers",
+    );
 
     let mut stock = engine(&model, EXACT, &[]);
-    refused(stock.context.lens_hidden(), "without KV groups");
-    refused(stock.context.value_norms(0), "without KV groups");
+    refused(stock.context.lens_hidden(&stock.sequence), "without KV groups");
+    refused(
+        stock.context.value_norms(&stock.sequence, 0, N_ROWS),
+        "without KV groups",
+    );
 
     let mut rotated = engine(&model, SETUPS[3], &every_layer(&model));
     rotated.begin();
     rotated.run(0..1, &all_rows());
-    refused(rotated.context.value_norms(0), "F16 cache");
+    refused(
+        rotated.context.value_norms(&rotated.sequence, 0, N_ROWS),
+        "F16 cache",
+    );
 }

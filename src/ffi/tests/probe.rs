@@ -15,12 +15,18 @@ fn contributions_sum_up_to_the_output() {
                 let all = all_rows();
                 engine
                     .context
-                    .prompt_run(&Range {
-                        probe: Some(Probe::Contribution { il }),
-                        ..range(il..il + 1, &all)
-                    })
+                    .run(
+                        &engine.sequence,
+                        &Range {
+                            probe: Some(Probe::Contribution { il }),
+                            ..range(il..il + 1, &all)
+                        },
+                    )
                     .unwrap();
-                let (norm2, dot, output_norm2) = engine.context.prompt_probe(il).unwrap();
+                let (norm2, dot, output_norm2) = engine
+                    .context
+                    .contributions(&engine.sequence, il, N_ROWS)
+                    .unwrap();
                 let sum: f64 = dot.iter().map(|&x| f64::from(x)).sum();
                 let relative = (sum / f64::from(output_norm2) - 1.0).abs();
                 assert!(relative < 2e-3, "{arch:?} {setup:?} layer {il}: {relative}");
@@ -53,18 +59,24 @@ fn a_probe_knows_which_rows_a_layer_holds() {
     engine.run(0..2, &all_rows());
     engine
         .context
-        .prompt_run(&Range {
-            probe: Some(Probe::Contribution { il: 2 }),
-            ..range(2..4, &rest)
-        })
+        .run(
+            &engine.sequence,
+            &Range {
+                probe: Some(Probe::Contribution { il: 2 }),
+                ..range(2..4, &rest)
+            },
+        )
         .unwrap();
-    let (norm2, dot, _) = engine.context.prompt_probe(2).unwrap();
+    let (norm2, dot, _) = engine.context.contributions(&engine.sequence, 2, N_ROWS).unwrap();
     for row in 0..N_ROWS {
         let is_held = rest.contains(&(row as i32));
         assert_eq!(norm2[row].is_finite(), is_held, "row {row}");
         assert_eq!(dot[row].is_finite(), is_held, "row {row}");
     }
-    assert!(engine.context.prompt_probe(3).is_err(), "layer 3 was not probed");
+    assert!(
+        engine.context.contributions(&engine.sequence, 3, N_ROWS).is_err(),
+        "layer 3 was not probed"
+    );
 }
 
 #[test]
@@ -88,13 +100,13 @@ fn the_attention_of_rows_is_a_distribution_each_and_adds_up() {
                         probe,
                         ..range(il..n_layer, &all)
                     };
-                    engine.context.prompt_run(&probed).unwrap();
+                    engine.context.run(&engine.sequence, &probed).unwrap();
                     assert_eq!(
                         engine.logits(),
                         plain,
                         "{arch:?} {setup:?}: probing changed the result"
                     );
-                    engine.context.prompt_attention(il).unwrap()
+                    engine.context.attention(&engine.sequence, il, N_ROWS).unwrap()
                 };
                 let mut sum = vec![0.0; N_ROWS];
                 for query in queries {
@@ -139,12 +151,12 @@ fn a_probe_is_read_as_what_was_asked_for() {
             probe: Some(probe),
             ..range(il..il + 1, &all)
         };
-        engine.context.prompt_run(&probed).unwrap();
+        engine.context.run(&engine.sequence, &probed).unwrap();
     }
-    assert!(engine.context.prompt_probe(0).is_ok());
-    assert!(engine.context.prompt_attention(0).is_err());
-    assert!(engine.context.prompt_probe(1).is_err());
-    assert!(engine.context.prompt_attention(1).is_ok());
+    assert!(engine.context.contributions(&engine.sequence, 0, N_ROWS).is_ok());
+    assert!(engine.context.attention(&engine.sequence, 0, N_ROWS).is_err());
+    assert!(engine.context.contributions(&engine.sequence, 1, N_ROWS).is_err());
+    assert!(engine.context.attention(&engine.sequence, 1, N_ROWS).is_ok());
 }
 
 #[test]
@@ -154,18 +166,24 @@ fn hidden_rows_are_there_between_ranges_only() {
     let n_layer = engine.n_layer();
     let rows = [2, 11, N_ROWS as i32 - 1];
     engine.begin();
-    assert!(engine.context.prompt_hidden(&rows).is_err(), "nothing has run");
+    assert!(
+        engine.context.hidden(&engine.sequence, &rows).is_err(),
+        "nothing has run"
+    );
     engine.run(0..2, &all_rows());
-    let after_two = engine.context.prompt_hidden(&rows).unwrap();
+    let after_two = engine.context.hidden(&engine.sequence, &rows).unwrap();
     assert_eq!(after_two.len(), rows.len() * model.n_embd());
     engine.run(2..n_layer, &all_rows());
-    assert!(engine.context.prompt_hidden(&rows).is_err(), "all has run");
+    assert!(
+        engine.context.hidden(&engine.sequence, &rows).is_err(),
+        "all has run"
+    );
 
     engine.begin();
     engine.run(0..1, &all_rows());
-    assert_ne!(engine.context.prompt_hidden(&rows).unwrap(), after_two);
+    assert_ne!(engine.context.hidden(&engine.sequence, &rows).unwrap(), after_two);
     engine.run(1..2, &all_rows());
-    assert_eq!(engine.context.prompt_hidden(&rows).unwrap(), after_two);
+    assert_eq!(engine.context.hidden(&engine.sequence, &rows).unwrap(), after_two);
 }
 
 #[test]
@@ -176,12 +194,13 @@ fn token_embeddings_are_what_the_first_layer_sees() {
     let logits = |token: &[i32], embd: &[f32]| {
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let pos = [0, 1, 2, 3];
-        let prompt = Prompt {
-            token,
-            embd,
-            pos: &pos,
-        };
-        engine.context.prompt_begin(&prompt).unwrap();
+        engine
+            .begin_with(&Rows {
+                token,
+                embd,
+                pos: &pos,
+            })
+            .unwrap();
         engine.run(0..model.n_layer(), &pos);
         engine.logits()
     };

@@ -1,6 +1,6 @@
 //! Bad arguments and aborted calls come back as errors, and leave an engine that works.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -79,7 +79,7 @@ fn bad_arguments_are_errors_and_change_nothing() {
         ),
     ];
     for (what, range) in refused {
-        let error = engine.context.prompt_run(&range).expect_err(what);
+        let error = engine.context.run(&engine.sequence, &range).expect_err(what);
         assert_eq!(error.status, Status::BadArgument, "{what}: {error}");
         assert!(!error.message.is_empty(), "{what}");
     }
@@ -92,34 +92,26 @@ fn bad_arguments_are_errors_and_change_nothing() {
 fn bad_prompts_and_groups_are_errors() {
     let model = load(Arch::Llama);
     let mut engine = engine(&model, EXACT, &every_layer(&model));
-    let begin = |context: &mut Context, token: &[i32]| {
+    let mut begin = |token: &[i32]| {
         let pos: Vec<i32> = (0..token.len() as i32).collect();
-        context.prompt_begin(&Prompt {
+        engine.begin_with(&Rows {
             token,
             embd: &[],
             pos: &pos,
         })
     };
-    assert!(begin(&mut engine.context, &[]).is_err(), "an empty prompt");
+    assert!(begin(&[]).is_err(), "an empty prompt");
+    assert!(begin(&[5; 257]).is_err(), "a prompt longer than the context");
     assert!(
-        begin(&mut engine.context, &[5; 257]).is_err(),
-        "a prompt longer than the context"
-    );
-    assert!(
-        begin(&mut engine.context, &[model.n_vocab() as i32]).is_err(),
+        begin(&[model.n_vocab() as i32]).is_err(),
         "a token past the vocabulary"
     );
-    engine.dense_with_cuts(&[]);
-    assert!(
-        begin(&mut engine.context, &[5]).is_err(),
-        "a second prompt in the same sequence"
-    );
+    assert!(begin(&[5; 256]).is_ok());
 
     let mut stock = super::engine(&model, EXACT, &[]);
-    assert!(
-        begin(&mut stock.context, &[5]).is_err(),
-        "a context without KV groups"
-    );
+    stock.begin();
+    let refused = stock.context.run(&stock.sequence, &range(0..2, &all_rows()));
+    assert!(refused.is_err(), "a range in a context without KV groups");
 
     for il_begins in [&[1][..], &[0, 3, 3], &[0, 4, 2], &[0, model.n_layer()]] {
         let groups: Vec<KvGroup> = il_begins
@@ -127,7 +119,7 @@ fn bad_prompts_and_groups_are_errors() {
             .map(|&il_begin| KvGroup { il_begin, n_cells: 0 })
             .collect();
         assert!(
-            Context::new(&model, &context_params(EXACT), &groups, Arc::default()).is_err(),
+            Context::new(&model, &context_params(EXACT), &groups).is_err(),
             "{il_begins:?}"
         );
     }
@@ -141,19 +133,21 @@ fn an_aborted_run_leaves_an_engine_that_works() {
     let whole = engine.dense_with_cuts(&[]);
     engine.begin();
     engine.run(0..3, &all_rows());
-    engine.cancel.store(true, Ordering::Relaxed);
+    let stop = AtomicBool::new(true);
+    let all = all_rows();
     let error = engine
         .context
-        .prompt_run(&range(3..n_layer, &all_rows()))
+        .watching(&stop, |context| {
+            context.run(&engine.sequence, &range(3..n_layer, &all))
+        })
         .unwrap_err();
     assert_eq!(error.status, Status::Aborted, "{error}");
-    engine.cancel.store(false, Ordering::Relaxed);
-    assert!(
-        engine
-            .context
-            .prompt_run(&range(3..n_layer, &all_rows()))
-            .is_err(),
-        "the prompt has to begin again"
+    assert_eq!(
+        engine.context.kv_usage(3).unwrap().n_cells,
+        0,
+        "nothing of the call is left"
     );
-    assert_eq!(engine.dense_with_cuts(&[]), whole);
+    stop.store(false, Ordering::Relaxed);
+    engine.run(3..n_layer, &all_rows());
+    assert_eq!(engine.logits(), whole, "the call can be repeated");
 }

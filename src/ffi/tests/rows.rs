@@ -35,7 +35,7 @@ fn dropped_rows_equal_masked_rows() {
             let all = all_rows();
             engine
                 .context
-                .prompt_run(&Range { rows: &all, ..masked })
+                .run(&engine.sequence, &Range { rows: &all, ..masked })
                 .unwrap();
             let when_masked = engine.logits();
 
@@ -63,11 +63,14 @@ fn merging_one_key_onto_itself_changes_nothing_and_zeroing_it_does() {
                 engine.begin();
                 engine
                     .context
-                    .prompt_run(&Range {
-                        mode,
-                        hidden: &key,
-                        ..range(0..2, &all)
-                    })
+                    .run(
+                        &engine.sequence,
+                        &Range {
+                            mode,
+                            hidden: &key,
+                            ..range(0..2, &all)
+                        },
+                    )
                     .unwrap();
                 engine.run(2..n_layer, &all);
                 engine.logits()
@@ -97,8 +100,10 @@ fn evicted_cells_are_gone_from_their_layers_only() {
         } else {
             GRID
         } as i32;
-        let first = N_BEFORE as i32;
-        engine.context.kv_evict(0..3, first, first + n_positions).unwrap();
+        engine
+            .context
+            .evict(&engine.sequence, 0..3, &vision_rows())
+            .unwrap();
         for il in 0..n_layer {
             let n_cells = if il < 3 { N_ROWS - N_VISION } else { N_ROWS };
             assert_eq!(
@@ -108,13 +113,13 @@ fn evicted_cells_are_gone_from_their_layers_only() {
             );
         }
         let next = N_BEFORE as i32 + n_positions + N_AFTER as i32;
-        engine.context.decode_tokens(&[7], next, true).unwrap();
+        engine.decode(7, next);
         assert!(engine.logits().iter().all(|logit| logit.is_finite()));
     }
 }
 
 #[test]
-fn a_small_group_refuses_more_rows_than_it_holds_and_takes_fewer() {
+fn a_small_group_grows_to_what_it_is_given() {
     let model = load(Arch::Llama);
     let mut groups = every_layer(&model);
     for group in &mut groups[4..] {
@@ -122,22 +127,37 @@ fn a_small_group_refuses_more_rows_than_it_holds_and_takes_fewer() {
     }
     let mut params = context_params(EXACT);
     (params.n_ctx, params.n_batch) = (1024, 1024);
-    let mut context = Context::new(&model, &params, &groups, Arc::default()).unwrap();
+    let mut context = Context::new(&model, &params, &groups).unwrap();
     let token = vec![5; 300];
     let pos: Vec<i32> = (0..300).collect();
-    let rows = &pos;
+    let sequence = context.new_sequence().unwrap();
     context
-        .prompt_begin(&Prompt {
-            token: &token,
-            embd: &[],
-            pos: &pos,
-        })
+        .add(
+            &sequence,
+            &Rows {
+                token: &token,
+                embd: &[],
+                pos: &pos,
+            },
+        )
         .unwrap();
-    context.prompt_run(&range(0..4, rows)).unwrap();
-    let refused = context.prompt_run(&range(4..model.n_layer(), rows)).unwrap_err();
-    assert_eq!(refused.status, Status::NoSlot, "{refused}");
-    context
-        .prompt_run(&range(4..model.n_layer(), &rows[100..]))
-        .unwrap();
-    assert!(context.logits().unwrap().iter().all(|logit| logit.is_finite()));
+    context.run(&sequence, &range(0..4, &pos)).unwrap();
+    assert_eq!(context.kv_usage(4).unwrap().n_cells, 0);
+    let before = context.kv_usage(4).unwrap().allocated_bytes;
+    context.run(&sequence, &range(4..model.n_layer(), &pos)).unwrap();
+    let after = context.kv_usage(4).unwrap();
+    assert_eq!((after.n_cells, after.allocated_bytes), (300, 2 * before));
+    let grown = context.logits(None).unwrap().to_vec();
+
+    let mut whole = Context::new(&model, &params, &every_layer(&model)).unwrap();
+    let sequence = whole.new_sequence().unwrap();
+    let rows = Rows {
+        token: &token,
+        embd: &[],
+        pos: &pos,
+    };
+    whole.add(&sequence, &rows).unwrap();
+    whole.run(&sequence, &range(0..4, &pos)).unwrap();
+    whole.run(&sequence, &range(4..model.n_layer(), &pos)).unwrap();
+    assert_eq!(whole.logits(None).unwrap(), grown);
 }

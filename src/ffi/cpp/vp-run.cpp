@@ -1,0 +1,483 @@
+// Running rows of sequences: ranges of layers, and one token for each of several sequences.
+//
+// A call either happens or does not: hidden rows are read from one set of slots and written to another, and what a call
+// has stored is forgotten when it fails.
+
+#include "vp-seq.h"
+
+#include "vp-status.h"
+#include "vp-upstream.h"
+
+#include "llama-impl.h"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+
+namespace {
+
+// what the rows of a call are
+enum class kind {
+    stored, // run for the first time: rows of the sequence itself, its copies, and what its parent has not run yet
+    replayed, // copies on their way to the layer from which they are the branch's own
+};
+
+// one call, checked
+struct planned_call {
+    vp_context  & ctx;
+    vp_sequence & seq;
+    const vp_range & range;
+
+    kind what = kind::stored;
+
+    bool is_last() const { return range.il_end == ctx.n_layer(); }
+
+    int32_t last_row() const { return range.rows[range.n_rows - 1]; }
+};
+
+void check(bool is_good, const std::string & message) {
+    if (!is_good) {
+        throw vp_error(VP_BAD_ARGUMENT, message);
+    }
+}
+
+void check_probe(const planned_call & call) {
+    const auto & range = call.range;
+    const auto * rows_end = range.rows + range.n_rows;
+
+    check(range.probe_il >= range.il_begin && range.probe_il < range.il_end,
+        format("layer %d cannot be probed in layers [%d, %d)", range.probe_il, range.il_begin, range.il_end));
+    check(range.mode != VP_ATTENTION_ZERO && range.mode != VP_ATTENTION_MERGE,
+        "a layer whose weights are changed after softmax cannot be probed");
+    switch (range.statistic) {
+        case VP_STATISTIC_CONTRIBUTION:
+            check(call.last_row() == call.seq.n_rows() - 1,
+                format("layer %d can be probed only where the last row of the sequence is run", range.probe_il));
+            return;
+        case VP_STATISTIC_ATTENTION:
+            check(range.n_queries > 0 && range.queries && vp_are_rows(range.queries, range.n_queries, call.seq.n_rows()) &&
+                    std::includes(range.rows, rows_end, range.queries, range.queries + range.n_queries),
+                "the queries of a probe must ascend and be rows of the call");
+            check((uint32_t) range.n_rows <= call.ctx.lctx->n_ubatch(),
+                format("attention is probed in calls of one ubatch: %d rows, not %u", range.n_rows, call.ctx.lctx->n_ubatch()));
+            return;
+    }
+    throw vp_error(VP_BAD_ARGUMENT, format("statistic %d is not known", (int) range.statistic));
+}
+
+void check_keys(const planned_call & call) {
+    const auto & range = call.range;
+    if (range.mode == VP_ATTENTION_PLAIN) {
+        return;
+    }
+    check(range.mode == VP_ATTENTION_ZERO || range.mode == VP_ATTENTION_MERGE || range.mode == VP_ATTENTION_MASK,
+        format("attention mode %d is not known", (int) range.mode));
+    check(range.n_hidden > 0 && range.hidden && vp_are_rows(range.hidden, range.n_hidden, call.seq.n_rows()),
+        format("hidden keys must ascend and be below %d", call.seq.n_rows()));
+    check(range.mode != VP_ATTENTION_MERGE || call.seq.il_next(range.hidden[0]) >= range.il_end ||
+            std::binary_search(range.rows, range.rows + range.n_rows, range.hidden[0]) || call.what == kind::replayed,
+        format("weights are to be merged onto row %d, which these layers do not hold", range.hidden[0]));
+}
+
+void check_range(planned_call & call) {
+    auto & ctx = call.ctx;
+    const auto & seq   = call.seq;
+    const auto & range = call.range;
+
+    const auto layers = format("layers [%d, %d)", range.il_begin, range.il_end);
+    check(ctx.kv ? ctx.kv->is_union(range.il_begin, range.il_end) : range.il_begin == 0 && range.il_end == ctx.n_layer(),
+        layers + " are not a union of KV groups");
+    check(ctx.kv || (range.mode == VP_ATTENTION_PLAIN && range.probe_il < 0), "the context was created without KV groups");
+    check(range.n_rows > 0 && range.rows && (uint32_t) range.n_rows <= ctx.lctx->n_batch(),
+        format("%d rows in one call; the context takes 1 to %u", range.n_rows, ctx.lctx->n_batch()));
+    check(range.both_ways_until < 0 || (uint32_t) range.n_rows <= ctx.lctx->n_ubatch(),
+        format("%d rows that see each other both ways must fit in one ubatch of %u", range.n_rows, ctx.lctx->n_ubatch()));
+    check(vp_are_rows(range.rows, range.n_rows, seq.n_rows()), format("rows must ascend and be below %d", seq.n_rows()));
+    check(seq.n_branches == 0, "a sequence with branches is run by them");
+    int32_t n_replayed = 0;
+    for (int32_t i = 0; i < range.n_rows; ++i) {
+        const int32_t row = range.rows[i];
+        const auto copy = seq.copies.find(row);
+        const int32_t due = seq.il_next(row);
+        check(due == range.il_begin, format("row %d is due at layer %d, not %d", row, due, range.il_begin));
+        if (copy != seq.copies.end() && due < copy->second.il_from) {
+            check(range.il_end <= copy->second.il_from, format("row %d is the branch's own from layer %d on", row, copy->second.il_from));
+            n_replayed++;
+        } else {
+            check(row >= seq.n_parent || copy != seq.copies.end() || seq.il_left[row] >= range.il_end, format("row %d was left at layer %d", row, range.il_begin));
+        }
+    }
+    check(n_replayed == 0 || n_replayed == range.n_rows, "rows that are run once more have calls of their own");
+    call.what = n_replayed > 0 ? kind::replayed : kind::stored;
+    check_keys(call);
+    if (range.probe_il >= 0) {
+        check(call.what == kind::stored, "rows that are run once more are not probed");
+        check_probe(call);
+    }
+}
+
+// a row of the call, to be changed
+struct row_state {
+    int32_t & il_next;
+    int32_t & slot;
+};
+
+row_state state_of(vp_sequence & seq, int32_t row) {
+    if (row >= seq.n_parent) {
+        auto & r = seq.rows[row - seq.n_parent];
+        return { r.il_next, r.slot };
+    }
+    const auto copy = seq.copies.find(row);
+    if (copy != seq.copies.end()) {
+        return { copy->second.il_next, copy->second.slot };
+    }
+    auto & r = seq.parent->rows[row];
+    return { r.il_next, r.slot };
+}
+
+llama_batch_ext build_batch(const planned_call & call) {
+    const auto & seq   = call.seq;
+    const auto & range = call.range;
+
+    auto batch = vp_upstream_new_batch(*call.ctx.lctx);
+    for (int32_t i = 0; i < range.n_rows; ++i) {
+        const int32_t row = range.rows[i];
+        const auto  & r   = seq.row(row);
+
+        std::unordered_set<llama_seq_id> ids = { seq.id };
+        if (call.what == kind::replayed) {
+            ids = { seq.parent->id };
+        } else if (row < seq.n_parent && !seq.copies.count(row)) {
+            ids.insert(seq.parent->id);
+        }
+        const bool is_inp = range.il_begin == 0; // later ranges take their rows from the hidden ones
+        const float * embd = is_inp && r.token < 0 ? r.embd->data() + r.embd_off : nullptr;
+        const bool output = call.is_last() && call.what == kind::stored && row == seq.n_rows() - 1;
+        vp_upstream_add_row(batch, is_inp ? r.token : -1, embd, r.pos, ids, output);
+    }
+    return batch;
+}
+
+// the batch rows that the queries of a probe are
+std::vector<int32_t> batch_rows(const vp_range & range) {
+    std::vector<int32_t> res;
+    for (int32_t i = 0; i < range.n_rows && (int32_t) res.size() < range.n_queries; ++i) {
+        if (range.rows[i] == range.queries[res.size()]) {
+            res.push_back(i);
+        }
+    }
+    return res;
+}
+
+vp_call describe(const planned_call & call) {
+    const auto & range = call.range;
+
+    vp_call res;
+    res.seq_id = call.what == kind::replayed ? call.seq.parent->id : call.seq.id;
+    res.store  = call.what == kind::stored;
+    res.rows.assign(range.rows, range.rows + range.n_rows);
+    res.both_ways_until = range.both_ways_until;
+    if (range.mode != VP_ATTENTION_PLAIN) {
+        res.keys.assign(range.hidden, range.hidden + range.n_hidden);
+    }
+    if (range.mode == VP_ATTENTION_MASK && range.affected) {
+        res.affected.assign(range.affected, range.affected + range.n_rows);
+    }
+    if (range.probe_il >= 0 && range.statistic == VP_STATISTIC_ATTENTION) {
+        res.queries = batch_rows(range);
+    }
+    for (const int32_t row : res.rows) {
+        res.slots_in.push_back(state_of(call.seq, row).slot);
+        if (!call.is_last()) {
+            res.slots_out.push_back(call.ctx.hidden.take());
+        }
+    }
+    res.hidden = call.ctx.hidden.tensor();
+    return res;
+}
+
+// leaves the context as any other call expects it, whatever happens
+struct call_scope {
+    call_scope(vp_context & ctx, vp_call && new_call, const vp_graph_params & params) : ctx(ctx), causal(ctx.lctx->get_causal_attn()) {
+        ctx.call = std::move(new_call);
+        ctx.lctx->set_causal_attn(ctx.call.both_ways_until < 0);
+        vp_access::cparams(*ctx.lctx).vp = params;
+        if (ctx.kv) {
+            ctx.kv->begin_call(&ctx.call);
+        }
+    }
+    ~call_scope() {
+        vp_access::cparams(*ctx.lctx).vp = {};
+        ctx.lctx->set_causal_attn(causal);
+        if (ctx.kv) {
+            ctx.kv->end_call();
+            ctx.kv->set_range(0, -1);
+        }
+        for (const int32_t slot : ctx.call.slots_out) {
+            ctx.hidden.release(slot);
+        }
+        ctx.call.slots_out.clear();
+    }
+    vp_context & ctx;
+    const bool   causal;
+};
+
+// as upstream's decode() says it, with a message
+int32_t explain(int32_t ret, const vp_context & ctx, int32_t n_rows) {
+    switch (ret) {
+        case 0:  return VP_OK;
+        case 1:  return vp_fail(VP_NO_SLOT, format("the KV cache of %u cells has no room for %d more tokens", ctx.lctx->n_ctx_seq(), n_rows));
+        case 2:  return vp_fail(VP_ABORTED, "stopped by the caller");
+        case -1: return vp_fail(VP_BAD_ARGUMENT, "llama.cpp refused the batch");
+        case -2: return vp_fail(VP_ALLOC_FAILED, "there is no memory for the computation");
+        default: return vp_fail(VP_COMPUTE_FAILED, "the computation failed");
+    }
+}
+
+// decodes a batch in a call_scope; what a failure has stored is forgotten
+int32_t decode(vp_context & ctx, const llama_batch_ext & batch) {
+    int32_t ret;
+    try {
+        ret = ctx.lctx->decode(batch);
+        ctx.lctx->synchronize();
+    } catch (const std::bad_alloc &) {
+        ret = -2;
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
+        ret = -3;
+    }
+    if (ret != 0 && ctx.kv) {
+        ctx.kv->undo_call();
+    }
+    return explain(ret, ctx, batch.tokens.size());
+}
+
+// room for the rows of a call, in the groups that are active
+void reserve(vp_context & ctx, int32_t n_rows, int32_t n_spare) {
+    if (!ctx.kv) {
+        return;
+    }
+    bool has_grown = false;
+    bool has_room  = false;
+    try {
+        ctx.lctx->synchronize();
+        has_room = ctx.kv->reserve(n_rows, std::max(n_spare, 0), has_grown);
+    } catch (const std::exception & err) {
+        vp_access::forget_graphs(*ctx.lctx);
+        throw vp_error(VP_ALLOC_FAILED, format("the KV cache cannot grow: %s", err.what()));
+    }
+    if (has_grown) {
+        vp_access::forget_graphs(*ctx.lctx); // they read the old caches
+    }
+    if (!has_room) {
+        throw vp_error(VP_NO_SLOT, format("the KV cache of %u cells has no room for %d more tokens", ctx.lctx->n_ctx_seq(), n_rows));
+    }
+}
+
+int32_t values_per_key(enum vp_statistic statistic) {
+    return statistic == VP_STATISTIC_CONTRIBUTION ? 2 : 1;
+}
+
+// of the graph that was computed last: the probe by cell becomes one by row
+vp_sequence::probe read_probe(const planned_call & call) {
+    const auto & range = call.range;
+    const int32_t il = range.probe_il;
+
+    auto * probe = ggml_graph_get_tensor(vp_access::last_graph(*call.ctx.lctx)->get_gf(), format("vp_probe-%d", il).c_str());
+    if (!probe) {
+        throw std::runtime_error(format("layer %d left no probe in the graph", il));
+    }
+    std::vector<float> by_cell(probe->ne[0]);
+    ggml_backend_tensor_get(probe, by_cell.data(), 0, ggml_nbytes(probe));
+
+    const auto &  hparams  = call.ctx.hparams();
+    const bool    has_o    = range.statistic == VP_STATISTIC_CONTRIBUTION;
+    const int64_t n_output = has_o ? hparams.n_embd_head_v(il)*hparams.n_head(il) : 0;
+    const int32_t n_values = values_per_key(range.statistic);
+    const int64_t n_kv     = (probe->ne[0] - n_output)/n_values;
+
+    const auto cells = call.ctx.kv->cells_of_rows(call.ctx.kv->group_of(il), call.seq.id, call.seq.n_rows());
+
+    vp_sequence::probe res;
+    res.output.assign(by_cell.end() - n_output, by_cell.end());
+    for (int32_t i = 0; i < n_values; ++i) {
+        std::vector<float> by_row(cells.size(), std::numeric_limits<float>::quiet_NaN());
+        for (size_t row = 0; row < cells.size(); ++row) {
+            if (cells[row] >= 0 && cells[row] < n_kv) {
+                by_row[row] = by_cell[i*n_kv + cells[row]];
+            }
+        }
+        res.by_row.push_back(std::move(by_row));
+    }
+    return res;
+}
+
+// the rows of a call that happened are due at its end, with what it has written
+void advance(planned_call & call) {
+    auto & slots_out = call.ctx.call.slots_out;
+    for (int32_t i = 0; i < call.range.n_rows; ++i) {
+        auto state = state_of(call.seq, call.range.rows[i]);
+        call.ctx.hidden.release(state.slot);
+        state.slot    = call.is_last() ? -1 : slots_out[i];
+        state.il_next = call.range.il_end;
+    }
+    slots_out.clear();
+}
+
+} // namespace
+
+int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * range) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        planned_call call = { *ctx, *ctx->get(seq), *range };
+        check_range(call);
+
+        const auto batch = build_batch(call);
+
+        ctx->lctx->sched_reserve(); // for the whole graph, before it is cut
+        if (ctx->kv) {
+            ctx->kv->set_range(range->il_begin, range->il_end);
+        }
+        struct whole_range {
+            ~whole_range() { if (kv) { kv->set_range(0, -1); } }
+            vp_kv_groups * kv;
+        } whole_range = { ctx->kv };
+
+        if (call.what == kind::stored) {
+            reserve(*ctx, range->n_rows, range->n_spare);
+            vp_see_parent(*ctx, call.seq);
+        }
+        if (!call.is_last()) {
+            try {
+                ctx->hidden.reserve(*ctx->lctx, range->n_rows);
+            } catch (const std::bad_alloc &) {
+                return vp_fail(VP_ALLOC_FAILED, "there is no memory for the hidden rows");
+            }
+        }
+
+        vp_graph_params params;
+        if (ctx->kv) {
+            params.il_begin  = range->il_begin;
+            params.il_end    = call.is_last() ? -1 : range->il_end;
+            params.probe_il  = range->probe_il;
+            params.mode      = range->mode;
+            params.store     = call.what == kind::stored;
+            params.call      = &ctx->call;
+        }
+        auto description = describe(call);
+        params.n_queries = (int32_t) description.queries.size();
+
+        call_scope scope(*ctx, std::move(description), params);
+        const int32_t status = decode(*ctx, batch);
+        if (status != VP_OK) {
+            return status;
+        }
+        try {
+            if (range->probe_il >= 0) {
+                call.seq.probes[range->probe_il] = read_probe(call);
+            }
+        } catch (...) {
+            ctx->kv->undo_call();
+            throw;
+        }
+        advance(call);
+        return VP_OK;
+    });
+}
+
+int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32_t n_tokens, int32_t n_spare) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        check(n_tokens > 0 && tokens && (uint32_t) n_tokens <= ctx->lctx->n_batch(),
+            format("a batch of %d tokens; the context takes 1 to %u", n_tokens, ctx->lctx->n_batch()));
+        const int32_t n_vocab = ctx->lctx->get_model().vocab.n_tokens();
+        const bool    is_mrope = ctx->hparams().n_pos_per_embd() > 1;
+
+        std::vector<vp_sequence *> seqs;
+        auto batch = vp_upstream_new_batch(*ctx->lctx);
+        vp_call description;
+        for (int32_t i = 0; i < n_tokens; ++i) {
+            auto & s = *ctx->get(tokens[i].seq);
+            check(s.n_branches == 0, "a sequence with branches is run by them");
+            check(std::find(seqs.begin(), seqs.end(), &s) == seqs.end(), "a sequence decodes one token at a time");
+            check(tokens[i].token >= 0 && tokens[i].token < n_vocab, format("token %d, the vocabulary has %d tokens", tokens[i].token, n_vocab));
+            check((uint32_t) s.n_rows() < ctx->lctx->n_ctx_seq(), format("the sequence has %d tokens and the context no room for more", s.n_rows()));
+            seqs.push_back(&s);
+            description.rows.push_back(s.n_rows());
+            const llama_pos p = tokens[i].pos;
+            const llama_pos pos[4] = { p, is_mrope ? p : 0, is_mrope ? p : 0, 0 };
+            vp_upstream_add_row(batch, tokens[i].token, nullptr, pos, { s.id }, true);
+        }
+        ctx->lctx->sched_reserve();
+        reserve(*ctx, n_tokens, n_spare);
+
+        call_scope scope(*ctx, std::move(description), {});
+        const int32_t status = decode(*ctx, batch);
+        if (status != VP_OK) {
+            return status;
+        }
+        for (int32_t i = 0; i < n_tokens; ++i) {
+            vp_row row;
+            row.token   = tokens[i].token;
+            row.il_next = ctx->n_layer();
+            std::fill(row.pos, row.pos + 3, tokens[i].pos);
+            seqs[i]->rows.push_back(row);
+        }
+        return VP_OK;
+    });
+}
+
+float * vp_logits(struct vp_context * ctx, int32_t i) {
+    return vp_guard_ptr([&] { return llama_get_logits_ith(ctx->lctx.get(), i); });
+}
+
+//
+// results
+//
+
+const vp_sequence::probe & vp_find_probe(const vp_sequence & seq, int32_t il, enum vp_statistic statistic) {
+    const auto it = seq.probes.find(il);
+    check(it != seq.probes.end() && (int32_t) it->second.by_row.size() == values_per_key(statistic),
+        format("layer %d was not probed for this statistic", il));
+    return it->second;
+}
+
+// later rows of the sequence were not there when it was probed
+static void copy_by_row(const std::vector<float> & src, float * dst, int32_t n_rows) {
+    for (int32_t i = 0; i < n_rows; ++i) {
+        dst[i] = i < (int32_t) src.size() ? src[i] : std::numeric_limits<float>::quiet_NaN();
+    }
+}
+
+int32_t vp_seq_probe(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n_rows, float * norm2, float * dot, float * output_norm2) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        const auto & probe = vp_find_probe(*ctx->get(seq), il, VP_STATISTIC_CONTRIBUTION);
+        copy_by_row(probe.by_row[0], norm2, n_rows);
+        copy_by_row(probe.by_row[1], dot,   n_rows);
+        double sum = 0.0;
+        for (const float x : probe.output) {
+            sum += (double) x*x;
+        }
+        *output_norm2 = (float) sum;
+        return VP_OK;
+    });
+}
+
+int32_t vp_seq_attention(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n_rows, float * weight) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        copy_by_row(vp_find_probe(*ctx->get(seq), il, VP_STATISTIC_ATTENTION).by_row[0], weight, n_rows);
+        return VP_OK;
+    });
+}
+
+int32_t vp_seq_hidden(struct vp_context * ctx, vp_seq seq, const int32_t * rows, int32_t n_rows, float * out) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        auto & s = *ctx->get(seq);
+        check(n_rows >= 0 && (n_rows == 0 || rows) && vp_are_rows(rows, n_rows, s.n_rows()), format("rows must ascend and be below %d", s.n_rows()));
+        const int64_t n_embd = ctx->hparams().n_embd;
+        for (int32_t i = 0; i < n_rows; ++i) {
+            const int32_t slot = state_of(s, rows[i]).slot;
+            check(slot >= 0, format("row %d is not between two ranges", rows[i]));
+            ctx->hidden.read(slot, out + i*n_embd);
+        }
+        return VP_OK;
+    });
+}
