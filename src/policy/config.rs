@@ -3,7 +3,7 @@
 //! A policy comes from up to three places, later ones winning field by field: a preset for the model
 //! ([`super::presets`]), a TOML policy file, and single fields given by the caller (both [`PolicyOverrides`]).
 //!
-//! A new policy is a file with its fields (`policy_fields!`) and what it does with them ([`PolicyFields`]), and a line in
+//! A new policy is a file with its fields (`policy_fields!`) and what it does with them (`PolicyFields`), and a line in
 //! the list in `list.rs`; one that only ranks or only selects is a constant and that line. A field that no policy has yet
 //! gets a line in the table in `fields.rs`.
 

@@ -26,8 +26,8 @@ fn malformed() -> [PromptLayout; 4] {
     [
         layout(3, vec![4..6, 1..2]),
         layout(5, vec![1..4, 2..9]),
-        layout(0, vec![0..usize::MAX, 7..2, 8..10]),
-        layout(2, vec![usize::MAX - 1..usize::MAX]),
+        layout(0, vec![0..usize::MAX, Range { start: 7, end: 2 }, 8..10]),
+        layout(2, vec![9..10, usize::MAX - 1..usize::MAX]),
     ]
 }
 

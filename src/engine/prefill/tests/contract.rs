@@ -207,7 +207,7 @@ fn only_layers_that_are_there_are_evicted() {
     let layout = one_image();
     for (asked, evicted) in [
         (0..0, None),
-        (4..2, None),
+        (Range { start: 4, end: 2 }, None),
         (10..12, None),
         (8..99, Some(8..10)),
         (0..3, Some(0..3)),
