@@ -149,7 +149,7 @@ fields! {
     policy_seed: u64, "N", detail;
 }
 
-/// The fields of one or several policies, of the [table](fields) above.
+/// The fields of one or several policies, of the table above.
 pub(in crate::policy) trait Fields: Clone + Sized {
     /// Their names.
     const FIELDS: &'static [&'static str];
