@@ -3,7 +3,7 @@
 use super::before::{BeforeModel, Selection};
 use super::budget::Budget;
 use super::config::VisiPrunerConfig;
-use super::cost::{encoder_flops, prefill_flops};
+use super::cost::{KvBytes, encoder_flops, prefill_flops};
 use super::divprune::MaxMinDistance;
 use super::fastv::FASTV;
 use super::fixed::{Fixed, Schedule};
@@ -189,8 +189,49 @@ fn prompts_that_are_malformed() {
 }
 
 #[test]
-fn models_of_no_size() {
+fn models_of_no_size_and_of_every_size() {
     assert_eq!(encoder_flops(&VisionShape::default(), 0), 0);
+    let huge = usize::MAX;
+    let vision = VisionShape {
+        n_layer: huge,
+        n_embd: huge,
+        n_ff: huge,
+        n_ff_matrices: huge,
+        patch_size: huge,
+        n_patches_per_token: huge,
+        n_extra_rows: huge,
+        n_projector_weights: huge,
+    };
+    assert_eq!(encoder_flops(&vision, huge), u64::MAX);
+    let shape = ModelShape {
+        n_embd: huge,
+        n_head: huge,
+        n_head_kv: huge,
+        n_embd_head_k: huge,
+        n_embd_head_v: huge,
+        n_ff: huge,
+        n_vocab: huge,
+        ..ModelShape::default()
+    };
+    let layout = PromptLayout {
+        n_rows: 9,
+        vision: vec![1..3, 4..6],
+    };
+    let mut trace = PrefillTrace::dense(&layout, 2, Skipped::Off);
+    trace.layers[0].n_rows = huge;
+    let flops = prefill_flops(&shape, Some(&vision), &layout, false, &trace);
+    assert_eq!(flops.model.actual, u64::MAX);
+    let bytes = KvBytes::of(huge, &[huge, huge], &[huge, 1]);
+    assert_eq!(bytes.dense, u64::MAX);
+    let rows = PromptLayout {
+        n_rows: huge,
+        vision: Vec::new(),
+    };
+    let trace = PrefillTrace {
+        layers: trace.layers,
+        ..PrefillTrace::dense(&PromptLayout::default(), 0, Skipped::Off)
+    };
+    prefill_flops(&ModelShape::default(), None, &rows, true, &trace);
     let layout = PromptLayout::default();
     let trace = PrefillTrace::dense(&layout, 0, Skipped::Off);
     let flops = prefill_flops(&ModelShape::default(), None, &layout, true, &trace);

@@ -30,7 +30,9 @@ impl Pairs {
             n_text += n;
             n_text
         };
-        let in_prompt = |end: usize| end.min(layout.n_rows);
+        // No prompt has more rows, see `PromptLayout::is_well_formed`.
+        let n_rows = layout.n_rows.min(u32::MAX as usize);
+        let in_prompt = |end: usize| end.min(n_rows);
         for span in &layout.vision {
             let span = in_prompt(span.start)..in_prompt(span.end);
             let n_text = text_rows(
@@ -56,7 +58,7 @@ impl Pairs {
         }
         text_rows(
             &mut pairs,
-            layout.n_rows.saturating_sub(row) as u64,
+            n_rows.saturating_sub(row) as u64,
             n_seen,
             n_seen_first_half,
         );
