@@ -32,7 +32,7 @@ impl Policy for Script {
         "script".to_owned()
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
         if self.is_cut {
             (1..n_layer).collect()
         } else {
@@ -63,10 +63,6 @@ impl StagePolicy for Script {
             Some(n) if il == 0 => Decision::Keep((0..n as u32).map(VisionIndex).collect()),
             _ => Decision::KeepAll,
         }
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        Policy::boundaries(self, n_layer)
     }
 
     fn outcome(&self) -> Outcome {

@@ -13,6 +13,16 @@ use visipruner::policy::{
 };
 
 const N_LAYER: usize = 32;
+/// Before every layer.
+const CUTS: [usize; N_LAYER - 1] = {
+    let mut cuts = [0; N_LAYER - 1];
+    let mut i = 0;
+    while i < cuts.len() {
+        cuts[i] = i + 1;
+        i += 1;
+    }
+    cuts
+};
 const N_EMBD: usize = 4096;
 const N_ROWS: usize = 624;
 const VISION: Range<usize> = 35..611;
@@ -33,6 +43,7 @@ fn params<'a>(layout: &'a PromptLayout, vision: &'a [f32]) -> PrefillParams<'a> 
     PrefillParams {
         layout,
         n_layer: N_LAYER,
+        cuts: &CUTS,
         max_rows_per_call: 2048,
         max_rows_per_attention_probe: 512,
         causal_images: true,

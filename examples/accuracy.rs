@@ -134,7 +134,7 @@ impl Saved {
             .map(|layer| layer.rows - n_text)
             .sum::<usize>();
         self.dense_vision_rows += n_vision * report.n_layer;
-        self.kept += report.kept.as_ref().map_or(n_vision, Vec::len);
+        self.kept += report.chosen().map_or(n_vision, <[u32]>::len);
         self.kv_bytes[0] += report.kv_bytes.dense;
         self.kv_bytes[1] += report.kv_bytes.actual;
         self.vision_attention[0] += report.flops.vision_attention.dense;

@@ -20,7 +20,7 @@ impl Policy for Centre {
         String::from("centre")
     }
 
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
+    fn cuts(&self, _n_layer: usize) -> Vec<usize> {
         Vec::new() // no layer runs on other rows than the one before
     }
 

@@ -32,7 +32,7 @@ pub enum Experiment {
 /// let switch = Switch::default();
 /// // let mut session = Session::with_policy(&model, options, switch.clone())?;
 /// switch.set(Experiment::DropFrom(9));
-/// assert_eq!(switch.boundaries(4), [1, 2, 3]);
+/// assert_eq!(switch.cuts(4), [1, 2, 3]);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Switch(Arc<Mutex<State>>);
@@ -75,7 +75,7 @@ impl Policy for Switch {
         String::from("calibration")
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
         (1..n_layer).collect()
     }
 
@@ -108,10 +108,6 @@ impl StagePolicy for ReadAll {
         Decision::KeepAll
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        (1..n_layer).collect()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::default()
     }
@@ -140,11 +136,6 @@ impl StagePolicy for Hide {
         Decision::KeepAll
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        let ends = [self.0.start, self.0.end];
-        (1..n_layer).filter(|il| ends.contains(il)).collect()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::default()
     }
@@ -163,10 +154,6 @@ impl StagePolicy for DropFrom {
 
     fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
         Decision::Keep(Vec::new())
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        (1..n_layer).filter(|&il| il == self.0).collect()
     }
 
     fn outcome(&self) -> Outcome {
@@ -200,24 +187,23 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_hidden_and_cut_at_their_ends() {
+    fn ranges_are_hidden() {
         let (_, policy) = built(Experiment::Hide(0..2));
-        assert_eq!(
-            (hidden(policy.as_ref()), policy.boundaries(5)),
-            (vec![0, 1], vec![2])
-        );
+        assert_eq!(hidden(policy.as_ref()), [0, 1]);
         let (_, policy) = built(Experiment::Hide(1..5));
-        assert_eq!(
-            (hidden(policy.as_ref()), policy.boundaries(5)),
-            (vec![1, 2, 3, 4], vec![1])
-        );
+        assert_eq!(hidden(policy.as_ref()), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn every_experiment_may_cut_before_every_layer() {
+        assert_eq!(Switch::default().cuts(5), [1, 2, 3, 4]);
     }
 
     #[test]
     fn vision_is_dropped_after_the_layer_before() {
         let (_, mut policy) = built(Experiment::DropFrom(3));
         let decides: Vec<usize> = (0..5).filter(|&il| policy.plan(il).decides).collect();
-        assert_eq!((decides, policy.boundaries(5)), (vec![2], vec![3]));
+        assert_eq!(decides, [2]);
         assert_eq!(policy.decide(2, None), Decision::Keep(Vec::new()));
         assert_eq!(policy.outcome().exit_layer, Some(2));
     }
@@ -245,7 +231,8 @@ mod tests {
             ..VisiPrunerConfig::default()
         };
         let (_, policy) = built(Experiment::Policy(config));
-        assert_eq!(policy.boundaries(5), [3, 4]);
+        let probed: Vec<usize> = (0..5).filter(|&il| policy.plan(il).probe.is_some()).collect();
+        assert_eq!(probed, [2, 3, 4]);
         assert_eq!(policy.plan(2).probe, Some(Statistic::Contribution));
     }
 }

@@ -19,7 +19,7 @@ pub use bench::BenchArgs;
 pub use calibrate::CalibrateArgs;
 pub use eval::EvalArgs;
 pub use inspect::InspectArgs;
-pub use policy::PolicyArgs;
+pub use policy::{PolicyArgs, flag_name};
 pub use quantize::QuantizeArgs;
 pub use synth::SynthArgs;
 
@@ -386,6 +386,11 @@ fn gpu_layers(value: &str) -> Result<GpuLayers, String> {
             .map(GpuLayers::Count)
             .map_err(|_| "not a number of layers: give 0 or more, or all".to_owned()),
     }
+}
+
+/// A whole number from 0 on, with a message in words.
+fn count(value: &str) -> Result<usize, &'static str> {
+    value.parse().map_err(|_| "must be a whole number, 0 or more")
 }
 
 /// A whole number from 1 on, with a message in words.

@@ -248,10 +248,7 @@ fn pictures(image: &Image, comparisons: &[Comparison]) -> Vec<String> {
     let Some(width) = shown.first().map(|(n_columns, _)| n_columns + 3) else {
         return Vec::new();
     };
-    let mut lines = vec![
-        String::new(),
-        "What was kept after the fusion layer, dropped tokens dimmed:".to_owned(),
-    ];
+    let mut lines = vec![String::new(), "What was kept, dropped tokens dimmed:".to_owned()];
     for beside in shown.chunks((MOSAIC_COLUMNS / width).max(1)) {
         let n_lines = beside.iter().map(|(_, lines)| lines.len()).max().unwrap_or(0);
         lines.extend((0..n_lines).map(|i| {
@@ -265,7 +262,7 @@ fn pictures(image: &Image, comparisons: &[Comparison]) -> Vec<String> {
 
 /// Columns and lines of one picture, with a title; `None` without a square of tokens or where nothing was dropped.
 fn mosaic_of(image: &Image, number: usize, report: &RunReport) -> Option<(usize, Vec<String>)> {
-    let kept = report.kept.as_ref()?;
+    let kept = report.chosen()?;
     let &[[_, n_vision]] = report.image_spans.as_slice() else {
         return None;
     };

@@ -9,6 +9,7 @@ use visipruner::inspect::InspectError;
 use visipruner::policy::PolicyError;
 use visipruner::synth;
 
+use super::args::flag_name;
 use super::image::PictureError;
 
 /// Why a command was not done. Every message is one line.
@@ -28,7 +29,16 @@ pub enum Error {
 
     /// A policy that cannot be used.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Policy(PolicyError),
+
+    /// A policy with a layer that the model does not have.
+    #[error("{policy} ({flag})")]
+    NoSuchLayer {
+        /// What is wrong.
+        policy: PolicyError,
+        /// The flag that sets the layer.
+        flag: String,
+    },
 
     /// A file that is no model.
     #[error(transparent)]
@@ -149,6 +159,18 @@ pub enum Error {
     /// Standard output that cannot be written.
     #[error("cannot write to standard output")]
     Stdout(#[source] std::io::Error),
+}
+
+impl From<PolicyError> for Error {
+    fn from(policy: PolicyError) -> Self {
+        match policy {
+            PolicyError::NoSuchLayer { field, .. } => Self::NoSuchLayer {
+                flag: flag_name(field),
+                policy,
+            },
+            policy => Self::Policy(policy),
+        }
+    }
 }
 
 impl Error {

@@ -262,7 +262,7 @@ pub enum Error {
 /// Why a model cannot be pruned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "pruning is not possible with architecture '{arch}' ({reason}): run it with --policy off. Supported: {}",
+    "pruning is not possible with architecture '{arch}' ({reason}): run it with the policy off. Supported: {}",
     supported.join(", ")
 )]
 pub struct Unsupported {

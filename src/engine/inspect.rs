@@ -250,7 +250,7 @@ impl Policy for EveryLayer {
         "inspection".to_owned()
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
         (1..n_layer).collect()
     }
 
@@ -265,10 +265,6 @@ impl StagePolicy for EveryLayer {
             probe: Some(self.0),
             ..LayerPlan::default()
         }
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        (1..n_layer).collect()
     }
 
     fn outcome(&self) -> Outcome {

@@ -31,10 +31,10 @@ impl KvPlan {
         Self { groups: Vec::new() }
     }
 
-    /// One group up to each boundary. Those that `policy`, at work on some prompt, bounds are as small as can be until
+    /// One group up to each cut. Those that `policy`, at work on some prompt, bounds are as small as can be until
     /// [`fit`](Self::fit) makes them larger; the others hold the whole context.
-    pub(crate) fn new(boundaries: &[usize], policy: &dyn StagePolicy) -> Self {
-        let begins = std::iter::once(0).chain(boundaries.iter().copied());
+    pub(crate) fn new(cuts: &[usize], policy: &dyn StagePolicy) -> Self {
+        let begins = std::iter::once(0).chain(cuts.iter().copied());
         let n_cells = |il| policy.vision_bound(il).map_or(0, |_| CELLS_STEP as u32);
         Self {
             groups: begins

@@ -20,11 +20,9 @@ use std::time::{Duration, Instant};
 pub use calls::{CallAttention, CallProbe, RangeCall};
 pub use error::PrefillError;
 
-use crate::policy::trace::{LayerTrace, PrefillTrace, ProbeTrace};
-use crate::policy::{
-    Decision, Embeddings, LayerPlan, PromptLayout, Reading, StagePolicy, Statistic, VisionIndex,
-};
-use calls::{AliveRows, split_into_calls};
+use crate::policy::trace::{Drop, LayerTrace, PrefillTrace, ProbeTrace};
+use crate::policy::{Decision, Embeddings, LayerPlan, PromptLayout, Reading, StagePolicy, Statistic};
+use calls::{AliveRows, NotPresent, split_into_calls};
 
 /// What a staged prefill needs from an engine that holds a prompt.
 pub trait LayerRanges {
@@ -77,6 +75,9 @@ pub struct PrefillParams<'a> {
     pub layout: &'a PromptLayout,
     /// Layers of the model.
     pub n_layer: usize,
+    /// The layers before which the engine can be cut, ascending, without 0: those of the policy
+    /// ([`Policy::cuts`](crate::policy::Policy::cuts)) or more.
+    pub cuts: &'a [usize],
     /// Rows that one call may have (llama.cpp's `n_batch`), at least 1.
     pub max_rows_per_call: usize,
     /// Rows that a call may have whose attention is read (llama.cpp's `n_ubatch`), at least 1.
@@ -118,12 +119,11 @@ pub fn prefill<E: LayerRanges>(
     Prefill {
         engine,
         params,
-        boundaries: policy.boundaries(params.n_layer),
         policy,
         on_progress,
         alive: AliveRows::all(layout),
         layers: Vec::with_capacity(params.n_layer),
-        kept_after: Vec::new(),
+        drops: Vec::new(),
         n_calls: 0,
         n_done: 0,
         policy_time: Duration::ZERO,
@@ -135,13 +135,11 @@ pub fn prefill<E: LayerRanges>(
 struct Prefill<'a, E> {
     engine: &'a mut E,
     params: &'a PrefillParams<'a>,
-    boundaries: Vec<usize>,
     policy: &'a mut dyn StagePolicy,
     on_progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     alive: AliveRows,
     layers: Vec<LayerTrace>,
-    /// What was present after each layer that decided.
-    kept_after: Vec<(usize, Vec<VisionIndex>)>,
+    drops: Vec<Drop>,
     n_calls: usize,
     n_done: usize,
     policy_time: Duration,
@@ -171,10 +169,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
         let started = Instant::now();
         let decision = self.policy.start(self.alive.vision(), &embeddings);
         self.policy_time += started.elapsed();
-        if let Decision::Keep(kept) = decision {
-            self.alive.keep(&kept).map_err(|_| PrefillError::Start)?;
-        }
-        Ok(())
+        self.keep(None, decision).map_err(|_| PrefillError::Start)
     }
 
     /// The layers from `begin` on that have the same attention and nothing to decide between them.
@@ -188,8 +183,8 @@ impl<E: LayerRanges> Prefill<'_, E> {
         while end < self.params.n_layer && goes_on(end) {
             end += 1;
         }
-        if end < self.params.n_layer && !self.boundaries.contains(&end) {
-            return Err(PrefillError::Boundary { il: end });
+        if end < self.params.n_layer && !self.params.cuts.contains(&end) {
+            return Err(PrefillError::NoCut { il: end });
         }
         Ok(begin..end)
     }
@@ -271,20 +266,38 @@ impl<E: LayerRanges> Prefill<'_, E> {
             None => {}
         }
         if plan.decides {
-            if let Decision::Keep(kept) = self.policy.decide(il, reading.as_ref()) {
-                self.alive
-                    .keep(&kept)
-                    .map_err(|_| PrefillError::Decision { il })?;
-            }
-            self.kept_after.push((il, self.alive.vision().to_vec()));
+            let decision = self.policy.decide(il, reading.as_ref());
+            self.keep(Some(il), decision)
+                .map_err(|_| PrefillError::Decision { il })?;
+        }
+        Ok(())
+    }
+
+    /// Drops what a decision does not keep, and notes it if a layer is left to run without it.
+    fn keep(&mut self, after: Option<usize>, decision: Decision) -> Result<(), NotPresent> {
+        let Decision::Keep(kept) = decision else {
+            return Ok(());
+        };
+        let n_before = self.alive.vision().len();
+        self.alive.keep(&kept)?;
+        let next = after.map_or(0, |il| il + 1);
+        if kept.len() < n_before && next < self.params.n_layer {
+            let kept_rows = self.alive.rows_of(&kept);
+            self.drops.push(Drop {
+                after,
+                kept,
+                kept_rows,
+            });
         }
         Ok(())
     }
 
     fn evict(&mut self) -> Result<Option<Range<usize>>, PrefillError<E::Error>> {
-        let Some(layers) = self.policy.evict_after_prefill() else {
+        let asked = self.policy.evict_after_prefill().unwrap_or_default();
+        let layers = asked.start..asked.end.min(self.params.n_layer);
+        if layers.is_empty() {
             return Ok(None);
-        };
+        }
         for span in &self.params.layout.vision {
             self.engine
                 .evict(layers.clone(), span.clone())
@@ -310,19 +323,17 @@ impl<E: LayerRanges> Prefill<'_, E> {
 
     fn into_trace(self, evicted: Option<Range<usize>>) -> PrefillTrace {
         let outcome = self.policy.outcome();
-        let kept = outcome.fusion_layer.and_then(|fusion| {
-            self.kept_after
-                .into_iter()
-                .find_map(|(il, kept)| (il == fusion).then_some(kept))
+        let kept = outcome.fusion_layer.map(|il| match self.layers.get(il + 1) {
+            Some(next) => next.vision.clone(),
+            None => self.alive.vision().to_vec(),
         });
-        let kept_rows = kept
-            .as_ref()
-            .map(|kept| kept.iter().map(|&token| self.alive.row_of(token)).collect());
+        let kept_rows = kept.as_deref().map(|kept| self.alive.rows_of(kept));
         let n_vision = self.params.layout.n_vision();
         let entered = self.layers.first().map(|layer| layer.vision.clone());
         PrefillTrace {
             layers: self.layers,
             entered: entered.filter(|entered| entered.len() < n_vision),
+            drops: self.drops,
             fusion_layer: outcome.fusion_layer,
             kept,
             kept_rows,

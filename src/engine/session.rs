@@ -97,7 +97,7 @@ impl Session {
                 model.supports_pruning()?;
                 let n_layer = model.n_layer();
                 let on_some_prompt = policy.build(n_layer, &some_prompt())?;
-                KvPlan::new(&policy.boundaries(n_layer), on_some_prompt.as_ref())
+                KvPlan::new(&policy.cuts(n_layer), on_some_prompt.as_ref())
             }
         };
         let n_threads = n_threads(options.n_threads);
@@ -440,10 +440,15 @@ impl Session {
             Needs::Nothing | Needs::Vision => None,
             Needs::VisionAndText => Some(self.text_embeddings(prompt).map_err(failed)?),
         };
+        let cuts = self
+            .policy
+            .as_ref()
+            .map_or_else(Vec::new, |policy| policy.cuts(n_layer));
         let (n_batch, n_ubatch) = (self.context().n_batch(), self.context().n_ubatch());
         let params = PrefillParams {
             layout: &prompt.layout,
             n_layer,
+            cuts: &cuts,
             max_rows_per_call: n_batch as usize,
             max_rows_per_attention_probe: n_ubatch as usize,
             causal_images: !prompt.non_causal,

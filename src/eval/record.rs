@@ -22,7 +22,7 @@ pub struct Record {
     pub n_generated: usize,
     /// The vision tokens of the prompt.
     pub n_vision: usize,
-    /// Of these, how many went on after the fusion layer; `n_vision` where nothing was dropped.
+    /// Of these, how many the policy chose ([`RunReport::chosen`]); `n_vision` where nothing was dropped.
     pub n_kept: usize,
     /// Work by the paper's formula, multiply-adds; see [`crate::report::FlopsReport`].
     pub flops_paper: Spent,
@@ -93,7 +93,7 @@ impl Record {
             tokens: tokens.to_string(),
             n_generated: report.generated.len(),
             n_vision,
-            n_kept: report.kept.as_ref().map_or(n_vision, Vec::len),
+            n_kept: report.chosen().map_or(n_vision, <[u32]>::len),
             flops_paper: report.flops.paper.into(),
             flops_model: report.flops.model.into(),
             vision_attention: report.flops.vision_attention.into(),
@@ -169,6 +169,25 @@ pub(super) mod tests {
             ..report
         };
         assert_ne!(Record::new("q", "off", 12.5, &other).tokens, record.tokens);
+    }
+
+    /// Policies without a fusion layer: what went on after their first drop, or entered.
+    #[test]
+    fn what_was_kept_needs_no_fusion_layer() {
+        let report = |drops: serde_json::Value| RunReport {
+            image_spans: vec![[1, 4]],
+            n_tokens: 7,
+            drops: serde_json::from_value(drops).unwrap(),
+            ..RunReport::default()
+        };
+        let drop = |layer: Option<usize>, kept: &[u32]| serde_json::json!({"layer": layer, "n_kept": kept.len(), "kept": kept, "kept_pos": kept});
+        let n_kept = |drops| Record::new("q", "fastv", 1.0, &report(drops)).n_kept;
+        assert_eq!(n_kept(serde_json::json!([])), 4);
+        assert_eq!(
+            n_kept(serde_json::json!([drop(Some(1), &[0, 3]), drop(Some(5), &[])])),
+            2
+        );
+        assert_eq!(n_kept(serde_json::json!([drop(None, &[0])])), 1);
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl Inspection {
             name: format!("{name} {il}"),
         };
         let fusion = policy.fusion_layer.map(|il| mark("fusion", il));
+        let fusion = fusion.or(policy.first_drop().map(|il| mark("drop", il)));
         let exit = policy.exit_layer.map(|il| mark("exit", il));
         fusion.into_iter().chain(exit).collect()
     }

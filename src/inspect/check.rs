@@ -54,6 +54,7 @@ impl Inspection {
             check_finite(il, "the smallest cosine", value.as_slice())?;
         }
         check_index(|| String::from("fusion_layer"), policy.fusion_layer, self.n_layer)?;
+        check_index(|| String::from("kept_after"), policy.kept_after, self.n_layer)?;
         check_index(|| String::from("exit_layer"), policy.exit_layer, self.n_layer)?;
         check_tokens(
             &policy.label,

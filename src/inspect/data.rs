@@ -163,10 +163,13 @@ pub struct InspectedPolicy {
     pub thresholds: Option<Thresholds>,
     /// What the pruned run answered.
     pub answer: Option<String>,
-    /// The layer that the kept set was taken from; it ran on all rows.
+    /// The layer in which the picture is read, for policies that know one; it ran on all rows.
     pub fusion_layer: Option<usize>,
-    /// The vision tokens that went on, ascending; `None` without fusion.
+    /// The vision tokens that the policy chose, ascending ([`RunReport::chosen`]); `None` where nothing was dropped.
     pub kept: Option<Vec<u32>>,
+    /// The last layer that ran on more than `kept`; `None` if the others never entered, or nothing was dropped.
+    #[serde(default)]
+    pub kept_after: Option<usize>,
     /// The last layer with vision.
     pub exit_layer: Option<usize>,
     /// One entry per layer.
@@ -227,6 +230,12 @@ impl InspectedLayer {
 }
 
 impl InspectedPolicy {
+    /// Without a fusion layer: the layer after which some vision tokens went on and others did not.
+    pub(super) fn first_drop(&self) -> Option<usize> {
+        let is_drop = |il: &usize| self.fusion_layer.is_none() && self.exit_layer != Some(*il);
+        self.kept_after.filter(is_drop)
+    }
+
     /// What a pruned run did, from its report with probes ([`RunReport`]).
     pub fn of_report(report: &RunReport) -> Self {
         let n_vision: usize = report.image_spans.iter().map(|[_, n_rows]| n_rows).sum();
@@ -244,7 +253,8 @@ impl InspectedPolicy {
             thresholds: report.policy.visipruner().map(Thresholds::from),
             answer: Some(report.text.trim().to_owned()),
             fusion_layer: report.fusion_layer,
-            kept: report.kept.clone(),
+            kept: report.chosen().map(<[u32]>::to_vec),
+            kept_after: report.chosen_after(),
             exit_layer: report.exit_layer,
             layers: layers.collect(),
             skipped: report.skipped.clone(),

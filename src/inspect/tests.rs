@@ -253,6 +253,7 @@ fn a_report_becomes_a_policy_and_what_it_kept() {
         Some(2)
     );
     assert_eq!((policy.fusion_layer, policy.kept), (Some(1), Some(vec![2])));
+    assert_eq!(policy.kept_after, Some(1));
     let read: Vec<_> = policy
         .layers
         .iter()

@@ -2,21 +2,32 @@
 //!
 //! They do not know the question. The budget counts over all vision tokens of all images together.
 
-use serde::{Deserialize, Serialize};
-
 use super::budget::Budget;
-use super::config::{FamilyFields, PolicyOverrides};
-use super::{Decision, Embeddings, Needs, Outcome, PolicyError, Skipped, StagePolicy, VisionIndex};
+use super::config::PolicyFields;
+use super::config::fields::policy_fields;
+use super::{
+    Decision, Embeddings, Needs, Outcome, PolicyError, PromptLayout, Skipped, StagePolicy, VisionIndex,
+};
 
 /// A way of choosing vision tokens before layer 0.
-pub trait Selection {
+pub trait Selection: Send + Sync {
     /// The embeddings that it looks at.
     fn needs(&self) -> Needs {
         Needs::Nothing
     }
 
-    /// `n` of the tokens present, ascending; `n` is from 1 to one less than there are.
+    /// `n` of the tokens present, ascending. `n` is from 1 to one less than there are; else 0 gives none, more gives all.
     fn select(&self, n: usize, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Vec<VisionIndex>;
+}
+
+impl<S: Selection + ?Sized> Selection for &S {
+    fn needs(&self) -> Needs {
+        (**self).needs()
+    }
+
+    fn select(&self, n: usize, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Vec<VisionIndex> {
+        (**self).select(n, present, embeddings)
+    }
 }
 
 /// A [`Selection`] at work on one prompt.
@@ -67,32 +78,18 @@ impl<S: Selection> StagePolicy for BeforeModel<S> {
 /// The default budget: DivPrune's, 56 of LLaVA-1.5's 576 tokens. The controls have the same, so that they compare.
 pub const DEFAULT_BUDGET: Budget = Budget::Percent(9.8);
 
-/// The field that they all have.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BeforeConfig {
-    /// Vision tokens that enter the language model, of all images together. At least one: a model that sees no picture
-    /// at all is better asked without one. Default: 9.8%.
-    pub budget: Budget,
-}
-
-impl Default for BeforeConfig {
-    fn default() -> Self {
-        Self {
-            budget: DEFAULT_BUDGET,
-        }
+policy_fields! {
+    /// The field that they all have.
+    pub struct BeforeConfig {
+        /// Vision tokens that enter the language model, of all images together. At least one: a model that sees no picture
+        /// at all is better asked without one. Default: 9.8%.
+        pub budget: Budget = DEFAULT_BUDGET,
     }
 }
 
-impl FamilyFields for BeforeConfig {
-    const FIELDS: &'static [&'static str] = &["budget"];
+impl PolicyFields for BeforeConfig {
+    type Kind = &'static dyn Selection;
     const BEFORE_MODEL: bool = true;
-
-    fn with(self, fields: &PolicyOverrides) -> Self {
-        Self {
-            budget: fields.budget.unwrap_or(self.budget),
-        }
-    }
 
     fn validate(&self) -> Result<(), PolicyError> {
         self.budget.validate("budget")?;
@@ -104,5 +101,14 @@ impl FamilyFields for BeforeConfig {
             });
         }
         Ok(())
+    }
+
+    fn stage_policy(
+        &self,
+        selection: &'static dyn Selection,
+        _n_layer: usize,
+        layout: &PromptLayout,
+    ) -> Box<dyn StagePolicy> {
+        Box::new(BeforeModel::new(selection, self.budget, layout.n_vision()))
     }
 }

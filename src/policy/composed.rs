@@ -94,10 +94,6 @@ impl StagePolicy for Composed {
         self.within.decide(il, reading)
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        self.within.boundaries(n_layer)
-    }
-
     fn vision_bound(&self, il: usize) -> Option<usize> {
         let bounds = [&self.before, &self.within].map(|policy| policy.vision_bound(il));
         bounds.into_iter().flatten().min()

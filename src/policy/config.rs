@@ -3,45 +3,51 @@
 //! A policy comes from up to three places, later ones winning field by field: a preset for the model
 //! ([`super::presets`]), a TOML policy file, and single fields given by the caller (both [`PolicyOverrides`]).
 //!
-//! A new policy is a file with its fields and what it does with them (`PolicyFields`; `FamilyPolicy` where it has the
-//! fields of [`super::rank`] or [`super::before`]), and a line in the list in `list.rs`. Fields that no policy has yet get
-//! a line in [`PolicyOverrides`], and a flag.
+//! A new policy is a file with its fields (`policy_fields!`) and what it does with them (`PolicyFields`), and a line in
+//! the list in `list.rs`; one that only ranks or only selects is a constant and that line. A field that no policy has yet
+//! gets a line in the table in `fields.rs`.
 
 mod choice;
 pub(in crate::policy) mod error;
-mod family;
+pub(in crate::policy) mod fields;
 mod keywords;
 mod list;
 mod overrides;
+mod unknown;
+pub(in crate::policy) mod value;
 mod visipruner;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use choice::PolicyChoice;
 pub use error::PolicyError;
-pub(in crate::policy) use family::{FamilyFields, FamilyPolicy};
+pub use fields::{Field, PolicyOverrides};
 pub use keywords::{
     ExitCount, Layer0, ShallowMask, StageName, Stages, TokensThresholdUnit, VisualSelfAttention,
 };
 pub use list::{PolicyConfig, PolicyName};
-pub use overrides::PolicyOverrides;
+pub use value::FieldKind;
 pub use visipruner::VisiPrunerConfig;
 
 use super::composed::Composed;
 use super::off::Off;
 use super::{Policy, PromptLayout, Skipped, StagePolicy};
+use fields::Fields;
 use list::FieldsInForce;
 
-/// The fields of one policy, and what it is with them.
-pub(in crate::policy) trait PolicyFields: Sized {
-    /// The names of its fields, as [`PolicyOverrides`] has them.
-    const FIELDS: &'static [&'static str];
+/// What a policy does with its fields.
+pub(in crate::policy) trait PolicyFields: Fields {
+    /// What tells policies with the same fields apart; `()` where there is only one.
+    type Kind;
 
     /// Whether it acts before layer 0 and leaves all layers as they are.
     const BEFORE_MODEL: bool = false;
 
     /// The fields given over `base`, or over the defaults. Not validated.
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError>;
+    fn read(kind: Self::Kind, base: Option<&Self>, given: &PolicyOverrides) -> Result<Self, PolicyError> {
+        let _ = kind;
+        Self::over(base, given)
+    }
 
     /// Checks every field that can be checked without a model.
     fn validate(&self) -> Result<(), PolicyError>;
@@ -52,14 +58,14 @@ pub(in crate::policy) trait PolicyFields: Sized {
         Ok(())
     }
 
-    /// See [`Policy::boundaries`].
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+    /// See [`Policy::cuts`].
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
         let _ = n_layer;
         Vec::new()
     }
 
     /// The policy at work on a prompt that has an image and ends in text. The fields are valid for `n_layer` layers.
-    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy>;
+    fn stage_policy(&self, kind: Self::Kind, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy>;
 }
 
 impl PolicyConfig {
@@ -83,11 +89,9 @@ impl PolicyConfig {
 
     /// The layers at which a model of `n_layer` layers may have to be cut for this policy, ascending, without 0: what
     /// the engine's KV cache groups are made from, before any prompt is known.
-    pub fn boundaries(&self, n_layer: usize) -> Vec<usize> {
+    pub fn cuts(&self, n_layer: usize) -> Vec<usize> {
         // Of two policies only one acts between layers.
-        self.parts()
-            .flat_map(|part| part.boundaries_of_one(n_layer))
-            .collect()
+        self.parts().flat_map(|part| part.cuts_of_one(n_layer)).collect()
     }
 
     /// The policy at work on one prompt. A prompt without an image, or one that ends in an image, gets
@@ -145,8 +149,8 @@ impl Policy for PolicyConfig {
         Self::name(self).to_string()
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        Self::boundaries(self, n_layer)
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
+        Self::cuts(self, n_layer)
     }
 
     fn build(&self, n_layer: usize, layout: &PromptLayout) -> Result<Box<dyn StagePolicy>, PolicyError> {

@@ -14,32 +14,8 @@
 //! together and tokens of different images are compared, too; it computes in half precision, here in single; it leaves
 //! ties to the device. A row of zeros has distance 1 from every other one, where the code divides by zero.
 
-use serde::{Deserialize, Serialize};
-
-use super::before::{BeforeConfig, BeforeModel, Selection};
-use super::config::FamilyPolicy;
-use super::{Embeddings, Needs, PromptLayout, StagePolicy, VisionIndex};
-
-/// The fields of the policy `divprune`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DivPruneConfig(pub BeforeConfig);
-
-impl FamilyPolicy for DivPruneConfig {
-    type Fields = BeforeConfig;
-
-    fn from_fields(fields: BeforeConfig) -> Self {
-        Self(fields)
-    }
-
-    fn fields(&self) -> &BeforeConfig {
-        &self.0
-    }
-
-    fn at_work(&self, _n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
-        Box::new(BeforeModel::new(MaxMinDistance, self.0.budget, layout.n_vision()))
-    }
-}
+use super::before::Selection;
+use super::{Embeddings, Needs, VisionIndex};
 
 /// The greedy choice.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +29,7 @@ impl Selection for MaxMinDistance {
     fn select(&self, n: usize, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Vec<VisionIndex> {
         let rows: Vec<Vec<f32>> = present
             .iter()
-            .map(|&token| unit(embeddings.vision_row(token)))
+            .map(|&token| unit(embeddings.vision_row(token).unwrap_or_default()))
             .collect();
         let distances = Distances::of(&rows);
         let mut chosen: Vec<VisionIndex> = distances.greedy(n).into_iter().map(|i| present[i]).collect();
@@ -98,7 +74,7 @@ impl Distances {
     fn greedy(&self, n_chosen: usize) -> Vec<usize> {
         let mut to_chosen: Vec<f32> = (0..self.n).map(|i| self.to_nearest_other(i)).collect();
         let mut is_chosen = vec![false; self.n];
-        let mut chosen = Vec::with_capacity(n_chosen);
+        let mut chosen = Vec::with_capacity(n_chosen.min(self.n));
         while let Some(next) = farthest(&to_chosen, &is_chosen)
             && chosen.len() < n_chosen
         {

@@ -4,6 +4,7 @@ use super::{PromptLayout, VisionIndex};
 
 /// Which embeddings a policy needs before layer 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
 pub enum Needs {
     /// None.
     #[default]
@@ -27,23 +28,22 @@ pub struct Embeddings<'a> {
 }
 
 impl<'a> Embeddings<'a> {
-    /// The row of a vision token: `[n_embd]`.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn vision_row(&self, token: VisionIndex) -> &'a [f32] {
-        &self.vision[token.0 as usize * self.n_embd..][..self.n_embd]
+    /// The row of a vision token: `[n_embd]`; `None` if it is not there.
+    pub fn vision_row(&self, token: VisionIndex) -> Option<&'a [f32]> {
+        let begin = (token.0 as usize).checked_mul(self.n_embd)?;
+        self.vision.get(begin..begin.checked_add(self.n_embd)?)
     }
 
     /// Whether they are there as needed, and as many as the prompt has rows.
     pub fn satisfy(&self, needs: Needs, layout: &PromptLayout) -> bool {
         let n_vision = layout.n_vision();
-        let is_whole =
-            |values: &[f32], n_rows: usize| self.n_embd > 0 && values.len() == n_rows * self.n_embd;
+        let is_whole = |values: &[f32], n_rows: usize| {
+            self.n_embd > 0 && n_rows.checked_mul(self.n_embd) == Some(values.len())
+        };
         let has_vision = is_whole(self.vision, n_vision);
         let has_text = || {
             self.text
-                .is_some_and(|text| is_whole(text, layout.n_rows - n_vision))
+                .is_some_and(|text| is_whole(text, layout.n_rows.saturating_sub(n_vision)))
         };
         match needs {
             Needs::Nothing => true,

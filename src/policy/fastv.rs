@@ -10,45 +10,12 @@
 //! token of every image counts; one of its two variants masks the dropped tokens instead of removing them, here they are
 //! removed. More than one rank layer may be given.
 
-use serde::{Deserialize, Serialize};
-
 use super::budget::Budget;
-use super::config::FamilyPolicy;
-use super::rank::{RankSchedule, Ranking};
-use super::{PromptLayout, StagePolicy, Statistic};
+use super::rank::{RankMethod, Raters};
 
-/// The fields of the policy `fastv`. Default: the paper's, K = 2 and R = 50 %.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FastVConfig(pub RankSchedule);
-
-impl Default for FastVConfig {
-    fn default() -> Self {
-        Self(RankSchedule {
-            rank_layers: vec![1],
-            keep: vec![Budget::Percent(50.0)],
-        })
-    }
-}
-
-impl FamilyPolicy for FastVConfig {
-    type Fields = RankSchedule;
-
-    fn from_fields(fields: RankSchedule) -> Self {
-        Self(fields)
-    }
-
-    fn fields(&self) -> &RankSchedule {
-        &self.0
-    }
-
-    fn at_work(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
-        let ranked_by = Statistic::LastAttention;
-        Box::new(Ranking::new(
-            self.0.clone(),
-            ranked_by,
-            n_layer,
-            layout.n_vision(),
-        ))
-    }
-}
+/// The paper's setting, K = 2 and R = 50 %.
+pub const FASTV: RankMethod = RankMethod {
+    raters: Raters::LastRow,
+    rank_layers: &[1],
+    keep: &[Budget::Percent(50.0)],
+};

@@ -6,77 +6,43 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use super::budget::{Budget, Budgets};
+use super::config::PolicyFields;
 use super::config::error::check_count;
-use super::config::{PolicyFields, PolicyOverrides, VisiPrunerConfig};
+use super::config::fields::policy_fields;
+use super::config::value::ValueOf;
 use super::{
     Decision, LayerPlan, Outcome, PolicyError, PromptLayout, Reading, Skipped, Stage, StagePolicy, Statistic,
     largest,
 };
 
-/// F/K/E or F/K/E/k.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Schedule {
-    /// F: the layer whose contributions decide, the last one with all rows. From 0 to the last layer.
-    pub fusion_layer: usize,
-    /// K: how many vision tokens go on, those with the largest `||c_j||` at layer F; among equals the earlier ones. More
-    /// than there are keeps all.
-    pub keep: usize,
-    /// E: the first layer without vision. From F + 1 to the number of layers, which means never.
-    pub exit_from: usize,
-    /// Forget the vision tokens' KV cells of layers below `shallow_mid_layer` after the prefill. Default: false.
-    #[serde(default)]
-    pub evict_shallow_kv: bool,
-    /// k. From 0 to the last layer. Default: 6.
-    #[serde(default = "default_shallow_mid_layer")]
-    pub shallow_mid_layer: usize,
-}
+policy_fields! {
+    /// F/K/E or F/K/E/k.
+    #[derive(Copy, Eq, Hash)]
+    pub struct Schedule needs "the policy fixed needs fusion_layer, keep and exit_from" {
+        /// F: the layer whose contributions decide, the last one with all rows. From 0 to the last layer.
+        pub fusion_layer: usize,
 
-fn default_shallow_mid_layer() -> usize {
-    VisiPrunerConfig::default().shallow_mid_layer
+        /// K: how many vision tokens go on, those with the largest `||c_j||` at layer F; among equals the earlier ones.
+        /// More than there are keeps all.
+        pub keep: usize,
+
+        /// E: the first layer without vision. From F + 1 to the number of layers, which means never.
+        pub exit_from: usize,
+
+        /// Forget the vision tokens' KV cells of layers below `shallow_mid_layer` after the prefill. Default: false.
+        pub evict_shallow_kv: bool = false,
+
+        /// k. From 0 to the last layer. Default: 6.
+        pub shallow_mid_layer: usize = 6,
+    }
 }
 
 impl PolicyFields for Schedule {
-    const FIELDS: &'static [&'static str] = &[
-        "fusion_layer",
-        "keep",
-        "exit_from",
-        "evict_shallow_kv",
-        "shallow_mid_layer",
-    ];
-
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
-        let need = |field, given: Option<usize>, base: Option<usize>| {
-            given.or(base).ok_or(PolicyError::Missing {
-                field,
-                reason: "the policy fixed needs fusion_layer, keep and exit_from",
-            })
-        };
-        let keep = fields.keep.as_ref().map(one_count).transpose()?;
-        Ok(Self {
-            fusion_layer: need("fusion_layer", fields.fusion_layer, base.map(|b| b.fusion_layer))?,
-            keep: need("keep", keep, base.map(|b| b.keep))?,
-            exit_from: need("exit_from", fields.exit_from, base.map(|b| b.exit_from))?,
-            evict_shallow_kv: fields
-                .evict_shallow_kv
-                .unwrap_or_else(|| base.is_some_and(|b| b.evict_shallow_kv)),
-            shallow_mid_layer: fields
-                .shallow_mid_layer
-                .or(base.map(|b| b.shallow_mid_layer))
-                .unwrap_or_else(default_shallow_mid_layer),
-        })
-    }
+    type Kind = ();
 
     fn validate(&self) -> Result<(), PolicyError> {
-        check_count(
-            "exit_from",
-            self.exit_from,
-            self.fusion_layer.saturating_add(1),
-            None,
-        )
+        check_count("exit_from", self.exit_from, self.prune_from(), None)
     }
 
     fn validate_layers(&self, n_layer: usize) -> Result<(), PolicyError> {
@@ -90,27 +56,56 @@ impl PolicyFields for Schedule {
             let il_last = n_layer.saturating_sub(1);
             check_count("shallow_mid_layer", self.shallow_mid_layer, 0, Some(il_last))?;
         }
-        check_count("exit_from", self.exit_from, self.fusion_layer + 1, Some(n_layer))
+        check_count("exit_from", self.exit_from, self.prune_from(), Some(n_layer))
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        Fixed::new(*self, n_layer, 0).boundaries(n_layer)
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
+        let mut cuts = vec![self.prune_from(), self.vision_until()];
+        cuts.extend(self.evicted().map(|layers| layers.end));
+        cuts.retain(|&il| il < n_layer);
+        cuts.sort_unstable();
+        cuts.dedup();
+        cuts
     }
 
-    fn stage_policy(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+    fn stage_policy(&self, _kind: (), n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
         Box::new(Fixed::new(*self, n_layer, layout.n_vision()))
     }
 }
 
-/// The one count that `keep` must be.
-fn one_count(keep: &Budgets) -> Result<usize, PolicyError> {
-    match keep.0[..] {
-        [Budget::Count(n)] => Ok(n),
-        _ => Err(PolicyError::OutOfRange {
-            field: "keep",
-            value: keep.to_string(),
-            range: String::from("one number of tokens with the policy fixed"),
-        }),
+impl Schedule {
+    /// The first layer on the kept tokens.
+    fn prune_from(&self) -> usize {
+        self.fusion_layer.saturating_add(1)
+    }
+
+    /// The first layer without vision: E, or the layer after F if nothing is kept.
+    fn vision_until(&self) -> usize {
+        if self.keep == 0 {
+            self.prune_from()
+        } else {
+            self.exit_from
+        }
+    }
+
+    /// The layers that forget their vision cells after the prefill.
+    fn evicted(&self) -> Option<Range<usize>> {
+        let k = self.shallow_mid_layer;
+        (self.evict_shallow_kv && k > 0).then_some(0..k)
+    }
+}
+
+/// `keep` is one count here.
+impl ValueOf<Budgets> for usize {
+    fn of(field: &'static str, keep: &Budgets) -> Result<Self, PolicyError> {
+        match keep.0[..] {
+            [Budget::Count(n)] => Ok(n),
+            _ => Err(PolicyError::OutOfRange {
+                field,
+                value: keep.to_string(),
+                range: String::from("one number of tokens with the policy fixed"),
+            }),
+        }
     }
 }
 
@@ -145,7 +140,7 @@ impl FromStr for Schedule {
             keep,
             exit_from,
             evict_shallow_kv: evict_below.is_some(),
-            shallow_mid_layer: evict_below.unwrap_or_else(default_shallow_mid_layer),
+            shallow_mid_layer: evict_below.unwrap_or(Self::default().shallow_mid_layer),
         };
         schedule.validate()?;
         Ok(schedule)
@@ -170,27 +165,18 @@ impl Fixed {
         }
     }
 
-    /// The first layer without vision: E, or the layer after F if nothing is kept.
-    fn exit_from(&self) -> usize {
-        if self.schedule.keep == 0 {
-            self.schedule.fusion_layer + 1
-        } else {
-            self.schedule.exit_from
-        }
-    }
-
     /// The last layer with vision; `None` if vision stays to the end.
     fn exit_layer(&self) -> Option<usize> {
         let comes = self.schedule.keep == 0 || self.schedule.exit_from < self.n_layer;
-        comes.then(|| self.exit_from() - 1)
+        comes.then(|| self.schedule.vision_until().saturating_sub(1))
     }
 
     fn skipped(&self) -> Option<Skipped> {
         let all_kept = self.schedule.keep >= self.n_vision;
         let il_first_drop = if all_kept {
-            self.exit_from()
+            self.schedule.vision_until()
         } else {
-            self.schedule.fusion_layer + 1
+            self.schedule.prune_from()
         };
         if il_first_drop < self.n_layer {
             None
@@ -213,7 +199,7 @@ impl StagePolicy for Fixed {
             Stage::Middle
         } else if il < self.schedule.fusion_layer {
             Stage::Dense
-        } else if il < self.exit_from() {
+        } else if il < self.schedule.vision_until() {
             Stage::Deep
         } else {
             Stage::Text
@@ -237,25 +223,15 @@ impl StagePolicy for Fixed {
     fn vision_bound(&self, il: usize) -> Option<usize> {
         if il <= self.schedule.fusion_layer {
             None
-        } else if il < self.exit_from() {
+        } else if il < self.schedule.vision_until() {
             Some(self.schedule.keep)
         } else {
             Some(0)
         }
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        let mut boundaries = vec![self.schedule.fusion_layer + 1, self.exit_from()];
-        boundaries.extend(self.evict_after_prefill().map(|layers| layers.end));
-        boundaries.retain(|&il| il < n_layer);
-        boundaries.sort_unstable();
-        boundaries.dedup();
-        boundaries
-    }
-
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
-        let k = self.schedule.shallow_mid_layer;
-        (self.schedule.evict_shallow_kv && k > 0).then_some(0..k)
+        self.schedule.evicted()
     }
 
     fn outcome(&self) -> Outcome {

@@ -42,6 +42,8 @@ pub mod vtw;
 mod embeddings;
 mod skipped;
 mod statistic;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -72,7 +74,8 @@ pub struct PromptLayout {
 impl PromptLayout {
     /// Number of vision tokens, over all images.
     pub fn n_vision(&self) -> usize {
-        self.vision.iter().map(ExactSizeIterator::len).sum()
+        let spans = self.vision.iter().map(ExactSizeIterator::len);
+        spans.fold(0, usize::saturating_add)
     }
 
     /// The prompt row of every vision token: entry `j` is the row of `VisionIndex(j)`.
@@ -104,7 +107,10 @@ impl PromptLayout {
     pub fn text_rows(&self) -> Vec<Row> {
         let mut is_text = vec![true; self.n_rows];
         for span in &self.vision {
-            is_text[span.clone()].fill(false);
+            // What lies beyond the prompt is no row of it.
+            if let Some(rows) = is_text.get_mut(span.start..span.end.min(self.n_rows)) {
+                rows.fill(false);
+            }
         }
         (0..self.n_rows)
             .filter(|&row| is_text[row])
@@ -128,6 +134,7 @@ impl PromptLayout {
 /// The part of the method that a layer belongs to, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Stage {
     /// All rows, ordinary attention, nothing to decide.
     #[default]
@@ -215,7 +222,9 @@ pub enum Decision {
 /// What a policy came to, asked after the last layer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outcome {
-    /// The layer that the kept set was taken from. It ran on all rows; the next layer is the first with fewer.
+    /// The layer in which the picture is read: found by its contributions, or named by a schedule. It ran on all rows,
+    /// the next one on those that mattered there. Policies that know no such layer leave it empty; what they drop is
+    /// in the trace anyway.
     pub fusion_layer: Option<usize>,
     /// The last layer with vision rows: the layer whose count completed the exit, the fusion layer if it kept
     /// nothing, or the layer before the one from which a schedule drops vision.
@@ -230,9 +239,9 @@ pub trait Policy: Send + Sync {
     fn name(&self) -> String;
 
     /// The layers at which a model of `n_layer` layers may have to be cut, ascending, without 0: what the engine's KV
-    /// cache groups are made from, before any prompt is known. They must contain the
-    /// [boundaries](StagePolicy::boundaries) of what [`build`](Self::build) returns, whatever the prompt.
-    fn boundaries(&self, n_layer: usize) -> Vec<usize>;
+    /// cache groups are made from, before any prompt is known. Only there may what [`build`](Self::build) returns let
+    /// fewer rows go on, read a layer, or treat one differently from the layer before, whatever the prompt.
+    fn cuts(&self, n_layer: usize) -> Vec<usize>;
 
     /// The policy at work on one prompt, which has an image and ends in text (see [`begin`] for the others).
     ///
@@ -262,7 +271,7 @@ pub fn begin(
 /// The engine calls [`start`](Self::start) once before layer 0, [`plan`](Self::plan) with layers that never descend (it
 /// may ask for a layer again), runs the layer, and calls [`decide`](Self::decide) once if the plan said `decides`. What a
 /// policy does not define leaves the model as it is.
-pub trait StagePolicy {
+pub trait StagePolicy: Send {
     /// The embeddings that [`start`](Self::start) looks at.
     fn needs_embeddings(&self) -> Needs {
         Needs::Nothing
@@ -294,13 +303,6 @@ pub trait StagePolicy {
         Decision::KeepAll
     }
 
-    /// The layers that may have to start with other rows than the layer before, or be treated differently from it,
-    /// ascending, without 0: the engine cuts its graph and its KV cache there and nowhere else.
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        let _ = n_layer;
-        Vec::new()
-    }
-
     /// The vision tokens that layer `il` holds at most, where that is known before the prompt runs: the KV cache is
     /// allocated for no more. A policy that holds more after all is run again with room for everything.
     fn vision_bound(&self, il: usize) -> Option<usize> {
@@ -308,7 +310,7 @@ pub trait StagePolicy {
         None
     }
 
-    /// The layers whose KV cells of vision tokens are forgotten once the prompt has run.
+    /// The layers whose KV cells of vision tokens are forgotten once the prompt has run, as far as the model has them.
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
         None
     }

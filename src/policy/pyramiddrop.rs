@@ -10,45 +10,16 @@
 //! ranks, which has been computed anyway. It floors shares, here they are rounded. It takes the last token of the
 //! instruction, which in a prompt to be answered is the last prompt token.
 
-use serde::{Deserialize, Serialize};
-
 use super::budget::Budget;
-use super::config::FamilyPolicy;
-use super::rank::{RankSchedule, Ranking};
-use super::{PromptLayout, StagePolicy, Statistic};
+use super::rank::{RankMethod, Raters};
 
-/// The fields of the policy `pyramiddrop`. Default: the paper's, for 32 layers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PyramidDropConfig(pub RankSchedule);
-
-impl Default for PyramidDropConfig {
-    fn default() -> Self {
-        Self(RankSchedule {
-            rank_layers: vec![7, 15, 23],
-            keep: [50.0, 25.0, 12.5].map(Budget::Percent).to_vec(),
-        })
-    }
-}
-
-impl FamilyPolicy for PyramidDropConfig {
-    type Fields = RankSchedule;
-
-    fn from_fields(fields: RankSchedule) -> Self {
-        Self(fields)
-    }
-
-    fn fields(&self) -> &RankSchedule {
-        &self.0
-    }
-
-    fn at_work(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
-        let ranked_by = Statistic::LastAttention;
-        Box::new(Ranking::new(
-            self.0.clone(),
-            ranked_by,
-            n_layer,
-            layout.n_vision(),
-        ))
-    }
-}
+/// The paper's setting for 32 layers.
+pub const PYRAMID_DROP: RankMethod = RankMethod {
+    raters: Raters::LastRow,
+    rank_layers: &[7, 15, 23],
+    keep: &[
+        Budget::Percent(50.0),
+        Budget::Percent(25.0),
+        Budget::Percent(12.5),
+    ],
+};

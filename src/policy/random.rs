@@ -3,44 +3,27 @@
 //! It reads nothing. Every subset of `budget` tokens is equally likely: a partial Fisher-Yates shuffle. The same `seed` and
 //! number of tokens give the same subset on every machine and in every version.
 
-use serde::{Deserialize, Serialize};
-
 use super::before::{BeforeConfig, BeforeModel, DEFAULT_BUDGET, Selection};
 use super::budget::Budget;
-use super::config::{FamilyFields, PolicyFields, PolicyOverrides};
+use super::config::PolicyFields;
+use super::config::fields::policy_fields;
 use super::{Embeddings, PolicyError, PromptLayout, StagePolicy, VisionIndex};
 use crate::rng::Rng;
 
-/// The fields of the policy `random`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RandomConfig {
-    /// As [`BeforeConfig::budget`].
-    pub budget: Budget,
-    /// Seed of the draw. Any number from 0 to 2^63 - 1 (what a TOML file can hold). Default: 0.
-    pub policy_seed: u64,
-}
+policy_fields! {
+    /// The fields of the policy `random`.
+    pub struct RandomConfig {
+        /// As [`BeforeConfig::budget`].
+        pub budget: Budget = DEFAULT_BUDGET,
 
-impl Default for RandomConfig {
-    fn default() -> Self {
-        Self {
-            budget: DEFAULT_BUDGET,
-            policy_seed: 0,
-        }
+        /// Seed of the draw. Any number from 0 to 2^63 - 1 (what a TOML file can hold). Default: 0.
+        pub policy_seed: u64 = 0,
     }
 }
 
 impl PolicyFields for RandomConfig {
-    const FIELDS: &'static [&'static str] = &["budget", "policy_seed"];
+    type Kind = ();
     const BEFORE_MODEL: bool = true;
-
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
-        let base = base.copied().unwrap_or_default();
-        Ok(Self {
-            budget: fields.budget.unwrap_or(base.budget),
-            policy_seed: fields.policy_seed.unwrap_or(base.policy_seed),
-        })
-    }
 
     fn validate(&self) -> Result<(), PolicyError> {
         if i64::try_from(self.policy_seed).is_err() {
@@ -53,7 +36,7 @@ impl PolicyFields for RandomConfig {
         BeforeConfig { budget: self.budget }.validate()
     }
 
-    fn stage_policy(&self, _n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
+    fn stage_policy(&self, _kind: (), _n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
         let draw = Draw {
             seed: self.policy_seed,
         };
@@ -72,7 +55,7 @@ impl Selection for Draw {
     fn select(&self, n: usize, present: &[VisionIndex], _embeddings: &Embeddings<'_>) -> Vec<VisionIndex> {
         let mut numbers = Rng::new(self.seed);
         let mut tokens = present.to_vec();
-        for i in 0..n {
+        for i in 0..n.min(tokens.len()) {
             let j = i + numbers.below(tokens.len() - i);
             tokens.swap(i, j);
         }

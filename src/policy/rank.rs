@@ -1,37 +1,86 @@
-//! What policies share that rank the vision tokens by the attention they get, in some layers.
+//! Policies that rank the vision tokens by the attention they get, in some layers.
 //!
 //! A rank layer runs on all of its rows, and its attention ranks the vision tokens that are there: with
 //! `s_j = mean_{i in R} mean_h a[h][i][j]` the tokens of the largest `s_j` go on to the next layer, as many as the
-//! layer's budget says, among equals the earlier ones. Which rows `R` are asked is the policy's
-//! ([`Statistic::LastAttention`], [`Statistic::TextAttention`]). Budgets count over all vision tokens that the prompt
-//! has, of all images together, however many are left. Kept tokens keep their positions.
-
-use serde::{Deserialize, Serialize};
+//! layer's budget says, among equals the earlier ones. Budgets count over all vision tokens that the prompt has, of all
+//! images together, however many are left. Kept tokens keep their positions.
+//!
+//! Such a policy is data, a [`RankMethod`]: which rows `R` are asked, and its paper's layers and budgets.
 
 use super::budget::{Budget, listed};
-use super::config::{FamilyFields, PolicyOverrides};
+use super::config::PolicyFields;
+use super::config::fields::{Fields, policy_fields};
 use super::{
-    Decision, LayerPlan, Outcome, PolicyError, Reading, Skipped, Stage, StagePolicy, Statistic, largest,
+    Decision, Embeddings, LayerPlan, Needs, Outcome, PolicyError, PolicyOverrides, PromptLayout, Reading,
+    Row, Skipped, Stage, StagePolicy, Statistic, VisionIndex, largest,
 };
 
-/// The fields of the policies `fastv`, `pyramiddrop` and `sparsevlm`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RankSchedule {
-    /// The layers whose attention ranks the vision tokens, ascending, from 0 to the last layer. Fewer tokens run from
-    /// the layer after each of them on.
-    pub rank_layers: Vec<usize>,
-    /// How many tokens go on after each of them: one budget per rank layer. 0 is an exit.
-    pub keep: Vec<Budget>,
+/// What tells one ranking policy from another.
+#[derive(Debug, Clone, Copy)]
+pub struct RankMethod {
+    /// Whose attention ranks.
+    pub raters: Raters,
+    /// Where, unless it is said otherwise.
+    pub rank_layers: &'static [usize],
+    /// How many tokens go on after each of them, unless it is said otherwise.
+    pub keep: &'static [Budget],
 }
 
-impl FamilyFields for RankSchedule {
-    const FIELDS: &'static [&'static str] = &["rank_layers", "keep"];
+/// The rows `R` whose attention ranks the vision tokens.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Raters {
+    /// The last prompt row: [`Statistic::LastAttention`].
+    LastRow,
+    /// Text rows that are chosen by the embeddings of the prompt and of the vision tokens present, ascending:
+    /// [`Statistic::TextAttention`].
+    Chosen(fn(&PromptLayout, &[VisionIndex], &Embeddings<'_>) -> Vec<Row>),
+}
 
-    fn with(self, fields: &PolicyOverrides) -> Self {
-        Self {
-            rank_layers: fields.rank_layers.clone().unwrap_or(self.rank_layers),
-            keep: fields.keep.clone().map_or(self.keep, |budgets| budgets.0),
+impl RankMethod {
+    fn statistic(&self) -> Statistic {
+        match self.raters {
+            Raters::LastRow => Statistic::LastAttention,
+            Raters::Chosen(_) => Statistic::TextAttention,
+        }
+    }
+
+    /// Its defaults.
+    pub fn schedule(&self) -> RankSchedule {
+        RankSchedule {
+            rank_layers: self.rank_layers.to_vec(),
+            keep: self.keep.to_vec(),
+        }
+    }
+}
+
+policy_fields! {
+    /// The fields of a ranking policy. The defaults are its [method](RankMethod)'s.
+    pub struct RankSchedule {
+        /// The layers whose attention ranks the vision tokens, ascending, from 0 to the last layer. Fewer tokens run from
+        /// the layer after each of them on.
+        pub rank_layers: Vec<usize>,
+
+        /// How many tokens go on after each of them: one budget per rank layer. 0 is an exit.
+        pub keep: Vec<Budget>,
+    }
+}
+
+impl RankSchedule {
+    /// The budget of a layer, if it ranks.
+    fn budget(&self, il: usize) -> Option<Budget> {
+        let mut ranked = self.rank_layers.iter().zip(&self.keep);
+        ranked.find_map(|(&rank_layer, &budget)| (rank_layer == il).then_some(budget))
+    }
+}
+
+impl PolicyFields for RankSchedule {
+    type Kind = RankMethod;
+
+    fn read(method: RankMethod, base: Option<&Self>, given: &PolicyOverrides) -> Result<Self, PolicyError> {
+        match base {
+            Some(base) => Self::over(Some(base), given),
+            None => Self::over(Some(&method.schedule()), given),
         }
     }
 
@@ -64,47 +113,58 @@ impl FamilyFields for RankSchedule {
                 value: listed(&self.rank_layers),
                 min: 0,
                 max: n_layer.saturating_sub(1),
-                flag: "--rank-layers",
             }),
             _ => Ok(()),
         }
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        let after = self.rank_layers.iter().map(|il| il + 1);
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
+        let after = self.rank_layers.iter().map(|il| il.saturating_add(1));
         after.filter(|&il| il < n_layer).collect()
+    }
+
+    fn stage_policy(
+        &self,
+        method: RankMethod,
+        n_layer: usize,
+        layout: &PromptLayout,
+    ) -> Box<dyn StagePolicy> {
+        Box::new(Ranking::new(method, self.clone(), n_layer, layout))
     }
 }
 
-/// A [`RankSchedule`] at work on one prompt.
+/// A [`RankMethod`] at work on one prompt.
 #[derive(Debug, Clone)]
 pub struct Ranking {
+    method: RankMethod,
     schedule: RankSchedule,
-    statistic: Statistic,
     n_layer: usize,
-    n_vision: usize,
+    layout: PromptLayout,
+    /// The rows of [`Raters::Chosen`].
+    raters: Vec<Row>,
     /// The first layer after which fewer tokens went on.
     first_drop: Option<usize>,
     exit_layer: Option<usize>,
 }
 
 impl Ranking {
-    /// For a prompt of `n_vision` vision tokens. The schedule must be valid for `n_layer` layers.
-    pub fn new(schedule: RankSchedule, statistic: Statistic, n_layer: usize, n_vision: usize) -> Self {
+    /// The schedule should be valid for `n_layer` layers.
+    pub fn new(method: RankMethod, schedule: RankSchedule, n_layer: usize, layout: &PromptLayout) -> Self {
         Self {
+            method,
             schedule,
-            statistic,
             n_layer,
-            n_vision,
+            layout: layout.clone(),
+            raters: Vec::new(),
             first_drop: None,
             exit_layer: None,
         }
     }
 
-    /// The budget of a layer, if it ranks.
-    fn budget(&self, il: usize) -> Option<usize> {
-        let i = self.schedule.rank_layers.binary_search(&il).ok()?;
-        Some(self.schedule.keep[i].of(self.n_vision))
+    /// The tokens that go on after a layer, if it ranks.
+    fn n_kept(&self, il: usize) -> Option<usize> {
+        let budget = self.schedule.budget(il)?;
+        Some(budget.of(self.layout.n_vision()))
     }
 
     fn stage(&self, il: usize) -> Stage {
@@ -122,20 +182,38 @@ impl Ranking {
     fn skipped(&self) -> Option<Skipped> {
         match self.first_drop {
             None => Some(Skipped::WithinBudget),
-            Some(il) if il + 1 == self.n_layer => Some(Skipped::TooLate { il }),
+            Some(il) if Some(il) == self.n_layer.checked_sub(1) => Some(Skipped::TooLate { il }),
             Some(_) => None,
         }
     }
 }
 
 impl StagePolicy for Ranking {
+    fn needs_embeddings(&self) -> Needs {
+        match self.method.raters {
+            Raters::LastRow => Needs::Nothing,
+            Raters::Chosen(_) => Needs::VisionAndText,
+        }
+    }
+
+    fn start(&mut self, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Decision {
+        if let Raters::Chosen(choose) = self.method.raters {
+            self.raters = choose(&self.layout, present, embeddings);
+        }
+        Decision::KeepAll
+    }
+
+    fn raters(&self) -> &[Row] {
+        &self.raters
+    }
+
     fn plan(&self, il: usize) -> LayerPlan {
-        let budget = self.budget(il).filter(|_| self.exit_layer.is_none());
+        let n_kept = self.n_kept(il).filter(|_| self.exit_layer.is_none());
         LayerPlan {
             stage: self.stage(il),
             // Nothing has to be ranked where nothing is kept.
-            probe: budget.filter(|&budget| budget > 0).map(|_| self.statistic),
-            decides: budget.is_some(),
+            probe: n_kept.filter(|&n| n > 0).map(|_| self.method.statistic()),
+            decides: n_kept.is_some(),
             ..LayerPlan::default()
         }
     }
@@ -146,7 +224,7 @@ impl StagePolicy for Ranking {
             self.exit_layer = Some(il);
             return Decision::Keep(Vec::new());
         };
-        let n_kept = self.budget(il).unwrap_or(usize::MAX);
+        let n_kept = self.n_kept(il).unwrap_or(usize::MAX);
         if n_kept >= reading.tokens.len() {
             return Decision::KeepAll;
         }
@@ -154,23 +232,19 @@ impl StagePolicy for Ranking {
         Decision::Keep(largest(&reading.tokens, &reading.weight, n_kept))
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        self.schedule.boundaries(n_layer)
-    }
-
     fn vision_bound(&self, il: usize) -> Option<usize> {
         let ranked = self.schedule.rank_layers.iter().zip(&self.schedule.keep);
         ranked
             .filter(|&(&rank_layer, _)| rank_layer < il)
-            .map(|(_, budget)| budget.of(self.n_vision))
+            .map(|(_, budget)| budget.of(self.layout.n_vision()))
             .min()
     }
 
     fn outcome(&self) -> Outcome {
         Outcome {
-            fusion_layer: self.first_drop,
             exit_layer: self.exit_layer,
             skipped: self.skipped(),
+            ..Outcome::default()
         }
     }
 }

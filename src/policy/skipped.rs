@@ -2,6 +2,7 @@ use std::fmt;
 
 /// Why no vision row was dropped. Its `Display` is the sentence that reports carry.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Skipped {
     /// The policy is `off`.
     Off,

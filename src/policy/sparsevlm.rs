@@ -18,115 +18,31 @@
 //! only); shares within rounding of the mean count as equal to it. Kept tokens keep their positions, where the code numbers
 //! them anew.
 
-use serde::{Deserialize, Serialize};
-
 use super::budget::Budget;
-use super::config::FamilyPolicy;
-use super::rank::{RankSchedule, Ranking};
-use super::{
-    Decision, Embeddings, LayerPlan, Needs, Outcome, PromptLayout, Reading, Row, StagePolicy, Statistic,
-    VisionIndex,
+use super::rank::{RankMethod, Raters};
+use super::{Embeddings, PromptLayout, Row, VisionIndex};
+
+/// The published setting for 192 of 576 tokens.
+pub const SPARSE_VLM: RankMethod = RankMethod {
+    raters: Raters::Chosen(raters),
+    rank_layers: &[2, 6, 15],
+    keep: &[Budget::Count(300), Budget::Count(200), Budget::Count(110)],
 };
-
-/// The fields of the policy `sparsevlm`. Default: the published ones for 192 of 576 tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SparseVlmConfig(pub RankSchedule);
-
-impl Default for SparseVlmConfig {
-    fn default() -> Self {
-        Self(RankSchedule {
-            rank_layers: vec![2, 6, 15],
-            keep: [300, 200, 110].map(Budget::Count).to_vec(),
-        })
-    }
-}
-
-impl FamilyPolicy for SparseVlmConfig {
-    type Fields = RankSchedule;
-
-    fn from_fields(fields: RankSchedule) -> Self {
-        Self(fields)
-    }
-
-    fn fields(&self) -> &RankSchedule {
-        &self.0
-    }
-
-    fn at_work(&self, n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
-        Box::new(SparseVlm::new(self.0.clone(), n_layer, layout))
-    }
-}
-
-/// The raters and the ranking at work on one prompt.
-#[derive(Debug, Clone)]
-pub struct SparseVlm {
-    ranking: Ranking,
-    layout: PromptLayout,
-    raters: Vec<Row>,
-}
-
-impl SparseVlm {
-    /// The schedule must be valid for `n_layer` layers.
-    pub fn new(schedule: RankSchedule, n_layer: usize, layout: &PromptLayout) -> Self {
-        Self {
-            ranking: Ranking::new(schedule, Statistic::TextAttention, n_layer, layout.n_vision()),
-            layout: layout.clone(),
-            raters: Vec::new(),
-        }
-    }
-}
-
-impl StagePolicy for SparseVlm {
-    fn needs_embeddings(&self) -> Needs {
-        Needs::VisionAndText
-    }
-
-    fn start(&mut self, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Decision {
-        self.raters = raters(&self.layout, present, embeddings);
-        Decision::KeepAll
-    }
-
-    fn raters(&self) -> &[Row] {
-        &self.raters
-    }
-
-    fn plan(&self, il: usize) -> LayerPlan {
-        self.ranking.plan(il)
-    }
-
-    fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision {
-        self.ranking.decide(il, reading)
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        self.ranking.boundaries(n_layer)
-    }
-
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        self.ranking.vision_bound(il)
-    }
-
-    fn outcome(&self) -> Outcome {
-        self.ranking.outcome()
-    }
-}
 
 /// What counts as equal to the mean share, relative to it: shares are sums of as many terms as there are vision tokens.
 const SHARE_ROUNDING: f64 = 1e-9;
 
 /// The rows of the text after the last image whose share of the affinity of the vision tokens present is at least the
-/// mean, ascending.
-///
-/// # Panics
-/// Without embeddings of the text.
+/// mean, ascending. None without embeddings of the text.
 pub fn raters(layout: &PromptLayout, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Vec<Row> {
-    let text = embeddings.text.expect("the embeddings that the policy needs");
+    let (Some(text), n_embd @ 1..) = (embeddings.text, embeddings.n_embd) else {
+        return Vec::new();
+    };
     let rows = layout.text_rows();
     let first = layout.vision.last().map_or(0, |span| span.end);
     let n_before = rows.iter().filter(|row| (row.0 as usize) < first).count();
-    let after = &text[n_before * embeddings.n_embd..];
-    let shares = affinity_shares(present, after, embeddings);
+    let after: Vec<&[f32]> = text.chunks_exact(n_embd).skip(n_before).collect();
+    let shares = affinity_shares(present, &after, embeddings);
     let mean = shares.iter().sum::<f64>() / shares.len() as f64;
     // Embeddings that are not finite must not leave a prompt without raters.
     let is_rater = |share: f64| share >= mean * (1.0 - SHARE_ROUNDING) || share.is_nan();
@@ -137,14 +53,10 @@ pub fn raters(layout: &PromptLayout, present: &[VisionIndex], embeddings: &Embed
 }
 
 /// `r_j`, summed instead of averaged over the vision tokens, which does not matter for what is at least the mean.
-fn affinity_shares(present: &[VisionIndex], text: &[f32], embeddings: &Embeddings<'_>) -> Vec<f64> {
-    let mut shares = vec![0.0; text.len() / embeddings.n_embd];
-    for &token in present {
-        let vision = embeddings.vision_row(token);
-        let affinity: Vec<f64> = text
-            .chunks_exact(embeddings.n_embd)
-            .map(|text| dot(vision, text))
-            .collect();
+fn affinity_shares(present: &[VisionIndex], text: &[&[f32]], embeddings: &Embeddings<'_>) -> Vec<f64> {
+    let mut shares = vec![0.0; text.len()];
+    for vision in present.iter().filter_map(|&token| embeddings.vision_row(token)) {
+        let affinity: Vec<f64> = text.iter().map(|text| dot(vision, text)).collect();
         let max = affinity.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = affinity.iter().map(|affinity| (affinity - max).exp()).collect();
         let sum: f64 = weights.iter().sum();

@@ -6,6 +6,7 @@ use super::VisionIndex;
 ///
 /// `a[h][i][j]` is the weight of query `i` on key `j` in head `h`, `last` the last prompt row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Statistic {
     /// How much each vision token adds to the attention output of the last prompt row: a [`ProbeReading`].
     Contribution,
@@ -19,6 +20,7 @@ pub enum Statistic {
 
 /// What a layer answered.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Reading {
     /// To [`Statistic::Contribution`].
     Contribution(ProbeReading),
@@ -78,11 +80,11 @@ pub struct AttentionReading {
 
 /// The `n` tokens with the largest value, ascending; among equals the earlier ones. More than there are gives all.
 ///
-/// `values` is parallel to `tokens`.
+/// `values` is parallel to `tokens`; a token without a value is not kept.
 pub fn largest(tokens: &[VisionIndex], values: &[f64], n: usize) -> Vec<VisionIndex> {
-    let mut order: Vec<usize> = (0..tokens.len()).collect();
-    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-    let mut kept: Vec<VisionIndex> = order.into_iter().take(n).map(|i| tokens[i]).collect();
+    let mut order: Vec<(VisionIndex, f64)> = tokens.iter().copied().zip(values.iter().copied()).collect();
+    order.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let mut kept: Vec<VisionIndex> = order.into_iter().take(n).map(|(token, _)| token).collect();
     kept.sort_unstable();
     kept
 }
@@ -106,5 +108,6 @@ mod tests {
         assert_eq!(of(2), [3, 8]);
         assert_eq!(of(3), [2, 3, 8]);
         assert_eq!(of(9), [2, 3, 5, 8, 9]);
+        assert_eq!(largest(&tokens, &[0.5], 3), [VisionIndex(2)]);
     }
 }

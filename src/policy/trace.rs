@@ -62,6 +62,17 @@ impl ProbeTrace {
     }
 }
 
+/// Vision tokens that some layers ran without. Of what a policy decides after the last layer none is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drop {
+    /// The last layer that ran on them; `None` if they never entered layer 0.
+    pub after: Option<usize>,
+    /// The vision tokens that went on, ascending.
+    pub kept: Vec<VisionIndex>,
+    /// Their prompt rows.
+    pub kept_rows: Vec<Row>,
+}
+
 /// A whole prefill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrefillTrace {
@@ -69,7 +80,9 @@ pub struct PrefillTrace {
     pub layers: Vec<LayerTrace>,
     /// The vision tokens that entered layer 0, if some were dropped before it.
     pub entered: Option<Vec<VisionIndex>>,
-    /// The layer that the kept set was taken from.
+    /// What was dropped, in the order of the layers.
+    pub drops: Vec<Drop>,
+    /// The layer in which the policy found the picture to be read, for policies that look for it or name it.
     pub fusion_layer: Option<usize>,
     /// The vision tokens that went on after the fusion layer.
     pub kept: Option<Vec<VisionIndex>>,
@@ -93,6 +106,7 @@ impl PrefillTrace {
         Self {
             layers: vec![LayerTrace::dense(layout); n_layer],
             entered: None,
+            drops: Vec::new(),
             fusion_layer: None,
             kept: None,
             kept_rows: None,
@@ -111,12 +125,12 @@ impl PrefillTrace {
             .iter()
             .enumerate()
             .map(|(il, layer)| {
-                layer.n_rows
-                    - if evicted.contains(&il) {
-                        layer.vision.len()
-                    } else {
-                        0
-                    }
+                let n_forgotten = if evicted.contains(&il) {
+                    layer.vision.len()
+                } else {
+                    0
+                };
+                layer.n_rows.saturating_sub(n_forgotten)
             })
             .collect()
     }

@@ -4,32 +4,8 @@
 //! of `budget` equal stretches. Tokens of a picture stand row by row, so where the width of the picture is a multiple of
 //! the stretch this takes columns of it.
 
-use serde::{Deserialize, Serialize};
-
-use super::before::{BeforeConfig, BeforeModel, Selection};
-use super::config::FamilyPolicy;
-use super::{Embeddings, PromptLayout, StagePolicy, VisionIndex};
-
-/// The fields of the policy `uniform`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct UniformConfig(pub BeforeConfig);
-
-impl FamilyPolicy for UniformConfig {
-    type Fields = BeforeConfig;
-
-    fn from_fields(fields: BeforeConfig) -> Self {
-        Self(fields)
-    }
-
-    fn fields(&self) -> &BeforeConfig {
-        &self.0
-    }
-
-    fn at_work(&self, _n_layer: usize, layout: &PromptLayout) -> Box<dyn StagePolicy> {
-        Box::new(BeforeModel::new(EvenlySpaced, self.0.budget, layout.n_vision()))
-    }
-}
+use super::before::Selection;
+use super::{Embeddings, VisionIndex};
 
 /// The choice.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +13,7 @@ pub struct EvenlySpaced;
 
 impl Selection for EvenlySpaced {
     fn select(&self, n: usize, present: &[VisionIndex], _embeddings: &Embeddings<'_>) -> Vec<VisionIndex> {
+        let n = n.min(present.len());
         let middle = |m: usize| present[(2 * m + 1) * present.len() / (2 * n)];
         (0..n).map(middle).collect()
     }

@@ -58,14 +58,6 @@ impl VisiPruner {
         }
     }
 
-    /// With `deep` alone: the last layer with vision.
-    fn scheduled_exit(&self) -> Option<usize> {
-        self.config
-            .mid_deep_layer
-            .filter(|_| self.config.exits_by_layer())
-            .and_then(|il| il.checked_sub(1))
-    }
-
     fn stage(&self, il: usize) -> Stage {
         match self.phase {
             Phase::Exited => Stage::Text,
@@ -130,7 +122,7 @@ impl VisiPruner {
         if !stages.middle && !stages.deep {
             return (!stages.shallow).then_some(Skipped::NoStages);
         }
-        let il_last = self.n_layer - 1;
+        let il_last = self.n_layer.saturating_sub(1);
         match (self.fusion_layer, self.exit_layer) {
             (Some(il), _) if il < il_last && self.n_kept < self.n_vision => None,
             (_, Some(il)) if il < il_last => None,
@@ -138,13 +130,40 @@ impl VisiPruner {
             (Some(il), None) if self.n_kept == self.n_vision => Some(Skipped::AllKept { il }),
             (Some(il), None) => Some(Skipped::TooLate { il }),
             (None, None) => Some(Skipped::NoLayerFired {
-                il_first: self.config.shallow_mid_layer + 1,
+                il_first: self.config.shallow_mid_layer.saturating_add(1),
                 il_last,
                 min_cos: self.min_cos,
                 threshold: self.config.layer_threshold,
             }),
         }
     }
+}
+
+/// The layers that may begin with other rows than the layer before, or treat vision differently.
+pub(super) fn cuts(config: &VisiPrunerConfig, n_layer: usize) -> Vec<usize> {
+    let k = config.shallow_mid_layer;
+    let attention = |il| {
+        if config.stages.shallow && il < k {
+            shallow_attention(config, il)
+        } else {
+            VisionAttention::default()
+        }
+    };
+    let is_cut = |il: usize| {
+        attention(il) != attention(il - 1)
+            || (config.stages.middle && il - 1 > k)
+            || (config.evict_shallow_kv && il == k)
+            || scheduled_exit(config) == Some(il - 1)
+    };
+    (1..n_layer).filter(|&il| is_cut(il)).collect()
+}
+
+/// With `deep` alone: the last layer with vision.
+fn scheduled_exit(config: &VisiPrunerConfig) -> Option<usize> {
+    config
+        .mid_deep_layer
+        .filter(|_| config.exits_by_layer())
+        .and_then(|il| il.checked_sub(1))
 }
 
 /// The tokens whose contribution is above the threshold, ascending.
@@ -200,7 +219,7 @@ impl StagePolicy for VisiPruner {
             _ => VisionAttention::default(),
         };
         let is_probed = stage == Stage::Middle || (stage == Stage::Deep && self.config.stages.deep);
-        let scheduled = self.phase != Phase::Exited && self.scheduled_exit() == Some(il);
+        let scheduled = self.phase != Phase::Exited && scheduled_exit(&self.config) == Some(il);
         LayerPlan {
             stage,
             attention,
@@ -212,28 +231,10 @@ impl StagePolicy for VisiPruner {
     fn decide(&mut self, il: usize, reading: Option<&Reading>) -> Decision {
         match (self.phase, reading.and_then(Reading::contribution)) {
             (Phase::BeforeFusion, Some(reading)) => self.look_for_fusion(il, reading),
-            (Phase::BeforeFusion, None) if self.scheduled_exit() == Some(il) => self.exit(il),
+            (Phase::BeforeFusion, None) if scheduled_exit(&self.config) == Some(il) => self.exit(il),
             (Phase::AfterFusion { n_counted }, Some(reading)) => self.look_for_exit(il, n_counted, reading),
             _ => Decision::KeepAll,
         }
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        let k = self.config.shallow_mid_layer;
-        let attention = |il| {
-            if self.config.stages.shallow && il < k {
-                shallow_attention(&self.config, il)
-            } else {
-                VisionAttention::default()
-            }
-        };
-        let is_boundary = |il: usize| {
-            attention(il) != attention(il - 1)
-                || (self.config.stages.middle && il > k + 1)
-                || (self.config.evict_shallow_kv && il == k)
-                || self.scheduled_exit() == Some(il - 1)
-        };
-        (1..n_layer).filter(|&il| is_boundary(il)).collect()
     }
 
     fn vision_bound(&self, il: usize) -> Option<usize> {

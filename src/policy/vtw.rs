@@ -7,35 +7,21 @@
 //! Differences: the search for the layer is not part of the policy; vision tokens of all images go together, wherever they
 //! are, where the published code has the place and length of one image; text keeps its positions.
 
-use serde::{Deserialize, Serialize};
-
+use super::config::PolicyFields;
 use super::config::error::check_count;
-use super::config::{PolicyFields, PolicyOverrides};
+use super::config::fields::policy_fields;
 use super::{Decision, LayerPlan, Outcome, PolicyError, PromptLayout, Reading, Skipped, Stage, StagePolicy};
 
-/// The fields of the policy `vtw`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VtwConfig {
-    /// The first layer without vision. From 1 to the number of layers, which means never. Default: 15.
-    pub exit_from: usize,
-}
-
-impl Default for VtwConfig {
-    fn default() -> Self {
-        Self { exit_from: 15 }
+policy_fields! {
+    /// The fields of the policy `vtw`.
+    pub struct VtwConfig {
+        /// The first layer without vision. From 1 to the number of layers, which means never. Default: 15.
+        pub exit_from: usize = 15,
     }
 }
 
 impl PolicyFields for VtwConfig {
-    const FIELDS: &'static [&'static str] = &["exit_from"];
-
-    fn read(base: Option<&Self>, fields: &PolicyOverrides) -> Result<Self, PolicyError> {
-        let base = base.copied().unwrap_or_default();
-        Ok(Self {
-            exit_from: fields.exit_from.unwrap_or(base.exit_from),
-        })
-    }
+    type Kind = ();
 
     fn validate(&self) -> Result<(), PolicyError> {
         check_count("exit_from", self.exit_from, 1, None)
@@ -50,15 +36,15 @@ impl PolicyFields for VtwConfig {
             value: self.exit_from.to_string(),
             min: 1,
             max: n_layer,
-            flag: "--exit-from",
         })
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        Vec::from_iter((self.exit_from < n_layer).then_some(self.exit_from))
+    fn cuts(&self, n_layer: usize) -> Vec<usize> {
+        let is_cut = (1..n_layer).contains(&self.exit_from);
+        Vec::from_iter(is_cut.then_some(self.exit_from))
     }
 
-    fn stage_policy(&self, n_layer: usize, _layout: &PromptLayout) -> Box<dyn StagePolicy> {
+    fn stage_policy(&self, _kind: (), n_layer: usize, _layout: &PromptLayout) -> Box<dyn StagePolicy> {
         Box::new(Vtw {
             exit_from: self.exit_from,
             n_layer,
@@ -74,8 +60,10 @@ pub struct Vtw {
 }
 
 impl Vtw {
-    fn exits(&self) -> bool {
-        self.exit_from < self.n_layer
+    /// The last layer with vision; `None` if it stays to the end.
+    fn exit_layer(&self) -> Option<usize> {
+        let comes = self.exit_from < self.n_layer;
+        self.exit_from.checked_sub(1).filter(|_| comes)
     }
 }
 
@@ -87,7 +75,7 @@ impl StagePolicy for Vtw {
             } else {
                 Stage::Text
             },
-            decides: self.exits() && il + 1 == self.exit_from,
+            decides: self.exit_layer() == Some(il),
             ..LayerPlan::default()
         }
     }
@@ -96,21 +84,17 @@ impl StagePolicy for Vtw {
         Decision::Keep(Vec::new())
     }
 
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        Vec::from_iter((self.exit_from < n_layer).then_some(self.exit_from))
-    }
-
     fn vision_bound(&self, il: usize) -> Option<usize> {
         (il >= self.exit_from).then_some(0)
     }
 
     fn outcome(&self) -> Outcome {
         Outcome {
-            fusion_layer: None,
-            exit_layer: self.exits().then(|| self.exit_from - 1),
-            skipped: (!self.exits()).then_some(Skipped::NoExit {
+            exit_layer: self.exit_layer(),
+            skipped: self.exit_layer().is_none().then_some(Skipped::NoExit {
                 exit_from: self.exit_from,
             }),
+            ..Outcome::default()
         }
     }
 }

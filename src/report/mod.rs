@@ -10,8 +10,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::cost::{DenseActual, Flops, KvBytes};
-use crate::policy::trace::{LayerTrace, PrefillTrace};
-use crate::policy::{PolicyConfig, PromptLayout, Stage, VisionAttention, VisionIndex};
+use crate::policy::trace::{Drop, LayerTrace, PrefillTrace};
+use crate::policy::{PolicyConfig, PromptLayout, Row, Stage, VisionAttention, VisionIndex};
 
 /// One run, from prompt to answer.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -31,7 +31,10 @@ pub struct RunReport {
     pub n_layer: usize,
     /// The vision tokens that entered layer 0, counted over all vision tokens of the prompt; `None` if all did.
     pub entered: Option<Vec<u32>>,
-    /// The layer that the kept set was taken from; it ran on all rows that entered.
+    /// Every drop of vision tokens, in the order of the layers; empty if none was dropped.
+    pub drops: Vec<DropReport>,
+    /// The layer in which the policy found the picture to be read, or was told that it is; it ran on all rows that
+    /// entered.
     pub fusion_layer: Option<usize>,
     /// The first layer that ran on the kept set: `fusion_layer + 1`.
     pub prune_from: Option<usize>,
@@ -77,6 +80,31 @@ pub struct RunReport {
     pub warnings: Vec<String>,
 }
 
+/// Vision tokens that were dropped at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropReport {
+    /// The last layer that ran on them; `None` if they never entered layer 0.
+    pub layer: Option<usize>,
+    /// How many vision tokens went on.
+    pub n_kept: usize,
+    /// The vision tokens that went on, counted over all vision tokens of the prompt.
+    pub kept: Vec<u32>,
+    /// Their rows in the prompt.
+    pub kept_pos: Vec<u32>,
+}
+
+impl From<&Drop> for DropReport {
+    fn from(drop: &Drop) -> Self {
+        Self {
+            layer: drop.after,
+            n_kept: drop.kept.len(),
+            kept: numbers(&drop.kept),
+            kept_pos: rows(&drop.kept_rows),
+        }
+    }
+}
+
 /// One layer of the prefill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +139,7 @@ pub struct LayerReport {
 /// What a probed layer was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ProbeKind {
     /// Is this the fusion layer?
     Middle,
@@ -196,7 +225,10 @@ impl RunReport {
     ) -> Self {
         let mut token_ids = token_ids.to_vec();
         for span in &layout.vision {
-            token_ids[span.clone()].fill(-1);
+            let end = span.end.min(token_ids.len());
+            if let Some(tokens) = token_ids.get_mut(span.start..end) {
+                tokens.fill(-1);
+            }
         }
         let layer = |(layer, (trace, &kv))| LayerReport::of(layer, trace, kv, with_probes);
         Self {
@@ -209,19 +241,36 @@ impl RunReport {
             n_tokens: layout.n_rows,
             n_layer: trace.layers.len(),
             entered: trace.entered.as_deref().map(numbers),
+            drops: trace.drops.iter().map(DropReport::from).collect(),
             fusion_layer: trace.fusion_layer,
             prune_from: trace.prune_from(),
             kept: trace.kept.as_deref().map(numbers),
-            kept_pos: trace
-                .kept_rows
-                .as_ref()
-                .map(|rows| rows.iter().map(|row| row.0).collect()),
+            kept_pos: trace.kept_rows.as_deref().map(rows),
             exit_layer: trace.exit_layer,
             exit_from: trace.exit_from(),
             layers: trace.layers.iter().zip(kv).enumerate().map(layer).collect(),
             skipped: trace.skipped.as_ref().map(ToString::to_string),
             ..Self::default()
         }
+    }
+
+    /// The vision tokens that the policy chose: those that went on after the fusion layer, without one those that went
+    /// on after the first drop between layers, else those that entered. `None` where all went through all layers.
+    pub fn chosen(&self) -> Option<&[u32]> {
+        let dropped = || self.first_drop().map(|drop| drop.kept.as_slice());
+        self.kept.as_deref().or_else(dropped)
+    }
+
+    /// The last layer before [`chosen`](Self::chosen): `None` if they were chosen before layer 0.
+    pub fn chosen_after(&self) -> Option<usize> {
+        let dropped = || self.first_drop().and_then(|drop| drop.layer);
+        self.fusion_layer.or_else(dropped)
+    }
+
+    /// The first drop between layers, else the one before layer 0.
+    fn first_drop(&self) -> Option<&DropReport> {
+        let between_layers = self.drops.iter().find(|drop| drop.layer.is_some());
+        between_layers.or(self.drops.first())
     }
 
     /// The policy's name, also of one that the program brought itself.
@@ -267,6 +316,10 @@ impl ProbeKind {
             (None, None) => None,
         }
     }
+}
+
+fn rows(rows: &[Row]) -> Vec<u32> {
+    rows.iter().map(|row| row.0).collect()
 }
 
 fn numbers(tokens: &[VisionIndex]) -> Vec<u32> {

@@ -33,13 +33,14 @@ pub fn two_lines(report: &RunReport) -> String {
 /// What pruning saved, or why nothing was pruned.
 ///
 /// ```text
-/// pruned: 624 rows in layers 0-18, 58 in 19-27, 48 in 28-31; prefill 62% of the FLOPs, KV cache 124 of 312 MiB (40%)
+/// pruned: 624 rows in layers 0-18, 58 in 19-27, 48 in 28-31 (vision tokens: 576, 10 after layer 18, none after 27);
+/// prefill 62% of the FLOPs, KV cache 124 of 312 MiB (40%)
 /// ```
 pub fn saved(report: &RunReport) -> String {
     if let Some(reason) = &report.skipped {
         return format!("nothing was pruned: {reason}");
     }
-    let rows = rows(&row_runs(&report.layers));
+    let rows = rows(&row_runs(&report.layers)) + &several_drops(report);
     let flops = report.flops.model.ratio.map_or(String::new(), |ratio| {
         format!("; prefill {} of the FLOPs", percent(ratio))
     });
@@ -100,6 +101,29 @@ fn rows(runs: &[RowRun]) -> String {
     parts.join(", ")
 }
 
+/// ` (vision tokens: 576, 10 after layer 18, none after 27)`, where vision tokens were dropped more than once.
+fn several_drops(report: &RunReport) -> String {
+    if report.drops.len() < 2 {
+        return String::new();
+    }
+    let n_vision: usize = report.image_spans.iter().map(|[_, n_rows]| n_rows).sum();
+    let mut words = format!(" (vision tokens: {n_vision}");
+    let mut is_first_layer = true;
+    for drop in &report.drops {
+        let n_kept = match drop.n_kept {
+            0 => String::from("none"),
+            n => n.to_string(),
+        };
+        words += &match drop.layer {
+            None => format!(", {n_kept} entered"),
+            Some(il) if is_first_layer => format!(", {n_kept} after layer {il}"),
+            Some(il) => format!(", {n_kept} after {il}"),
+        };
+        is_first_layer = is_first_layer && drop.layer.is_none();
+    }
+    words + ")"
+}
+
 /// Whole percents; a share that is not nothing is at least "<1%".
 fn percent(ratio: f64) -> String {
     if ratio > 0.0 && ratio < 0.01 {
@@ -135,14 +159,31 @@ fn bytes_of(a: u64, b: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::DropReport;
     use crate::report::tests::sample;
 
     #[test]
     fn both_lines() {
         insta::assert_snapshot!(two_lines(&sample()), @r"
-        pruned: 12 rows in layers 0-4, 7 in 5-6, 5 in 7-9; prefill 75% of the FLOPs, KV cache 45.0 of 60.0 KiB (75%)
+        pruned: 12 rows in layers 0-4, 7 in 5-6, 5 in 7-9 (vision tokens: 7, 2 after layer 4, none after 6); prefill 75% of the FLOPs, KV cache 45.0 of 60.0 KiB (75%)
         load 812 ms, images 95 ms, prompt 620 ms (policy 0.2 ms), answer 410 ms: 2 tokens, 4.9 per second
         ");
+    }
+
+    #[test]
+    fn one_drop_needs_no_list_and_what_entered_is_told_apart() {
+        let mut report = sample();
+        report.drops.truncate(1);
+        assert_eq!(several_drops(&report), "");
+        let entered = DropReport {
+            n_kept: 4,
+            ..DropReport::default()
+        };
+        report.drops.insert(0, entered);
+        assert_eq!(
+            several_drops(&report),
+            " (vision tokens: 7, 4 entered, 2 after layer 4)"
+        );
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! The JSON of a report: its exact form, its schema, and that one follows from a prefill.
+//! The JSON of a report: its exact form, and that one follows from a prefill.
+
+mod schema;
 
 use std::time::Duration;
 
 use super::*;
-use crate::policy::config::{PolicyName, VisiPrunerConfig};
+use crate::policy::config::VisiPrunerConfig;
 use crate::policy::trace::ProbeTrace;
-use crate::policy::{
-    AttentionReading, PolicyOverrides, Row, Skipped, TextToVision, VisionIndex, VisionToVision,
-};
+use crate::policy::{AttentionReading, Row, Skipped, TextToVision, VisionIndex, VisionToVision};
 
 /// Ten layers: twelve rows with the shallow stage in layer 0, fusion in layer 4 keeps two of seven vision tokens, exit
 /// in layer 6.
@@ -46,6 +46,18 @@ fn trace() -> PrefillTrace {
     PrefillTrace {
         layers: (0..10).map(layer).collect(),
         entered: None,
+        drops: vec![
+            Drop {
+                after: Some(4),
+                kept: kept.clone(),
+                kept_rows: vec![Row(3), Row(9)],
+            },
+            Drop {
+                after: Some(6),
+                kept: Vec::new(),
+                kept_rows: Vec::new(),
+            },
+        ],
         fusion_layer: Some(4),
         kept_rows: Some(vec![Row(3), Row(9)]),
         kept: Some(kept),
@@ -200,6 +212,13 @@ fn a_report_follows_from_a_prefill() {
         (report.kept.as_deref(), report.kept_pos.as_deref()),
         (Some(&[1, 5][..]), Some(&[3, 9][..]))
     );
+    let drop = |layer: usize, kept: &[u32], kept_pos: &[u32]| DropReport {
+        layer: Some(layer),
+        n_kept: kept.len(),
+        kept: kept.to_vec(),
+        kept_pos: kept_pos.to_vec(),
+    };
+    assert_eq!(report.drops, [drop(4, &[1, 5], &[3, 9]), drop(6, &[], &[])]);
     assert_eq!(
         report.layers.iter().map(|layer| layer.kv).collect::<Vec<_>>(),
         [5, 12, 12, 12, 12, 7, 7, 5, 5, 5]
@@ -222,6 +241,7 @@ fn a_prefill_without_pruning_says_why() {
         report.skipped.as_deref(),
         Some("the architecture \"mamba\" cannot be pruned, so the model ran dense")
     );
+    assert_eq!((report.chosen(), report.drops.len()), (None, 0));
     assert_eq!(
         (report.fusion_layer, report.kept, report.exit_from),
         (None, None, None)
@@ -235,129 +255,40 @@ fn a_prefill_without_pruning_says_why() {
 }
 
 #[test]
+fn what_was_chosen_is_after_fusion_else_after_the_first_drop_in_the_model() {
+    let drop = |layer: Option<usize>, kept: &[u32]| DropReport {
+        layer,
+        n_kept: kept.len(),
+        kept: kept.to_vec(),
+        kept_pos: Vec::new(),
+    };
+    let mut report = RunReport {
+        drops: vec![
+            drop(None, &[1, 2, 5]),
+            drop(Some(3), &[1, 2]),
+            drop(Some(5), &[2]),
+        ],
+        ..RunReport::default()
+    };
+    assert_eq!(
+        (report.chosen(), report.chosen_after()),
+        (Some(&[1, 2][..]), Some(3))
+    );
+    report.kept = Some(vec![2]);
+    assert_eq!(report.chosen(), Some(&[2][..]));
+    report.kept = None;
+    report.drops.truncate(1);
+    assert_eq!(
+        (report.chosen(), report.chosen_after()),
+        (Some(&[1, 2, 5][..]), None)
+    );
+}
+
+#[test]
 fn json_reads_back() {
     let report = sample();
     assert_eq!(
         serde_json::from_str::<RunReport>(&report.to_json().unwrap()).unwrap(),
         report
     );
-}
-
-fn schema() -> serde_json::Value {
-    serde_json::from_str(include_str!("../../docs/report.schema.json")).unwrap()
-}
-
-#[test]
-fn reports_of_every_kind_satisfy_the_schema() {
-    let validator = jsonschema::validator_for(&schema()).unwrap();
-    let fixed = "\nfusion_layer = 4\nkeep = 2\nexit_from = 7";
-    let policies = [
-        ("visipruner", ""),
-        ("fixed", fixed),
-        ("vtw", ""),
-        ("fastv", ""),
-        ("pyramiddrop", ""),
-        ("sparsevlm", ""),
-        ("divprune", ""),
-        ("random", "\nbudget = 64"),
-        ("uniform", ""),
-        ("divprune+visipruner", ""),
-        ("random+sparsevlm", ""),
-        ("uniform+fixed", fixed),
-    ];
-    for name in PolicyName::ALL.iter().map(ToString::to_string) {
-        assert!(
-            name == "off" || policies.iter().any(|(given, _)| *given == name),
-            "{name}"
-        );
-    }
-    let with_policy = |(name, fields): (&str, &str)| {
-        let file = format!("policy = '{name}'{fields}");
-        let overrides = PolicyOverrides::from_toml(&file).unwrap();
-        RunReport {
-            policy: overrides.apply(&PolicyConfig::Off).unwrap(),
-            ..sample()
-        }
-    };
-    let custom = RunReport {
-        policy: PolicyConfig::Off,
-        custom_policy: Some(String::from("centre")),
-        ..sample()
-    };
-    let others = [
-        sample(),
-        of_prefill(false),
-        RunReport::default(),
-        ranked(),
-        custom,
-    ];
-    for report in policies.into_iter().map(with_policy).chain(others) {
-        let json = serde_json::to_value(&report).unwrap();
-        let errors: Vec<String> = validator
-            .iter_errors(&json)
-            .map(|error| error.to_string())
-            .collect();
-        assert!(errors.is_empty(), "{errors:?}");
-    }
-}
-
-/// Every object of the schema names all its keys, so that a key that code and schema do not share is an error.
-#[test]
-fn the_schema_refuses_what_is_not_a_report() {
-    let validator = jsonschema::validator_for(&schema()).unwrap();
-    let spoil = |path: &str, value: serde_json::Value| {
-        let mut json = serde_json::to_value(sample()).unwrap();
-        let (parent, key) = path.rsplit_once('/').unwrap();
-        json.pointer_mut(parent).unwrap()[key] = value;
-        validator.is_valid(&json)
-    };
-    assert!(spoil("/skipped", "no image".into()));
-    for (path, value) in [
-        ("/unknown", 1.into()),
-        ("/layers/3/unknown", 1.into()),
-        ("/times_ms/unknown", 1.into()),
-        ("/policy/unknown", 1.into()),
-        ("/flops/paper/unknown", 1.into()),
-        ("/n_tokens", (-1).into()),
-        ("/layers/3/stage", "shallower".into()),
-        ("/layers/3/probe", "both".into()),
-        ("/layers/0/shallow/text_to_vision", "sink".into()),
-        ("/policy/layer0", "both".into()),
-        ("/policy/exit_from", 3.into()),
-        ("/policy/policy", "vtw".into()),
-        ("/policy/policy", "visipruner+divprune".into()),
-        ("/entered", serde_json::json!(["1"])),
-        ("/image_spans", serde_json::json!([[1, 2, 3]])),
-    ] {
-        assert!(!spoil(path, value), "{path}");
-    }
-    let mut json = serde_json::to_value(sample()).unwrap();
-    let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
-    for key in keys.iter().filter(|key| *key != "logits") {
-        let value = json.as_object_mut().unwrap().remove(key).unwrap();
-        assert!(!validator.is_valid(&json), "{key} is required");
-        json[key] = value;
-    }
-}
-
-#[test]
-fn every_key_is_documented() {
-    let docs = include_str!("../../docs/report.md");
-    let schema = schema();
-    let mut objects = vec![&schema];
-    while let Some(object) = objects.pop() {
-        if let Some(properties) = object.get("properties").and_then(|value| value.as_object()) {
-            for key in properties.keys() {
-                assert!(
-                    docs.contains(&format!("`{key}`")),
-                    "docs/report.md does not mention `{key}`"
-                );
-            }
-        }
-        match object {
-            serde_json::Value::Object(map) => objects.extend(map.values()),
-            serde_json::Value::Array(values) => objects.extend(values),
-            _ => {}
-        }
-    }
 }

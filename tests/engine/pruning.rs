@@ -162,7 +162,7 @@ impl Policy for Boundless {
         "boundless".to_owned()
     }
 
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
+    fn cuts(&self, _n_layer: usize) -> Vec<usize> {
         vec![2]
     }
 
@@ -183,10 +183,6 @@ impl StagePolicy for Boundless {
 
     fn decide(&mut self, _il: usize, _reading: Option<&Reading>) -> Decision {
         Decision::KeepAll
-    }
-
-    fn boundaries(&self, n_layer: usize) -> Vec<usize> {
-        Policy::boundaries(self, n_layer)
     }
 
     fn vision_bound(&self, il: usize) -> Option<usize> {

@@ -51,9 +51,11 @@ fn prompt(reference: &Reference, layout: &PromptLayout, seed: u64) -> Vec<Input>
 fn run<'a>(subject: &Subject<'a>, case: &Case, max_rows_per_call: usize) -> (PrefillTrace, Dropping<'a>) {
     let n_layer = subject.reference.n_layer;
     let mut policy = case.policy.build(n_layer, subject.layout).unwrap();
+    let cuts = case.policy.cuts(n_layer);
     let params = PrefillParams {
         layout: subject.layout,
         n_layer,
+        cuts: &cuts,
         max_rows_per_call,
         max_rows_per_attention_probe: max_rows_per_call,
         causal_images: true,

@@ -53,9 +53,11 @@ impl<'a> Question<'a> {
         let mut policy = config.build(n_layer, &self.layout).unwrap();
         let single = |rows: &[Vec<f64>]| rows.concat().iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (vision, text) = (single(&self.vision), single(&self.text));
+        let cuts = config.cuts(n_layer);
         let params = PrefillParams {
             layout: &self.layout,
             n_layer,
+            cuts: &cuts,
             max_rows_per_call: 64,
             max_rows_per_attention_probe: max_rows_per_call,
             causal_images: true,

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use visipruner::engine::prefill::{PrefillParams, prefill};
 use visipruner::policy::trace::PrefillTrace;
 use visipruner::policy::{Embeddings, PolicyOverrides};
+use visipruner::report::DropReport;
 
 use super::common::dropping::Dropping;
 use super::*;
@@ -39,9 +40,11 @@ fn in_double(
         })
         .flatten()
         .collect();
+    let cuts = policy.cuts(reference.n_layer);
     let params = PrefillParams {
         layout: &inputs.layout,
         n_layer: reference.n_layer,
+        cuts: &cuts,
         max_rows_per_call: 512,
         max_rows_per_attention_probe: 512,
         causal_images: true,
@@ -111,6 +114,8 @@ fn the_engine_drops_and_reads_what_the_definition_says() {
 
                 assert_eq!(report.entered, trace.entered.as_deref().map(indices), "{name}");
                 assert_eq!(report.kept, trace.kept.as_deref().map(indices), "{name}");
+                let drops: Vec<DropReport> = trace.drops.iter().map(DropReport::from).collect();
+                assert_eq!(report.drops, drops, "{name}");
                 assert_eq!(report.exit_layer, trace.exit_layer, "{name}");
                 for (layer, expected) in report.layers.iter().zip(&trace.layers) {
                     let name = format!("{name}, layer {}", layer.layer);

@@ -1,27 +1,12 @@
 //! The flags that choose and set a policy.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use visipruner::policy::budget::{Budget, Budgets};
-use visipruner::policy::config::{
-    ExitCount, Layer0, PolicyChoice, ShallowMask, Stages, TokensThresholdUnit, VisualSelfAttention,
-};
+use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use visipruner::policy::config::{Field, FieldKind, PolicyChoice};
 use visipruner::policy::{PolicyError, PolicyOverrides};
-
-/// Parser of a policy's word: the words are listed in the help and in the message for any other.
-macro_rules! word {
-    ($type:ty) => {
-        PossibleValuesParser::new(<$type>::WORDS).try_map(|word| parse_word::<$type>(&word))
-    };
-}
-
-/// A value of a policy, from its text.
-fn parse_word<T: FromStr<Err = PolicyError>>(word: &str) -> Result<T, PolicyError> {
-    word.parse()
-}
 
 /// What is pruned.
 #[derive(Debug, Clone, Default, Args)]
@@ -31,7 +16,7 @@ pub struct PolicyArgs {
     /// (fastv, pyramiddrop, sparsevlm), before the model (divprune, random, uniform), or not (off). One that acts before
     /// the model can be followed by one of the others: divprune+visipruner [default: visipruner where the model's
     /// thresholds are known, see visipruner info; else off]
-    #[arg(long, value_name = "NAME", value_parser = parse_word::<PolicyChoice>)]
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<PolicyChoice>)]
     pub policy: Option<PolicyChoice>,
 
     /// Read the policy's fields from a TOML file; single flags go over it [default: MODEL.policy.toml beside the
@@ -39,114 +24,9 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "TOML")]
     pub policy_file: Option<PathBuf>,
 
-    /// Stages to run, separated by commas: shallow, middle, deep; or none
-    #[arg(long, value_name = "LIST", value_parser = parse_word::<Stages>)]
-    pub stages: Option<Stages>,
-
-    /// Layers below it are shallow, layers above it are searched for the fusion layer
-    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub shallow_mid_layer: Option<usize>,
-
-    /// Fusion: the first layer where leaving out one vision token turns the attention output to a cosine below this
-    #[arg(
-        long,
-        value_name = "COSINE",
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub layer_threshold: Option<f64>,
-
-    /// Vision tokens that contribute more than this at the fusion layer are kept
-    #[arg(
-        long,
-        value_name = "NORM",
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub tokens_threshold: Option<f64>,
-
-    /// Unit of --tokens-threshold: absolute, or relative to the attention output
-    #[arg(long, value_name = "UNIT", value_parser = word!(TokensThresholdUnit), hide_short_help = true)]
-    pub tokens_threshold_unit: Option<TokensThresholdUnit>,
-
-    /// Exit: a layer counts where leaving out any kept token leaves the cosine at this or above
-    #[arg(
-        long,
-        value_name = "COSINE",
-        allow_negative_numbers = true,
-        hide_short_help = true
-    )]
-    pub exit_threshold: Option<f64>,
-
-    /// Exit: after so many counted layers vision is dropped
-    #[arg(long, value_name = "N", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub exit_layers: Option<usize>,
-
-    /// Exit: whether the counted layers must follow each other
-    #[arg(long, value_name = "HOW", value_parser = word!(ExitCount), hide_short_help = true)]
-    pub exit_count: Option<ExitCount>,
-
-    /// With --stages deep: the layer from which vision is dropped
-    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub mid_deep_layer: Option<usize>,
-
-    /// Shallow stage, layer 0: text's weights on vision are merged onto its first token (merge), zeroed on its first
-    /// half (half), or left alone (none)
-    #[arg(long, value_name = "HOW", value_parser = word!(Layer0), hide_short_help = true)]
-    pub layer0: Option<Layer0>,
-
-    /// Shallow stage: text's weights on vision are zeroed after softmax (sink) or masked before it (skip)
-    #[arg(long, value_name = "HOW", value_parser = word!(ShallowMask), hide_short_help = true)]
-    pub shallow_mask: Option<ShallowMask>,
-
-    /// Shallow stage: whether vision tokens see each other
-    #[arg(long, value_name = "HOW", value_parser = word!(VisualSelfAttention), hide_short_help = true)]
-    pub visual_self_attention: Option<VisualSelfAttention>,
-
-    /// Forget vision in the shallow layers once the prompt is processed
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true,
-        hide_short_help = true
-    )]
-    pub evict_shallow_kv: Option<bool>,
-
-    /// KV cache: by this layer fusion has come, later layers are allocated for text and --kept-budget vision tokens
-    #[arg(long, value_name = "LAYER", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub latest_fusion_layer: Option<usize>,
-
-    /// KV cache: with --latest-fusion-layer, so many vision tokens are expected to be kept at most [default: 64]
-    #[arg(long, value_name = "N", value_parser = count, hide_short_help = true, allow_negative_numbers = true)]
-    pub kept_budget: Option<usize>,
-
-    /// --policy fixed: after this layer only --keep vision tokens go on
-    #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
-    pub fusion_layer: Option<usize>,
-
-    /// --policy fastv, pyramiddrop or sparsevlm: layers whose attention ranks the vision tokens, separated by commas
-    #[arg(long, value_name = "LAYERS", value_parser = count, value_delimiter = ',', allow_negative_numbers = true)]
-    pub rank_layers: Option<Vec<usize>>,
-
-    /// Vision tokens that go on: how many with --policy fixed; one number or share (12.5%) for each of --rank-layers,
-    /// separated by commas
-    #[arg(long, value_name = "N|P%", value_parser = parse_word::<Budgets>, allow_negative_numbers = true)]
-    pub keep: Option<Budgets>,
-
-    /// --policy fixed or vtw: first layer without vision
-    #[arg(long, value_name = "LAYER", value_parser = count, allow_negative_numbers = true)]
-    pub exit_from: Option<usize>,
-
-    /// --policy divprune, random or uniform: vision tokens that enter the model, as number or share
-    #[arg(long, value_name = "N|P%", value_parser = parse_word::<Budget>, allow_negative_numbers = true)]
-    pub budget: Option<Budget>,
-
-    /// --policy random: seed of the draw
-    #[arg(long, value_name = "N", hide_short_help = true, allow_negative_numbers = true)]
-    pub policy_seed: Option<u64>,
+    /// Single fields.
+    #[command(flatten)]
+    pub fields: FieldArgs,
 }
 
 impl PolicyArgs {
@@ -154,32 +34,156 @@ impl PolicyArgs {
     pub fn overrides(&self) -> PolicyOverrides {
         PolicyOverrides {
             policy: self.policy,
-            stages: self.stages,
-            shallow_mid_layer: self.shallow_mid_layer,
-            layer_threshold: self.layer_threshold,
-            tokens_threshold: self.tokens_threshold,
-            tokens_threshold_unit: self.tokens_threshold_unit,
-            exit_threshold: self.exit_threshold,
-            exit_layers: self.exit_layers,
-            exit_count: self.exit_count,
-            mid_deep_layer: self.mid_deep_layer,
-            layer0: self.layer0,
-            shallow_mask: self.shallow_mask,
-            visual_self_attention: self.visual_self_attention,
-            evict_shallow_kv: self.evict_shallow_kv,
-            latest_fusion_layer: self.latest_fusion_layer,
-            kept_budget: self.kept_budget,
-            fusion_layer: self.fusion_layer,
-            rank_layers: self.rank_layers.clone(),
-            keep: self.keep.clone(),
-            exit_from: self.exit_from,
-            budget: self.budget,
-            policy_seed: self.policy_seed,
+            ..self.fields.0.clone()
         }
     }
 }
 
-/// A whole number from 0 on, with a message in words.
-pub fn count(value: &str) -> Result<usize, &'static str> {
-    value.parse().map_err(|_| "must be a whole number, 0 or more")
+/// A flag for each field that some policy has.
+#[derive(Debug, Clone, Default)]
+pub struct FieldArgs(PolicyOverrides);
+
+impl Args for FieldArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(Field::ALL.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for FieldArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for field in Field::ALL {
+            let Some(values) = matches.get_many::<String>(field.name) else {
+                continue;
+            };
+            let value = values.map(String::as_str).collect::<Vec<_>>().join(",");
+            let invalid = |error: PolicyError| clap::Error::raw(ErrorKind::ValueValidation, error);
+            self.0.set(field.name, &value).map_err(invalid)?;
+        }
+        Ok(())
+    }
+}
+
+/// The flag of a field: `exit_from` is set with `--exit-from`.
+pub fn flag_name(field: &str) -> String {
+    format!("--{}", field.replace('_', "-"))
+}
+
+fn flag(field: &'static Field) -> Arg {
+    let flag = Arg::new(field.name)
+        .long(field.name.replace('_', "-"))
+        .value_name(field.value_name)
+        .help(with_flags(field.help))
+        .hide_short_help(field.is_detail)
+        .action(ArgAction::Set);
+    match field.kind {
+        FieldKind::Word(words) => flag.value_parser(PossibleValuesParser::new(words)),
+        FieldKind::Switch => flag
+            .value_parser(PossibleValuesParser::new(["true", "false"]))
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .hide_possible_values(true),
+        FieldKind::WholeList => flag
+            .action(ArgAction::Append)
+            .value_parser(checked(field))
+            .allow_negative_numbers(true),
+        _ => flag.value_parser(checked(field)).allow_negative_numbers(true),
+    }
+}
+
+/// Leaves a value as it is written, if the field takes it.
+fn checked(field: &'static Field) -> impl Fn(&str) -> Result<String, PolicyError> + Clone {
+    |value: &str| {
+        let mut field_alone = PolicyOverrides::default();
+        field_alone.set(field.name, value)?;
+        Ok(value.to_owned())
+    }
+}
+
+/// The help of a field, with flags for the fields that it names.
+fn with_flags(help: &str) -> String {
+    let parts = help.trim_start().split('`').enumerate();
+    let in_words = parts.map(|(i, part)| match i % 2 {
+        0 => part.to_owned(),
+        _ => flag_name(part),
+    });
+    in_words.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        policy: PolicyArgs,
+    }
+
+    fn overrides(flags: &[&str]) -> Result<PolicyOverrides, clap::Error> {
+        let line = Line::try_parse_from([&["visipruner"], flags].concat())?;
+        Ok(line.policy.overrides())
+    }
+
+    /// Each against the policy file that says the same.
+    #[test]
+    fn every_kind_of_field_has_a_flag() {
+        for (flags, file) in [
+            (
+                &["--stages", "shallow,deep", "--mid-deep-layer=3"][..],
+                "stages = ['shallow', 'deep']\nmid_deep_layer = 3",
+            ),
+            (
+                &["--layer-threshold", "-0.5", "--layer0", "half"],
+                "layer_threshold = -0.5\nlayer0 = 'half'",
+            ),
+            (&["--evict-shallow-kv"], "evict_shallow_kv = true"),
+            (&["--evict-shallow-kv=false"], "evict_shallow_kv = false"),
+            (
+                &["--rank-layers", "1,4", "--keep", "50%,16"],
+                "rank_layers = [1, 4]\nkeep = ['50%', 16]",
+            ),
+            (
+                &["--rank-layers", "1", "--rank-layers", "4"],
+                "rank_layers = [1, 4]",
+            ),
+            (
+                &["--budget", "9.8%", "--policy-seed", "7"],
+                "budget = '9.8%'\npolicy_seed = 7",
+            ),
+            (
+                &["--policy", "vtw", "--exit-from", "3"],
+                "policy = 'vtw'\nexit_from = 3",
+            ),
+        ] {
+            let expected = PolicyOverrides::from_toml(file).unwrap();
+            assert_eq!(overrides(flags).unwrap(), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_no_policy_takes_are_refused_with_flag_and_reason() {
+        for (flags, reason) in [
+            (["--exit-from", "-1"], "a whole number, 0 or more"),
+            (["--rank-layers", "3,x"], "whole numbers, 0 or more"),
+            (["--layer-threshold", "x"], "a number"),
+            (["--keep", "many"], "is not a budget"),
+            (["--exit-count", "x"], "cumulative, consecutive"),
+        ] {
+            let error = overrides(&flags).unwrap_err().to_string();
+            assert!(error.contains(flags[0]) && error.contains(reason), "{error}");
+        }
+    }
 }

@@ -46,21 +46,24 @@ impl PolicySpec {
         }
     }
 
-    /// The fields as a policy file would set them.
+    /// The fields, read as they are written.
     ///
     /// # Errors
     /// A message that names the field, for fields that no policy has and for values that a field cannot have.
     pub fn overrides(&self) -> Result<PolicyOverrides, String> {
-        let lines = self
-            .fields
-            .iter()
-            .map(|(field, value)| toml_line(field, value))
-            .collect::<Result<Vec<_>, _>>()?;
-        let fields = PolicyOverrides::from_toml(&lines.join("\n")).map_err(|error| message(&error))?;
-        Ok(PolicyOverrides {
+        let mut overrides = PolicyOverrides {
             policy: self.choice,
-            ..fields
-        })
+            ..PolicyOverrides::default()
+        };
+        for (field, value) in &self.fields {
+            overrides.set(field, value).map_err(|error| match error {
+                PolicyError::UnknownField { field, hint } => {
+                    format!("{field:?} is not a field of a policy: {hint}")
+                }
+                error => format!("{field} cannot be {value:?} ({error})"),
+            })?;
+        }
+        Ok(overrides)
     }
 }
 
@@ -71,7 +74,10 @@ impl FromStr for PolicySpec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, fields) = text.split_once(':').unwrap_or((text, ""));
-        let choice = name.trim().parse().map_err(|error| message(&error))?;
+        let choice = name
+            .trim()
+            .parse()
+            .map_err(|error: PolicyError| error.to_string())?;
         let mut read: Vec<(String, String)> = Vec::new();
         for part in fields.split(',').filter(|_| !fields.is_empty()) {
             match (part.split_once('='), read.last_mut()) {
@@ -92,39 +98,6 @@ impl FromStr for PolicySpec {
             fields: read,
         };
         spec.overrides().map(|_| spec)
-    }
-}
-
-/// `field = value` in TOML. What is a number, a word or a list is for the field to say: the first form that it accepts
-/// is taken.
-fn toml_line(field: &str, value: &str) -> Result<String, String> {
-    if !PolicyOverrides::FIELDS.contains(&field) {
-        let known = PolicyOverrides::FIELDS.join(", ");
-        return Err(format!("{field:?} is not a field of a policy: {known}"));
-    }
-    let quoted = |text: &str| toml::Value::from(text).to_string();
-    let items: Vec<String> = value.split(',').map(|item| quoted(item.trim())).collect();
-    let forms = [
-        quoted(value),
-        value.to_owned(),
-        format!("[{value}]"),
-        format!("[{}]", items.join(",")),
-    ];
-    let lines = forms.map(|form| format!("{field} = {form}"));
-    let is_accepted = |line: &&String| PolicyOverrides::from_toml(line).is_ok();
-    if let Some(line) = lines.iter().find(is_accepted) {
-        return Ok(line.clone());
-    }
-    let reason =
-        PolicyOverrides::from_toml(&lines[0]).map_or_else(|error| message(&error), |_| String::new());
-    Err(format!("{field} cannot be {value:?} ({reason})"))
-}
-
-/// What is wrong, without the line of a file that there is not.
-fn message(error: &PolicyError) -> String {
-    match error {
-        PolicyError::File { message, .. } => message.clone(),
-        other => other.to_string(),
     }
 }
 

@@ -29,7 +29,7 @@ pub struct SynthArgs {
     pub list: bool,
 
     /// Write only the first N layers of the language model [default: all]
-    #[arg(long, value_name = "N", value_parser = super::policy::count, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = super::count, allow_negative_numbers = true)]
     pub layers: Option<usize>,
 
     /// Quantization of the language model; the projector is F16

@@ -106,6 +106,11 @@ impl AliveRows {
         self.row_of[token.0 as usize]
     }
 
+    /// The prompt rows of vision tokens, present or not.
+    pub(super) fn rows_of(&self, tokens: &[VisionIndex]) -> Vec<Row> {
+        tokens.iter().map(|&token| self.row_of(token)).collect()
+    }
+
     /// Rows present, text and vision.
     pub(super) fn n_rows(&self) -> usize {
         self.image_of_row.len() - self.row_of.len() + self.vision.len()

@@ -10,7 +10,7 @@ use crate::policy::Needs;
 #[derive(Debug, Error)]
 pub enum PrefillError<E: std::error::Error + 'static> {
     /// The engine could not run, probe or evict a range.
-    #[error("layers {} to {} of the prompt could not be run", .layers.start, .layers.end - 1)]
+    #[error("layers {} to {} of the prompt could not be run", .layers.start, .layers.end.saturating_sub(1))]
     Engine {
         /// The layers concerned.
         layers: Range<usize>,
@@ -69,9 +69,9 @@ pub enum PrefillError<E: std::error::Error + 'static> {
         /// The layer it decided after.
         il: usize,
     },
-    /// A policy wanted a cut that it had not announced.
-    #[error("the policy wants a cut before layer {il}, which is not one of its boundaries")]
-    Boundary {
+    /// A policy needs a cut that the engine does not have: it had not announced it.
+    #[error("the policy needs a cut before layer {il}, where the engine has none")]
+    NoCut {
         /// The first layer after the cut.
         il: usize,
     },

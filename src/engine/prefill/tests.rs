@@ -18,7 +18,9 @@ use std::ops::{ControlFlow, Range};
 use super::*;
 use crate::policy::config::*;
 use crate::policy::fixed::Schedule;
-use crate::policy::{PolicyConfig, Row, Skipped, Stage, TextToVision, VisionAttention, VisionToVision};
+use crate::policy::{
+    PolicyConfig, Row, Skipped, Stage, TextToVision, VisionAttention, VisionIndex, VisionToVision,
+};
 use fake::{Contribution, Fake, FakeError};
 
 /// BOS and two more text rows, four vision rows, three text rows.
@@ -39,6 +41,9 @@ fn two_images() -> PromptLayout {
 
 const N_LAYER: usize = 10;
 
+/// An engine that can be cut before every layer.
+const ANYWHERE: [usize; N_LAYER - 1] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+
 /// Small enough for ten layers: k = 2, so layers 3 to 9 are probed.
 fn config(stages: &str) -> VisiPrunerConfig {
     VisiPrunerConfig {
@@ -58,6 +63,7 @@ fn at_once(layout: &PromptLayout) -> PrefillParams<'_> {
     PrefillParams {
         layout,
         n_layer: N_LAYER,
+        cuts: &ANYWHERE,
         max_rows_per_call: usize::MAX,
         max_rows_per_attention_probe: usize::MAX,
         causal_images: true,
@@ -74,11 +80,15 @@ fn run_with<'a>(
 ) -> PrefillTrace {
     let mut params = at_once(layout);
     adjust(&mut params);
+    let cuts = policy.cuts(N_LAYER);
+    let params = PrefillParams {
+        cuts: &cuts,
+        ..params
+    };
     engine.layout = layout.clone();
     let mut policy = policy.build(N_LAYER, layout).unwrap();
-    let boundaries = policy.boundaries(N_LAYER);
     let trace = prefill(engine, &params, policy.as_mut(), &mut go_on).unwrap();
-    engine.check_trace(&trace, &params, &boundaries);
+    engine.check_trace(&trace, &params);
     literal::check_attention(engine, &trace, &params);
     trace
 }
@@ -89,6 +99,12 @@ fn run(engine: &mut Fake, layout: &PromptLayout, config: VisiPrunerConfig) -> Pr
 
 fn indices(tokens: &[u32]) -> Option<Vec<VisionIndex>> {
     Some(tokens.iter().copied().map(VisionIndex).collect())
+}
+
+/// Every drop: after which layer, and what went on.
+fn drops(trace: &PrefillTrace) -> Vec<(Option<usize>, Vec<u32>)> {
+    let kept = |drop: &Drop| drop.kept.iter().map(|token| token.0).collect();
+    trace.drops.iter().map(|drop| (drop.after, kept(drop))).collect()
 }
 
 fn rows_per_layer(trace: &PrefillTrace) -> Vec<usize> {

@@ -53,15 +53,20 @@ function draw_strip() {
   const numbers = columns.map((_, il) => element("span", {}, il % every === 0 ? `${il}` : ""));
   const below = element("div", { class: "layer-numbers", "aria-hidden": "true" }, ...numbers);
   bars.style.gridTemplateColumns = below.style.gridTemplateColumns = grid;
-  const strip = element("div", { class: "strip" }, bars, flag("fusion", policy.fusion_layer), flag("exit", policy.exit_layer));
+  const strip = element("div", { class: "strip" }, bars, flag("fusion", policy.fusion_layer), flag("drop", first_drop(policy)), flag("exit", policy.exit_layer));
   place("strip").append(strip, below, stage_key());
+}
+
+// Without a fusion layer: the layer after which some vision tokens went on and others did not.
+function first_drop({ fusion_layer, kept_after, exit_layer }) {
+  return fusion_layer == null && kept_after !== exit_layer ? kept_after : null;
 }
 
 // A name at a layer. Names stand in two rows and turn inwards at the right end, so that they never meet.
 function flag(name, il) {
   if (il == null) return null;
   const share = (il + 0.5) / data.n_layer;
-  const text = name === "exit" ? "exit: last layer with vision" : `fusion: ${data.policy.kept?.length ?? 0} of ${n_vision} go on`;
+  const text = name === "exit" ? "exit: last layer with vision" : `${name}: ${data.policy.kept?.length ?? 0} of ${n_vision} go on`;
   const made = element("div", { class: `flag${share > 0.6 ? " to-left" : ""}${name === "exit" ? " second" : ""}` }, element("span", {}, text));
   made.style.left = `calc(${100 * share}% - 1px)`;
   return made;

@@ -17,7 +17,7 @@ function layer_of_most() {
 }
 
 // What is shown now. The large maps have a colour scale of their own unless the common one of the small maps is asked for.
-const shown = { il: data.policy?.fusion_layer ?? layer_of_most(), common_scale: false, token: null };
+const shown = { il: data.policy?.kept_after ?? layer_of_most(), common_scale: false, token: null };
 const large_maps = [];
 const small_maps = [];
 const multiples = [];

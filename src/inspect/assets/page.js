@@ -37,6 +37,7 @@ const stage_names = { dense: "not pruned", shallow: "shallow", middle: "middle",
 function layer_note(il) {
   if (il === data.policy?.fusion_layer) return "fusion";
   if (il === data.policy?.exit_layer) return "exit";
+  if (il === data.policy?.kept_after) return "drop";
   return data.policy ? stage_names[stage_of(il)] : "";
 }
 

@@ -33,7 +33,7 @@ function sink_table(sinks) {
 function draw_kept() {
   const { policy } = data;
   const sets = [...data.others];
-  if (policy?.kept) sets.unshift({ policy: policy.label, kept: policy.kept, after_layer: policy.fusion_layer, answer: policy.answer });
+  if (policy?.kept) sets.unshift({ policy: policy.label, kept: policy.kept, after_layer: policy.kept_after, answer: policy.answer });
   if (!sets.length) return place("kept-section").remove();
   place("kept").append(...sets.map(kept_figure));
 }

@@ -274,6 +274,7 @@ impl Recipe {
             }),
             answer: Some("yellow".to_owned()),
             fusion_layer: self.fusion,
+            kept_after: self.fusion,
             kept,
             exit_layer: exit,
             layers: (0..self.n_layer).map(layer).collect(),

@@ -8,6 +8,7 @@ use super::{PolicyChoice, PolicyName};
 
 /// What is wrong with a policy. Every message is one line that says what to change.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PolicyError {
     /// A value is outside its range.
     #[error("{field} is {value}, but must be {range}")]
@@ -40,8 +41,8 @@ pub enum PolicyError {
     /// A field of one policy was given for another one.
     #[error(
         "{field} belongs to {}, but the policy in force is {in_force}: leave it out, or choose {}",
-        listed(owners),
-        if owners.len() == 1 { listed(owners) } else { String::from("one of them") }
+        PolicyName::listed(owners),
+        if owners.len() == 1 { PolicyName::listed(owners) } else { String::from("one of them") }
     )]
     WrongPolicy {
         /// The field.
@@ -52,7 +53,10 @@ pub enum PolicyError {
         in_force: PolicyChoice,
     },
     /// Fields were given without a policy, and several policies have them.
-    #[error("{field} belongs to {}: say which one with policy", listed(owners))]
+    #[error(
+        "{field} belongs to {}: say which one with policy",
+        PolicyName::listed(owners)
+    )]
     Ambiguous {
         /// One of the fields.
         field: &'static str,
@@ -61,7 +65,7 @@ pub enum PolicyError {
     },
     /// A layer that the model does not have, perhaps by default.
     #[error(
-        "{field} is {value}, but must be from {min} to {max} in this model: choose layers of it with {field} ({flag})"
+        "{field} is {value}, but must be from {min} to {max} in this model: choose layers of it with {field}"
     )]
     NoSuchLayer {
         /// The field.
@@ -72,8 +76,14 @@ pub enum PolicyError {
         min: usize,
         /// The last one.
         max: usize,
-        /// The flag that sets it.
-        flag: &'static str,
+    },
+    /// A field that no policy has.
+    #[error("unknown field `{field}`: {hint}")]
+    UnknownField {
+        /// The field, as it was written.
+        field: String,
+        /// Which one may be meant, or which there are.
+        hint: String,
     },
     /// Two policies that do not go together.
     #[error(
@@ -128,11 +138,13 @@ pub enum PolicyError {
     },
 }
 
-/// The policies, in words.
-fn listed(names: &[PolicyName]) -> String {
-    let words: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-    let noun = if words.len() == 1 { "policy" } else { "policies" };
-    format!("the {noun} {}", words.join(", "))
+impl PolicyName {
+    /// Policies, in words.
+    pub(super) fn listed(names: &[Self]) -> String {
+        let words: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+        let noun = if words.len() == 1 { "policy" } else { "policies" };
+        format!("the {noun} {}", words.join(", "))
+    }
 }
 
 /// Fails unless `value` is a number within `range`; an upper end of `f64::MAX` means "or more".

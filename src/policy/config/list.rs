@@ -2,25 +2,30 @@
 
 use serde::Serialize;
 
+use super::fields::Fields;
 use super::keywords::keywords;
 use super::{PolicyChoice, PolicyError, PolicyFields, PolicyOverrides, VisiPrunerConfig};
+use crate::policy::before::BeforeConfig;
 use crate::policy::composed::Composition;
-use crate::policy::divprune::DivPruneConfig;
-use crate::policy::fastv::FastVConfig;
+use crate::policy::divprune::MaxMinDistance;
+use crate::policy::fastv::FASTV;
 use crate::policy::fixed::Schedule;
 use crate::policy::off::Off;
-use crate::policy::pyramiddrop::PyramidDropConfig;
+use crate::policy::pyramiddrop::PYRAMID_DROP;
 use crate::policy::random::RandomConfig;
-use crate::policy::sparsevlm::SparseVlmConfig;
-use crate::policy::uniform::UniformConfig;
+use crate::policy::rank::RankSchedule;
+use crate::policy::sparsevlm::SPARSE_VLM;
+use crate::policy::uniform::EvenlySpaced;
 use crate::policy::vtw::VtwConfig;
 use crate::policy::{PromptLayout, Skipped, StagePolicy};
 
-/// Makes names, configurations and what goes from one to the other out of a list of policies.
+/// Makes names, configurations and what goes from one to the other out of a list of policies: each with its fields, and
+/// where several have the same fields, with what tells it from them ([`PolicyFields::Kind`]).
 macro_rules! policies {
-    ($($(#[$meta:meta])* $variant:ident($fields:ty) = $word:literal,)+) => {
+    ($($(#[$meta:meta])* $variant:ident($fields:ty $(, $kind:expr)?) = $word:literal,)+) => {
         keywords! {
             /// The policies.
+            #[non_exhaustive]
             PolicyName, "policy" {
                 /// No pruning.
                 Off = "off",
@@ -30,6 +35,7 @@ macro_rules! policies {
 
         /// A policy with every field in force.
         #[derive(Debug, Clone, PartialEq, Default)]
+        #[non_exhaustive]
         pub enum PolicyConfig {
             /// The model as it is.
             #[default]
@@ -80,7 +86,7 @@ macro_rules! policies {
                             PolicyConfig::$variant(base) => Some(base),
                             _ => None,
                         });
-                        <$fields>::read(base, fields).map(PolicyConfig::$variant)
+                        <$fields>::read(policies!(@kind $($kind)?), base, fields).map(PolicyConfig::$variant)
                     })+
                 }
             }
@@ -118,10 +124,10 @@ macro_rules! policies {
                 }
             }
 
-            pub(super) fn boundaries_of_one(&self, n_layer: usize) -> Vec<usize> {
+            pub(super) fn cuts_of_one(&self, n_layer: usize) -> Vec<usize> {
                 match self {
                     Self::Off | Self::Composed(_) => Vec::new(),
-                    $(Self::$variant(fields) => fields.boundaries(n_layer),)+
+                    $(Self::$variant(fields) => fields.cuts(n_layer),)+
                 }
             }
 
@@ -132,11 +138,13 @@ macro_rules! policies {
             ) -> Box<dyn StagePolicy> {
                 match self {
                     Self::Off | Self::Composed(_) => Box::new(Off::because(Skipped::Off)),
-                    $(Self::$variant(fields) => fields.stage_policy(n_layer, layout),)+
+                    $(Self::$variant(fields) => fields.stage_policy(policies!(@kind $($kind)?), n_layer, layout),)+
                 }
             }
         }
     };
+    (@kind) => { () };
+    (@kind $kind:expr) => { $kind };
 }
 
 policies! {
@@ -147,15 +155,15 @@ policies! {
     /// No vision from one layer on.
     Vtw(VtwConfig) = "vtw",
     /// The tokens that get most attention in an early layer.
-    FastV(FastVConfig) = "fastv",
+    FastV(RankSchedule, FASTV) = "fastv",
     /// Ever fewer tokens in stages, by the attention they get.
-    PyramidDrop(PyramidDropConfig) = "pyramiddrop",
+    PyramidDrop(RankSchedule, PYRAMID_DROP) = "pyramiddrop",
     /// Tokens rated by the text that has to do with the picture.
-    SparseVlm(SparseVlmConfig) = "sparsevlm",
+    SparseVlm(RankSchedule, SPARSE_VLM) = "sparsevlm",
     /// The most diverse tokens, before layer 0.
-    DivPrune(DivPruneConfig) = "divprune",
+    DivPrune(BeforeConfig, &MaxMinDistance) = "divprune",
     /// Tokens drawn at random, before layer 0.
     Random(RandomConfig) = "random",
     /// Evenly spaced tokens, before layer 0.
-    Uniform(UniformConfig) = "uniform",
+    Uniform(BeforeConfig, &EvenlySpaced) = "uniform",
 }

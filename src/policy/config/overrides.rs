@@ -1,68 +1,13 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use toml::Spanned;
 
-use super::{
-    ExitCount, Layer0, PolicyChoice, PolicyConfig, PolicyError, PolicyName, ShallowMask, Stages,
-    TokensThresholdUnit, VisualSelfAttention,
-};
-use crate::policy::budget::{Budget, Budgets};
+use super::unknown::{self, owners};
+use super::{PolicyChoice, PolicyConfig, PolicyError, PolicyName, PolicyOverrides};
 use crate::policy::composed::Composition;
-
-/// Defines the fields, and which of them are given.
-macro_rules! fields {
-    ($($name:ident: $type:ty,)+) => {
-        /// Single fields of a policy, from a policy file or from a caller. What is `None` stays as it was.
-        ///
-        /// What the fields mean is said where the policies define them: [`VisiPrunerConfig`](super::VisiPrunerConfig),
-        /// [`Schedule`](crate::policy::fixed::Schedule), [`VtwConfig`](crate::policy::vtw::VtwConfig),
-        /// [`RankSchedule`](crate::policy::rank::RankSchedule), [`BeforeConfig`](crate::policy::before::BeforeConfig),
-        /// [`RandomConfig`](crate::policy::random::RandomConfig).
-        #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        #[allow(missing_docs, reason = "the fields are documented where they are defined")]
-        pub struct PolicyOverrides {
-            pub policy: Option<PolicyChoice>,
-            $(pub $name: Option<$type>,)+
-        }
-
-        impl PolicyOverrides {
-            /// The names of all fields, without `policy`.
-            pub const FIELDS: &'static [&'static str] = &[$(stringify!($name)),+];
-
-            /// The names of the fields that are given, without `policy`.
-            pub fn given(&self) -> Vec<&'static str> {
-                let given = [$((stringify!($name), self.$name.is_some())),+];
-                given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name)).collect()
-            }
-        }
-    };
-}
-
-fields! {
-    stages: Stages,
-    shallow_mid_layer: usize,
-    layer_threshold: f64,
-    tokens_threshold: f64,
-    tokens_threshold_unit: TokensThresholdUnit,
-    exit_threshold: f64,
-    exit_layers: usize,
-    exit_count: ExitCount,
-    mid_deep_layer: usize,
-    layer0: Layer0,
-    shallow_mask: ShallowMask,
-    visual_self_attention: VisualSelfAttention,
-    evict_shallow_kv: bool,
-    latest_fusion_layer: usize,
-    kept_budget: usize,
-    fusion_layer: usize,
-    rank_layers: Vec<usize>,
-    keep: Budgets,
-    exit_from: usize,
-    budget: Budget,
-    policy_seed: u64,
-}
 
 impl PolicyOverrides {
     /// Reads a policy file's text.
@@ -70,14 +15,12 @@ impl PolicyOverrides {
     /// # Errors
     /// [`PolicyError::File`] with the line, for what is not TOML, for unknown keys and for unknown words.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
+        if let Some((start, field)) = unknown_key(text) {
+            return Err(in_line(text, start, unknown::field(&field).to_string()));
+        }
         toml::from_str(text).map_err(|error: toml::de::Error| {
             let start = error.span().map_or(0, |span| span.start);
-            let line = 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count();
-            PolicyError::File {
-                path: None,
-                line,
-                message: error.message().replace('\n', " "),
-            }
+            in_line(text, start, error.message().replace('\n', " "))
         })
     }
 
@@ -142,7 +85,7 @@ impl PolicyOverrides {
             [name] => Ok(name.into()),
             _ if fitting.contains(&PolicyName::VisiPruner) => Ok(PolicyName::VisiPruner.into()),
             // Which of them is wrong is said about the first one's policy.
-            [] => Ok(owners(first)[0].into()),
+            [] => Ok(owners(first).first().copied().unwrap_or(PolicyName::Off).into()),
             _ => Err(PolicyError::Ambiguous {
                 field: first,
                 owners: fitting,
@@ -163,8 +106,19 @@ impl PolicyOverrides {
     }
 }
 
-/// The policies that have a field: at least one.
-fn owners(field: &str) -> Vec<PolicyName> {
-    let all = PolicyName::ALL.iter().copied();
-    all.filter(|name| name.fields().contains(&field)).collect()
+/// The first key that no policy has, and where it stands. What is no TOML has no keys.
+fn unknown_key(text: &str) -> Option<(usize, String)> {
+    let keys: BTreeMap<Spanned<String>, IgnoredAny> = toml::from_str(text).ok()?;
+    let is_known = |key: &str| key == "policy" || PolicyOverrides::FIELDS.contains(&key);
+    let keys = keys.into_keys().map(|key| (key.span().start, key.into_inner()));
+    keys.filter(|(_, key)| !is_known(key)).min()
+}
+
+fn in_line(text: &str, start: usize, message: String) -> PolicyError {
+    let line = 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count();
+    PolicyError::File {
+        path: None,
+        line,
+        message,
+    }
 }

@@ -35,8 +35,12 @@ pub struct Flops {
 /// One layer's work on `n` vision tokens as the paper counts it: `4nd^2 + 2n^2d + 3ndm` multiply-adds, with `d` the
 /// width and `m` the width of the feed-forward layer. It knows no grouped queries.
 pub fn paper_layer_ops(shape: &ModelShape, n: usize) -> u64 {
-    let (n, d, m) = (n as u64, shape.n_embd as u64, shape.n_ff as u64);
-    4 * n * d * d + 2 * n * n * d + 3 * n * d * m
+    let (d, m) = (shape.n_embd, shape.n_ff);
+    sum([
+        product([4, n, d, d]),
+        product([2, n, n, d]),
+        product([3, n, d, m]),
+    ])
 }
 
 /// The counts of a prefill.
@@ -57,31 +61,47 @@ pub fn prefill_flops(
     };
     let dense = prompt.layers(&vec![LayerTrace::dense(layout); trace.layers.len()]);
     let actual = prompt.layers(&trace.layers);
-    let head = 2 * (shape.n_embd * shape.n_vocab) as u64;
-    let encoder: u64 = vision.map_or(0, |vision| {
-        layout
-            .vision
-            .iter()
-            .map(|span| encoder_flops(vision, span.len()))
-            .sum()
+    let head = product([2, shape.n_embd, shape.n_vocab]);
+    let images = layout.vision.iter().map(ExactSizeIterator::len);
+    let encoder = vision.map_or(0, |vision| {
+        sum(images.map(|n_tokens| encoder_flops(vision, n_tokens)))
     });
+    let beside_layers = head.saturating_add(encoder);
     let pair = |dense, actual| DenseActual { dense, actual };
     Flops {
         paper: pair(dense.paper, actual.paper),
-        model: pair(dense.model + head + encoder, actual.model + head + encoder),
+        model: pair(
+            dense.model.saturating_add(beside_layers),
+            actual.model.saturating_add(beside_layers),
+        ),
         vision_attention: pair(dense.vision_attention, actual.vision_attention),
     }
 }
 
 /// One image through the vision encoder and the projector: patch embedding, layers with full attention, projector.
 pub fn encoder_flops(vision: &VisionShape, n_tokens: usize) -> u64 {
-    let n_patches = (n_tokens * vision.n_patches_per_token) as u64;
-    let n = n_patches + vision.n_extra_rows as u64;
-    let (d, m) = (vision.n_embd as u64, vision.n_ff as u64);
-    let patch = n_patches * 3 * (vision.patch_size * vision.patch_size) as u64 * d;
-    let layer = n * (4 * d * d + vision.n_ff_matrices as u64 * d * m) + 2 * n * n * d;
-    let projector = (n_tokens * vision.n_projector_weights) as u64;
-    2 * (patch + vision.n_layer as u64 * layer + projector)
+    let n_patches = n_tokens.saturating_mul(vision.n_patches_per_token);
+    let n = n_patches.saturating_add(vision.n_extra_rows);
+    let (d, m) = (vision.n_embd, vision.n_ff);
+    let patch = product([3, n_patches, vision.patch_size, vision.patch_size, d]);
+    let layers = [
+        product([4, vision.n_layer, n, d, d]),
+        product([vision.n_ff_matrices, vision.n_layer, n, d, m]),
+        product([2, vision.n_layer, n, n, d]),
+    ];
+    let projector = product([n_tokens, vision.n_projector_weights]);
+    sum([patch, sum(layers), projector]).saturating_mul(2)
+}
+
+/// As large as a number can be where it would be larger: sizes come from files, which may say anything.
+fn product<const N: usize>(factors: [usize; N]) -> u64 {
+    let factors = factors.into_iter().map(|factor| factor as u64);
+    factors.fold(1, u64::saturating_mul)
+}
+
+/// As [`product`].
+fn sum(terms: impl IntoIterator<Item = u64>) -> u64 {
+    terms.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Sums over layers.
@@ -104,51 +124,61 @@ impl Prompt<'_> {
         layers.iter().fold(Sums::default(), |sums, layer| {
             let pairs = Pairs::of(self.layout, self.causal_images, &layer.vision);
             Sums {
-                paper: sums.paper + paper_layer_ops(self.shape, layer.vision.len()),
-                model: sums.model + self.layer_flops(layer.n_rows as u64, pairs),
-                vision_attention: sums.vision_attention + self.vision_attention(layer, pairs),
+                paper: sum([sums.paper, paper_layer_ops(self.shape, layer.vision.len())]),
+                model: sum([sums.model, self.layer_flops(layer.n_rows, pairs)]),
+                vision_attention: sum([sums.vision_attention, self.vision_attention(layer, pairs)]),
             }
         })
     }
 
     /// One layer on so many rows: projections, feed-forward, scores and values.
-    fn layer_flops(&self, n_rows: u64, pairs: Pairs) -> u64 {
+    fn layer_flops(&self, n_rows: usize, pairs: Pairs) -> u64 {
         let s = self.shape;
-        let weights = s.n_embd
-            * (s.n_head * s.n_embd_head_k + s.n_head_kv * (s.n_embd_head_k + s.n_embd_head_v))
-            + s.n_head * s.n_embd_head_v * s.n_embd
-            + 3 * s.n_embd * s.n_ff;
-        let n_pairs =
-            pairs.text_to_text + pairs.text_to_vision + pairs.vision_to_text + pairs.vision_to_vision;
-        2 * n_rows * weights as u64 + n_pairs * (self.score_flops() + self.value_flops())
+        let weights = sum([
+            product([s.n_embd, s.n_head, s.n_embd_head_k]),
+            product([s.n_embd, s.n_head_kv, s.n_embd_head_k]),
+            product([s.n_embd, s.n_head_kv, s.n_embd_head_v]),
+            product([s.n_head, s.n_embd_head_v, s.n_embd]),
+            product([3, s.n_embd, s.n_ff]),
+        ]);
+        let n_pairs = sum([
+            pairs.text_to_text,
+            pairs.text_to_vision,
+            pairs.vision_to_text,
+            pairs.vision_to_vision,
+        ]);
+        let in_matrices = product([2, n_rows]).saturating_mul(weights);
+        sum([in_matrices, self.scores(n_pairs), self.values(n_pairs)])
     }
 
     fn vision_attention(&self, layer: &LayerTrace, pairs: Pairs) -> u64 {
-        let (score, value) = (self.score_flops(), self.value_flops());
-        let text = match layer.attention.text_to_vision {
-            TextToVision::Keep => pairs.text_to_vision * (score + value),
-            TextToVision::Zero => pairs.text_to_vision * score,
-            TextToVision::ZeroFirstHalf => {
-                pairs.text_to_vision * score + (pairs.text_to_vision - pairs.text_to_first_half) * value
-            }
-            TextToVision::MergeOntoFirst => pairs.text_to_vision * score + pairs.n_text_seeing * value,
-            TextToVision::Mask => 0,
+        let n_text = pairs.text_to_vision;
+        // Pairs whose score is needed, pairs whose value is.
+        let (text_scores, text_values) = match layer.attention.text_to_vision {
+            TextToVision::Keep => (n_text, n_text),
+            TextToVision::Zero => (n_text, 0),
+            TextToVision::ZeroFirstHalf => (n_text, n_text - pairs.text_to_first_half),
+            TextToVision::MergeOntoFirst => (n_text, pairs.n_text_seeing),
+            TextToVision::Mask => (0, 0),
         };
-        let vision = match layer.attention.vision_to_vision {
-            VisionToVision::Keep => pairs.vision_to_vision * (score + value),
-            VisionToVision::Zero => pairs.vision_to_vision * score,
-            VisionToVision::Mask => 0,
+        let n_vision = pairs.vision_to_vision;
+        let (vision_scores, vision_values) = match layer.attention.vision_to_vision {
+            VisionToVision::Keep => (n_vision, n_vision),
+            VisionToVision::Zero => (n_vision, 0),
+            VisionToVision::Mask => (0, 0),
         };
-        text + vision + pairs.vision_to_text * (score + value)
+        let n_scores = sum([text_scores, vision_scores, pairs.vision_to_text]);
+        let n_values = sum([text_values, vision_values, pairs.vision_to_text]);
+        sum([self.scores(n_scores), self.values(n_values)])
     }
 
-    /// The score of one pair, all query heads.
-    fn score_flops(&self) -> u64 {
-        2 * (self.shape.n_head * self.shape.n_embd_head_k) as u64
+    /// The scores of so many pairs, all query heads.
+    fn scores(&self, n_pairs: u64) -> u64 {
+        product([2, self.shape.n_head, self.shape.n_embd_head_k]).saturating_mul(n_pairs)
     }
 
-    /// One pair's share of the output, all query heads.
-    fn value_flops(&self) -> u64 {
-        2 * (self.shape.n_head * self.shape.n_embd_head_v) as u64
+    /// The shares of so many pairs in the output, all query heads.
+    fn values(&self, n_pairs: u64) -> u64 {
+        product([2, self.shape.n_head, self.shape.n_embd_head_v]).saturating_mul(n_pairs)
     }
 }

@@ -17,8 +17,8 @@ impl KvBytes {
         let total = |cells: &mut dyn Iterator<Item = usize>| {
             cells
                 .zip(cell_bytes)
-                .map(|(cells, &bytes)| cells as u64 * bytes as u64)
-                .sum()
+                .map(|(cells, &bytes)| (cells as u64).saturating_mul(bytes as u64))
+                .fold(0, u64::saturating_add)
         };
         Self {
             dense: total(&mut n_cells.iter().map(|_| n_rows)),

@@ -30,8 +30,17 @@ impl Pairs {
             n_text += n;
             n_text
         };
+        // No prompt has more rows, see `PromptLayout::is_well_formed`.
+        let n_rows = layout.n_rows.min(u32::MAX as usize);
+        let in_prompt = |end: usize| end.min(n_rows);
         for span in &layout.vision {
-            let n_text = text_rows(&mut pairs, (span.start - row) as u64, n_seen, n_seen_first_half);
+            let span = in_prompt(span.start)..in_prompt(span.end);
+            let n_text = text_rows(
+                &mut pairs,
+                span.start.saturating_sub(row) as u64,
+                n_seen,
+                n_seen_first_half,
+            );
             let tokens = index..index + span.len();
             let in_image = || {
                 present
@@ -49,7 +58,7 @@ impl Pairs {
         }
         text_rows(
             &mut pairs,
-            (layout.n_rows - row) as u64,
+            n_rows.saturating_sub(row) as u64,
             n_seen,
             n_seen_first_half,
         );

@@ -1,8 +1,9 @@
 //! Against the definition, with the full matrix of distances in double precision.
 
 use super::*;
+use crate::policy::before::BeforeModel;
 use crate::policy::budget::Budget;
-use crate::policy::{Decision, Embeddings, Needs};
+use crate::policy::{Decision, Embeddings, Needs, StagePolicy};
 
 /// A small linear congruential generator, from -1 to 1.
 struct Random(u64);
@@ -127,14 +128,7 @@ fn only_tokens_present_are_compared_and_kept() {
 #[test]
 fn zeros_and_single_tokens_are_no_trouble() {
     assert_eq!(select(&[0.0, 0.0, 1.0, 0.0], 2, 1, &all(2)), [0]);
-    let layout = PromptLayout {
-        n_rows: 3,
-        vision: std::iter::once(1..2).collect(),
-    };
-    let config = DivPruneConfig(BeforeConfig {
-        budget: Budget::Count(1),
-    });
-    let mut policy = config.at_work(4, &layout);
+    let mut policy = BeforeModel::new(MaxMinDistance, Budget::Count(1), 1);
     assert_eq!(policy.needs_embeddings(), Needs::Vision);
     let embeddings = Embeddings {
         n_embd: 2,

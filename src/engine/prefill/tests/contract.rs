@@ -137,12 +137,11 @@ fn malformed_layouts_are_refused() {
     }
 }
 
-/// A policy that does at layer 2 as told, with boundaries as told.
+/// A policy that does at layer 2 as told.
 struct Odd {
     probe: Option<Statistic>,
     decides: bool,
     decision: Decision,
-    boundaries: Vec<usize>,
 }
 
 impl StagePolicy for Odd {
@@ -159,10 +158,6 @@ impl StagePolicy for Odd {
         self.decision.clone()
     }
 
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
-        self.boundaries.clone()
-    }
-
     fn outcome(&self) -> crate::policy::Outcome {
         Default::default()
     }
@@ -177,7 +172,6 @@ fn policies_are_held_to_their_contract() {
             probe: None,
             decides: true,
             decision: Decision::Keep(kept),
-            boundaries: vec![3],
         };
         let error = error_of(&mut typical(), &layout, &mut policy);
         assert!(matches!(error, PrefillError::Decision { il: 2 }), "{error:?}");
@@ -186,25 +180,71 @@ fn policies_are_held_to_their_contract() {
         probe: None,
         decides: true,
         decision: Decision::KeepAll,
-        boundaries: vec![4],
     };
-    let error = error_of(&mut typical(), &layout, &mut policy);
-    assert!(matches!(error, PrefillError::Boundary { il: 3 }), "{error:?}");
+    let params = PrefillParams {
+        cuts: &[2, 4],
+        ..at_once(&layout)
+    };
+    let error = prefill(&mut typical(), &params, &mut policy, &mut go_on).unwrap_err();
+    assert!(matches!(error, PrefillError::NoCut { il: 3 }), "{error:?}");
+}
+
+/// A policy that forgets the vision of some layers.
+struct Forgetting(Range<usize>);
+
+impl StagePolicy for Forgetting {
+    fn evict_after_prefill(&self) -> Option<Range<usize>> {
+        Some(self.0.clone())
+    }
+
+    fn outcome(&self) -> crate::policy::Outcome {
+        Default::default()
+    }
+}
+
+#[test]
+fn only_layers_that_are_there_are_evicted() {
+    let layout = one_image();
+    for (asked, evicted) in [
+        (0..0, None),
+        (Range { start: 4, end: 2 }, None),
+        (10..12, None),
+        (8..99, Some(8..10)),
+        (0..3, Some(0..3)),
+    ] {
+        let mut engine = typical();
+        let params = at_once(&layout);
+        let trace = prefill(&mut engine, &params, &mut Forgetting(asked), &mut go_on).unwrap();
+        assert_eq!(trace.evicted, evicted);
+        let layers: Option<Range<usize>> = engine.evictions.first().map(|(layers, _)| layers.clone());
+        assert_eq!(layers, evicted);
+    }
+}
+
+#[test]
+fn an_error_about_no_layers_can_be_read() {
+    let error = PrefillError::Engine {
+        layers: 0..0,
+        source: FakeError,
+    };
+    assert!(error.to_string().starts_with("layers 0 to 0"));
 }
 
 #[test]
 fn a_layer_may_be_probed_without_a_decision() {
     let layout = one_image();
-    let params = at_once(&layout);
+    let params = PrefillParams {
+        cuts: &[3],
+        ..at_once(&layout)
+    };
     let mut policy = Odd {
         probe: Some(Statistic::Contribution),
         decides: false,
         decision: Decision::Keep(Vec::new()),
-        boundaries: vec![3],
     };
     let mut engine = typical();
     let trace = prefill(&mut engine, &params, &mut policy, &mut go_on).unwrap();
-    engine.check_trace(&trace, &params, &[3]);
+    engine.check_trace(&trace, &params);
     assert_eq!(
         (probed_layers(&trace), rows_per_layer(&trace)),
         (vec![2], vec![10; N_LAYER])

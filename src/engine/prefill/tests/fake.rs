@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::{CallAttention, LayerRanges, PrefillParams, RangeCall, RowProbe};
+use crate::engine::prefill::{CallAttention, LayerRanges, PrefillParams, RangeCall, RowProbe};
 use crate::policy::trace::PrefillTrace;
 use crate::policy::{PromptLayout, Row, Stage, Statistic, VisionIndex};
 
@@ -68,8 +68,8 @@ impl Fake {
     }
 
     /// What holds whatever the policy: calls and trace tell the same story, and it is a possible one.
-    pub fn check_trace(&self, trace: &PrefillTrace, params: &PrefillParams<'_>, boundaries: &[usize]) {
-        self.check_calls(params, boundaries);
+    pub fn check_trace(&self, trace: &PrefillTrace, params: &PrefillParams<'_>) {
+        self.check_calls(params);
         assert_eq!(trace.n_calls, self.calls.len());
         assert_eq!(trace.layers.len(), params.n_layer);
         for (il, layer) in trace.layers.iter().enumerate() {
@@ -106,6 +106,7 @@ impl Fake {
                 .windows(2)
                 .all(|pair| { pair[1].vision.iter().all(|token| pair[0].vision.contains(token)) })
         );
+        check_drops(trace, params.layout);
         let pruned = trace
             .layers
             .iter()
@@ -113,9 +114,9 @@ impl Fake {
         assert!(!(pruned && trace.skipped.is_some()), "{:?}", trace.skipped);
     }
 
-    fn check_calls(&self, params: &PrefillParams<'_>, boundaries: &[usize]) {
+    fn check_calls(&self, params: &PrefillParams<'_>) {
         let last_row = Row(params.layout.n_rows as u32 - 1);
-        let is_cut = |il: usize| il == 0 || il == params.n_layer || boundaries.contains(&il);
+        let is_cut = |il: usize| il == 0 || il == params.n_layer || params.cuts.contains(&il);
         for call in &self.calls {
             assert!(
                 is_cut(call.layers.start) && is_cut(call.layers.end),
@@ -156,6 +157,24 @@ impl Fake {
     pub fn calls_of_layer(&self, il: usize) -> impl Iterator<Item = &RangeCall> {
         self.calls.iter().filter(move |call| call.layers.contains(&il))
     }
+}
+
+/// The drops are the places where a layer has fewer vision tokens than the one before, and nothing else.
+fn check_drops(trace: &PrefillTrace, layout: &PromptLayout) {
+    let mut n_before = layout.n_vision();
+    let mut fewer = Vec::new();
+    for (il, layer) in trace.layers.iter().enumerate() {
+        if layer.vision.len() < n_before {
+            fewer.push((il.checked_sub(1), layer.vision.clone()));
+        }
+        n_before = layer.vision.len();
+    }
+    let drops: Vec<_> = trace
+        .drops
+        .iter()
+        .map(|drop| (drop.after, drop.kept.clone()))
+        .collect();
+    assert_eq!(drops, fewer);
 }
 
 pub fn hidden(attention: &CallAttention) -> Option<&[Row]> {

@@ -1,8 +1,8 @@
 //! The meaning of calls, written out: what each query does with each key it sees, once from the policy's words and
 //! once from the calls that were made of them.
 
-use super::super::{CallAttention, PrefillParams, RangeCall};
 use super::fake::Fake;
+use crate::engine::prefill::{CallAttention, PrefillParams, RangeCall};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
 use crate::policy::{Row, TextToVision, VisionToVision};
 

@@ -232,7 +232,7 @@ fn every_kind_of_attention_means_what_it_says() {
                     vision_to_vision,
                 });
                 let trace = prefill(&mut engine, &params, &mut policy, &mut go_on).unwrap();
-                engine.check_trace(&trace, &params, &[]);
+                engine.check_trace(&trace, &params);
                 literal::check_attention(&engine, &trace, &params);
             }
         }

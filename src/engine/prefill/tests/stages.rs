@@ -9,6 +9,8 @@ fn fusion_and_exit() {
     assert_eq!((trace.fusion_layer, trace.prune_from()), (Some(5), Some(6)));
     assert_eq!(trace.kept, indices(&[1, 2]));
     assert_eq!(trace.kept_rows, Some(vec![Row(4), Row(5)]));
+    assert_eq!(drops(&trace), [(Some(5), vec![1, 2])]);
+    assert_eq!(trace.drops[0].kept_rows, [Row(4), Row(5)]);
     // Layers 7 and 9 count: the exit comes in the last layer, so that no layer runs without vision.
     assert_eq!((trace.exit_layer, trace.exit_from()), (Some(9), Some(10)));
     assert_eq!(rows_per_layer(&trace), [10, 10, 10, 10, 10, 10, 8, 8, 8, 8]);

@@ -42,7 +42,8 @@ fn what_is_written_reads_back_as_file_and_as_json() {
     ];
     for text in changed.iter().chain(&DEFAULTS) {
         let policy = of(text);
-        assert_eq!(of(&policy.to_toml()), policy, "{}", policy.to_toml());
+        let file = policy.to_toml();
+        assert_eq!(of(&file), policy, "{file}");
         let json = serde_json::to_string(&policy).unwrap();
         assert_eq!(
             serde_json::from_str::<PolicyConfig>(&json).unwrap(),
@@ -250,6 +251,7 @@ fn values_out_of_range_say_the_range() {
         policy_seed: u64::MAX,
         ..Default::default()
     });
+    assert!(read(&beyond.to_toml()).is_err());
     assert!(
         beyond
             .validate()
@@ -264,12 +266,11 @@ fn defaults_that_a_small_model_does_not_have_say_what_to_set() {
     for (text, expected) in [
         (
             "policy = 'vtw'",
-            "exit_from is 15, but must be from 1 to 8 in this model: choose layers of it with exit_from (--exit-from)",
+            "exit_from is 15, but must be from 1 to 8 in this model: choose layers of it with exit_from",
         ),
         (
             "policy = 'divprune+pyramiddrop'",
-            "rank_layers is 7,15,23, but must be from 0 to 7 in this model: choose layers of it with rank_layers \
-             (--rank-layers)",
+            "rank_layers is 7,15,23, but must be from 0 to 7 in this model: choose layers of it with rank_layers",
         ),
     ] {
         let policy = of(text);
@@ -285,7 +286,7 @@ fn defaults_that_a_small_model_does_not_have_say_what_to_set() {
 }
 
 #[test]
-fn boundaries_follow_the_layers_that_decide() {
+fn cuts_follow_the_layers_that_decide() {
     for (text, expected) in [
         ("policy = 'vtw'\nexit_from = 3", &[3][..]),
         ("policy = 'vtw'\nexit_from = 9", &[]),
@@ -294,7 +295,7 @@ fn boundaries_follow_the_layers_that_decide() {
         ("policy = 'divprune'", &[]),
         ("policy = 'random+sparsevlm'\nrank_layers = [2, 6, 7]", &[3, 7, 8]),
     ] {
-        assert_eq!(of(text).boundaries(9), expected, "{text}");
+        assert_eq!(of(text).cuts(9), expected, "{text}");
     }
 }
 

@@ -51,3 +51,42 @@ fn schedules_are_written_with_slashes() {
         "exit_from is 18, but must be 19 or more"
     );
 }
+
+#[test]
+fn a_default_that_a_help_tells_is_the_policys() {
+    let defaults: toml::Table = visipruner(|_| {}).to_toml().parse().unwrap();
+    let told = |field: &'static Field| Some((field.name, field.help.split_once("[default: ")?.1));
+    let told: Vec<_> = Field::ALL.iter().filter_map(told).collect();
+    assert!(!told.is_empty());
+    for (name, default) in told {
+        assert_eq!(format!("{}]", defaults[name]), default, "{name}");
+    }
+}
+
+#[test]
+fn fields_are_set_by_name_as_files_set_them() {
+    for (field, word, line) in [
+        ("stages", "deep,middle", "stages = ['middle', 'deep']"),
+        ("exit_count", "consecutive", "exit_count = 'consecutive'"),
+        ("rank_layers", "1, 4", "rank_layers = [1, 4]"),
+        ("keep", "50%,7", "keep = ['50%', 7]"),
+        ("evict_shallow_kv", "true", "evict_shallow_kv = true"),
+        ("layer_threshold", "-1", "layer_threshold = -1"),
+    ] {
+        let mut fields = PolicyOverrides::default();
+        fields.set(field, word).unwrap();
+        assert_eq!(fields, PolicyOverrides::from_toml(line).unwrap());
+        assert_eq!(fields.given(), [field]);
+    }
+    let refused = |field: &str, word: &str| {
+        let error = PolicyOverrides::default().set(field, word).unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        refused("exit_layers", "two"),
+        "exit_layers is two, but must be a whole number, 0 or more"
+    );
+    assert!(
+        refused("exit_layer", "2").starts_with("unknown field `exit_layer`: perhaps exit_layers is meant")
+    );
+}

@@ -16,6 +16,7 @@ fn what_does_not_enter_layer_0_is_never_run() {
             assert_eq!(rows_per_layer(&trace), [8; N_LAYER]);
             assert_eq!(trace.entered.as_ref(), Some(&trace.layers[9].vision));
             assert_eq!((&trace.kept, &trace.skipped), (&None, &None));
+            assert_eq!(drops(&trace), [(None, vision_of(&trace, 9))]);
             assert!(engine.calls.iter().all(|call| call.layers == (0..N_LAYER)));
         }
     }
@@ -124,7 +125,10 @@ fn a_composed_policy_sees_what_entered_and_counts_over_all() {
     // Half of the prompt's six tokens, not of the four that entered.
     let trace = question.run(&mut engine, "policy = 'uniform+fastv'\nbudget = 4\nkeep = '50%'");
     assert_eq!(trace.entered, indices(&[0, 2, 3, 5]));
-    assert_eq!((trace.fusion_layer, trace.kept), (Some(1), indices(&[2, 3, 5])));
+    assert_eq!(
+        drops(&trace),
+        [(None, vec![0, 2, 3, 5]), (Some(1), vec![2, 3, 5])]
+    );
     // The statistics of visipruner are untouched by the policy before it.
     let mut engine = typical();
     let fields = "policy = 'random+visipruner'\nbudget = '99%'\nshallow_mid_layer = 2";

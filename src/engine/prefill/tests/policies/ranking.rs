@@ -10,7 +10,8 @@ fn fastv_asks_one_layer_for_the_last_rows_attention() {
     assert_eq!(asked(&engine), [(1, Statistic::LastAttention, vec![9])]);
     assert_eq!(ranges(&engine), [0..2, 2..10]);
     assert_eq!(rows_per_layer(&trace), [10, 10, 8, 8, 8, 8, 8, 8, 8, 8]);
-    assert_eq!((trace.fusion_layer, &trace.kept), (Some(1), &indices(&[1, 3])));
+    assert_eq!((trace.fusion_layer, &trace.kept), (None, &None));
+    assert_eq!(drops(&trace), [(Some(1), vec![1, 3])]);
     assert_eq!(
         (trace.exit_layer, &trace.skipped, &trace.entered),
         (None, &None, &None)
@@ -52,7 +53,13 @@ fn pyramiddrop_ranks_what_the_stage_before_left() {
     let last = |il| (il, Statistic::LastAttention, vec![9]);
     assert_eq!(asked(&engine), [last(2), last(5), last(7)]);
     assert_eq!(ranges(&engine), [0..3, 3..6, 6..8, 8..10]);
-    assert_eq!((trace.fusion_layer, &trace.kept), (Some(2), &indices(&[1, 2, 3])));
+    assert_eq!((trace.fusion_layer, &trace.kept), (None, &None));
+    let expected = [
+        (Some(2), vec![1, 2, 3]),
+        (Some(5), vec![1, 2]),
+        (Some(7), vec![2]),
+    ];
+    assert_eq!(drops(&trace), expected);
 }
 
 #[test]
@@ -62,8 +69,8 @@ fn a_budget_of_nothing_is_an_exit_that_asks_for_nothing() {
         let mut engine = engine_at_rest();
         let fields = "policy = 'pyramiddrop'\nrank_layers = [3, 5]\nkeep = [0, 0]";
         let trace = question.run(&mut engine, fields);
-        assert_eq!((trace.fusion_layer, trace.exit_layer), (Some(3), Some(3)));
-        assert_eq!(trace.kept, indices(&[]));
+        assert_eq!((trace.fusion_layer, trace.exit_layer), (None, Some(3)));
+        assert_eq!(drops(&trace), [(Some(3), vec![])]);
         let n_text = layout.n_rows - layout.n_vision();
         assert_eq!(rows_per_layer(&trace)[4..], [n_text; 6]);
         assert_eq!((asked(&engine), ranges(&engine)), (vec![], vec![0..4, 4..10]));
@@ -72,7 +79,8 @@ fn a_budget_of_nothing_is_an_exit_that_asks_for_nothing() {
     let mut engine = attending(|_, token| f64::from(token));
     let fields = "policy = 'pyramiddrop'\nrank_layers = [3, 5]\nkeep = [2, 0]";
     let trace = Question::new(one_image()).run(&mut engine, fields);
-    assert_eq!((trace.kept, trace.exit_layer), (indices(&[2, 3]), Some(5)));
+    assert_eq!(drops(&trace), [(Some(3), vec![2, 3]), (Some(5), vec![])]);
+    assert_eq!(trace.exit_layer, Some(5));
     assert_eq!(asked(&engine).len(), 1);
 }
 
@@ -83,6 +91,7 @@ fn a_ranking_in_the_last_layer_comes_too_late() {
         "policy = 'fastv'\nrank_layers = [9]\nkeep = [1]",
     );
     assert_eq!(trace.skipped, Some(Skipped::TooLate { il: 9 }));
+    assert_eq!(drops(&trace), []);
     assert_eq!(rows_per_layer(&trace), [10; N_LAYER]);
 }
 
@@ -92,6 +101,7 @@ fn vtw_asks_nothing_and_drops_vision() {
     let trace = Question::new(two_images()).run(&mut engine, "policy = 'vtw'\nexit_from = 4");
     assert_eq!(rows_per_layer(&trace), [12, 12, 12, 12, 6, 6, 6, 6, 6, 6]);
     assert_eq!((trace.exit_layer, trace.fusion_layer), (Some(3), None));
+    assert_eq!(drops(&trace), [(Some(3), vec![])]);
     assert_eq!((asked(&engine), ranges(&engine)), (vec![], vec![0..4, 4..10]));
     let trace = Question::new(two_images()).run(&mut engine_at_rest(), "policy = 'vtw'\nexit_from = 10");
     assert_eq!(rows_per_layer(&trace), [12; N_LAYER]);

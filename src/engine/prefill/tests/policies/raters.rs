@@ -106,10 +106,6 @@ impl StagePolicy for Asking {
         Decision::KeepAll
     }
 
-    fn boundaries(&self, _n_layer: usize) -> Vec<usize> {
-        vec![2]
-    }
-
     fn outcome(&self) -> crate::policy::Outcome {
         crate::policy::Outcome {
             skipped: Some(Skipped::WithinBudget),
@@ -130,11 +126,12 @@ fn ask(
         seen: None,
     };
     let params = PrefillParams {
+        cuts: &[2],
         max_rows_per_attention_probe: max_rows,
         ..at_once(layout)
     };
     let trace = prefill(&mut engine, &params, &mut policy, &mut go_on)?;
-    engine.check_trace(&trace, &params, &[2]);
+    engine.check_trace(&trace, &params);
     Ok((engine, policy))
 }
 
