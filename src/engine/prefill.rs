@@ -1,7 +1,11 @@
 //! The staged prefill: the whole prompt goes through a range of layers, the policy looks at what came out, and the
 //! rows that it lets go on run through the next range.
 //!
-//! The loop knows the engine as three calls ([`LayerRanges`]) and the policy as a [`StagePolicy`]; what goes between
+//! Rows up to the last picture are *shared*: what they are in a layer does not depend on the question, up to the layer
+//! after which rows are dropped for it. What an earlier question has computed of them is there and only looked at; what is
+//! computed now is there for the next one. From the first drop on, what goes on of them is the question's own.
+//!
+//! The loop knows the engine as a few calls ([`LayerRanges`]) and the policy as a [`StagePolicy`]; what goes between
 //! them is plain data, so everything here runs without a model.
 //!
 //! ```text
@@ -20,8 +24,11 @@ use std::time::{Duration, Instant};
 pub use calls::{CallAttention, CallProbe, RangeCall};
 pub use error::PrefillError;
 
-use crate::policy::trace::{Drop, LayerTrace, PrefillTrace, ProbeTrace};
-use crate::policy::{Decision, Embeddings, LayerPlan, PromptLayout, Reading, StagePolicy, Statistic};
+use crate::policy::trace::{Drop, LayerTrace, PrefillTrace, ProbeTrace, Replay};
+use crate::policy::{
+    Decision, Embeddings, LayerPlan, PromptLayout, Reading, Row, StagePolicy, Statistic, VisionAttention,
+    VisionIndex,
+};
 use calls::{AliveRows, NotPresent, split_into_calls};
 
 /// What a staged prefill needs from an engine that holds a prompt.
@@ -49,6 +56,14 @@ pub trait LayerRanges {
     /// # Errors
     /// Whatever keeps the engine from reading it.
     fn attention(&mut self, il: usize) -> Result<Vec<f32>, Self::Error>;
+
+    /// From layer `il` on the shared rows `left` are no rows of this prompt, but `kept` go on as its own, beginning with
+    /// what they take into that layer. Returns those of `kept` of which that is not known any more: the shared rows have
+    /// gone further. They are run up to layer `il` once more.
+    ///
+    /// # Errors
+    /// Whatever keeps the engine from it.
+    fn branch(&mut self, il: usize, left: &[Row], kept: &[Row]) -> Result<Vec<Row>, Self::Error>;
 
     /// Forgets the KV cells of some prompt rows in some layers. Layers that hold none of them are left as they are.
     ///
@@ -86,6 +101,20 @@ pub struct PrefillParams<'a> {
     pub causal_images: bool,
     /// What enters layer 0, for policies that look at it ([`StagePolicy::needs_embeddings`]).
     pub embeddings: Option<Embeddings<'a>>,
+    /// What the prompt has in common with others. Default: nothing.
+    pub shared: Shared<'a>,
+}
+
+/// The rows that a prompt has in common with others, which may have run already.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shared<'a> {
+    /// Rows below it are shared: those up to the last picture, or what earlier turns have left.
+    pub n_rows: usize,
+    /// Rows below it belong to earlier turns: their text stays as it was computed.
+    pub n_earlier: usize,
+    /// For rows that are there: the layer that each is due at, the number of layers if it has run through all. Those that
+    /// are not listed are new.
+    pub due: &'a [usize],
 }
 
 /// How far a prefill has come, counted in rows times layers.
@@ -121,7 +150,10 @@ pub fn prefill<E: LayerRanges>(
         params,
         policy,
         on_progress,
-        alive: AliveRows::all(layout),
+        alive: AliveRows::all(layout, params.shared.due),
+        entered: Vec::new(),
+        has_branched: false,
+        replayed: None,
         layers: Vec::with_capacity(params.n_layer),
         drops: Vec::new(),
         n_calls: 0,
@@ -138,6 +170,11 @@ struct Prefill<'a, E> {
     policy: &'a mut dyn StagePolicy,
     on_progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     alive: AliveRows,
+    /// The vision tokens that entered layer 0.
+    entered: Vec<VisionIndex>,
+    /// Whether the rows that were shared are the prompt's own by now.
+    has_branched: bool,
+    replayed: Option<Replay>,
     layers: Vec<LayerTrace>,
     drops: Vec<Drop>,
     n_calls: usize,
@@ -167,12 +204,29 @@ impl<E: LayerRanges> Prefill<'_, E> {
             return Err(PrefillError::Embeddings { needs });
         }
         let started = Instant::now();
-        let decision = self.policy.start(self.alive.vision(), &embeddings);
+        let (there, new) = self.alive.there_and_new(self.params.shared.due);
+        let decision = if new.is_empty() {
+            Decision::KeepAll
+        } else {
+            self.policy.start(&new, &embeddings)
+        };
+        let entering = match decision {
+            Decision::KeepAll => new,
+            Decision::Keep(kept) if kept.iter().all(|token| new.contains(token)) => kept,
+            Decision::Keep(_) => return Err(PrefillError::Start),
+        };
         self.policy_time += started.elapsed();
-        self.keep(None, decision).map_err(|_| PrefillError::Start)
+        self.keep(None, Decision::Keep([there, entering].concat()))
+            .map_err(|_| PrefillError::Start)?;
+        self.entered = self.alive.vision().to_vec();
+        let started = Instant::now();
+        self.policy.begin(&self.entered, &embeddings);
+        self.policy_time += started.elapsed();
+        Ok(())
     }
 
-    /// The layers from `begin` on that have the same attention and nothing to decide between them.
+    /// The layers from `begin` on that have the same attention and nothing to decide between them, up to where rows that
+    /// are there wait for the others.
     fn next_range(&self, begin: usize) -> Result<Range<usize>, PrefillError<E::Error>> {
         let attention = self.policy.plan(begin).attention;
         let goes_on = |end: usize| {
@@ -180,7 +234,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
             last.probe.is_none() && !last.decides && self.policy.plan(end).attention == attention
         };
         let mut end = begin + 1;
-        while end < self.params.n_layer && goes_on(end) {
+        while end < self.params.n_layer && goes_on(end) && !self.alive.is_due(end) {
             end += 1;
         }
         if end < self.params.n_layer && !self.params.cuts.contains(&end) {
@@ -197,12 +251,32 @@ impl<E: LayerRanges> Prefill<'_, E> {
             .probe
             .map(|statistic| self.call_probe(il_last, statistic))
             .transpose()?;
+        let (rows, present) = (self.alive.rows_due(layers.start), self.alive.vision().to_vec());
+        self.run_rows(&rows, &present, &layers, last_plan.attention, probe.as_ref())?;
+        let started = Instant::now();
+        if last_plan.probe.is_some() || last_plan.decides {
+            self.decide(il_last, last_plan)?;
+        }
+        self.policy_time += started.elapsed();
+        Ok(())
+    }
+
+    /// Runs rows through a range of layers, in which the vision tokens `present` are there.
+    fn run_rows(
+        &mut self,
+        rows: &[Row],
+        present: &[VisionIndex],
+        layers: &Range<usize>,
+        attention: VisionAttention,
+        probe: Option<&CallProbe>,
+    ) -> Result<(), PrefillError<E::Error>> {
         let calls = split_into_calls(
             self.params,
-            &self.alive,
-            &layers,
-            last_plan.attention,
-            probe.as_ref(),
+            &self.alive.kinds(rows),
+            present,
+            layers,
+            attention,
+            probe,
         )
         .map_err(|too_long| PrefillError::ImageTooLong {
             n_rows: too_long.n_rows,
@@ -214,14 +288,45 @@ impl<E: LayerRanges> Prefill<'_, E> {
                 source,
             })?;
             self.n_calls += 1;
-            self.n_done += call.rows.len() * layers.len();
+            // Rows that are run once more are further than that.
+            if self.alive.are_due(&call.rows, layers.start) {
+                self.alive.advance(&call.rows, layers.end);
+                self.n_done += call.rows.len() * layers.len();
+            }
             self.report_progress()?;
         }
-        let started = Instant::now();
-        if last_plan.probe.is_some() || last_plan.decides {
-            self.decide(il_last, last_plan)?;
+        Ok(())
+    }
+
+    /// Before layer `il`, the first with fewer rows: what was shared so far and goes on is the prompt's own.
+    fn branch(&mut self, il: usize) -> Result<(), PrefillError<E::Error>> {
+        let failed = |source| PrefillError::Engine {
+            layers: il..il + 1,
+            source,
+        };
+        let left = self.alive.open_rows(&self.params.shared);
+        let kept: Vec<Row> = left
+            .iter()
+            .copied()
+            .filter(|&row| self.alive.is_present(row))
+            .collect();
+        let again = self.engine.branch(il, &left, &kept).map_err(failed)?;
+        let entered = self.entered.clone();
+        let mut begin = 0;
+        while begin < il && !again.is_empty() {
+            let attention = self.layers[begin].attention;
+            let same = self.layers[begin..il]
+                .iter()
+                .take_while(|layer| layer.attention == attention);
+            let layers = begin..begin + same.count();
+            self.run_rows(&again, &entered, &layers, attention, None)?;
+            begin = layers.end;
         }
-        self.policy_time += started.elapsed();
+        self.replayed = (!again.is_empty()).then_some(Replay {
+            n_rows: again.len(),
+            n_layers: il,
+        });
+        self.alive.advance(&kept, il);
         Ok(())
     }
 
@@ -250,6 +355,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
             self.layers.push(LayerTrace {
                 n_rows: self.alive.n_rows(),
                 vision: self.alive.vision().to_vec(),
+                resident: self.alive.resident(il),
                 stage: plan.stage,
                 attention: plan.attention,
                 probe: None,
@@ -267,21 +373,27 @@ impl<E: LayerRanges> Prefill<'_, E> {
         }
         if plan.decides {
             let decision = self.policy.decide(il, reading.as_ref());
-            self.keep(Some(il), decision)
+            let has_dropped = self
+                .keep(Some(il), decision)
                 .map_err(|_| PrefillError::Decision { il })?;
+            if has_dropped && self.params.shared.n_rows > 0 && !self.has_branched {
+                self.has_branched = true;
+                self.branch(il + 1)?;
+            }
         }
         Ok(())
     }
 
-    /// Drops what a decision does not keep, and notes it if a layer is left to run without it.
-    fn keep(&mut self, after: Option<usize>, decision: Decision) -> Result<(), NotPresent> {
+    /// Drops what a decision does not keep, and notes it if a layer is left to run without it. Returns whether.
+    fn keep(&mut self, after: Option<usize>, decision: Decision) -> Result<bool, NotPresent> {
         let Decision::Keep(kept) = decision else {
-            return Ok(());
+            return Ok(false);
         };
         let n_before = self.alive.vision().len();
         self.alive.keep(&kept)?;
         let next = after.map_or(0, |il| il + 1);
-        if kept.len() < n_before && next < self.params.n_layer {
+        let has_dropped = kept.len() < n_before && next < self.params.n_layer;
+        if has_dropped {
             let kept_rows = self.alive.rows_of(&kept);
             self.drops.push(Drop {
                 after,
@@ -289,7 +401,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
                 kept_rows,
             });
         }
-        Ok(())
+        Ok(has_dropped)
     }
 
     fn evict(&mut self) -> Result<Option<Range<usize>>, PrefillError<E::Error>> {
@@ -310,8 +422,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
     }
 
     fn report_progress(&mut self) -> Result<(), PrefillError<E::Error>> {
-        let n_total = self.layers.iter().map(|layer| layer.n_rows).sum::<usize>()
-            + self.alive.n_rows() * (self.params.n_layer - self.layers.len());
+        let n_total = self.n_done + self.alive.n_to_run(self.params.n_layer);
         match (self.on_progress)(Progress {
             n_done: self.n_done,
             n_total,
@@ -340,6 +451,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
             exit_layer: outcome.exit_layer,
             evicted,
             skipped: outcome.skipped,
+            replayed: self.replayed,
             n_calls: self.n_calls,
             policy_time: self.policy_time,
         }

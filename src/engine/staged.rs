@@ -44,7 +44,7 @@ impl AttentionSums {
     fn add(&mut self, weight: &[f32]) {
         for (sum, weight) in self.weight.iter_mut().zip(weight) {
             if !weight.is_nan() {
-                *sum += weight;
+                *sum = if sum.is_nan() { *weight } else { *sum + weight };
             }
         }
     }
@@ -102,7 +102,7 @@ impl LayerRanges for StagedPrompt<'_> {
                 hidden: &hidden,
                 affected: affected.as_deref(),
                 probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
-                both_ways_until: (!call.causal).then(|| call.rows.last().map_or(0, |row| row.0 as i32)),
+                both_ways_until: call.both_ways_until.map(|row| row.0 as i32),
             },
         )?;
         match &call.probe {
@@ -130,6 +130,18 @@ impl LayerRanges for StagedPrompt<'_> {
 
     fn attention(&mut self, _il: usize) -> Result<Vec<f32>, ffi::Error> {
         Ok(self.attention.weight.clone())
+    }
+
+    fn branch(&mut self, il: usize, left: &[Row], kept: &[Row]) -> Result<Vec<Row>, ffi::Error> {
+        let n_rows = self.prompt.layout.n_rows;
+        self.context.leave(self.sequence, il, &indices(left))?;
+        self.context.copy(self.sequence, il, &indices(kept))?;
+        let due = self.context.due(self.sequence, n_rows)?;
+        Ok(kept
+            .iter()
+            .copied()
+            .filter(|row| due[row.0 as usize] < il)
+            .collect())
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), ffi::Error> {

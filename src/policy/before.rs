@@ -34,7 +34,8 @@ impl<S: Selection + ?Sized> Selection for &S {
 #[derive(Debug, Clone)]
 pub struct BeforeModel<S> {
     selection: S,
-    n_kept: usize,
+    budget: Budget,
+    n_vision: usize,
     has_dropped: bool,
 }
 
@@ -43,7 +44,8 @@ impl<S: Selection> BeforeModel<S> {
     pub fn new(selection: S, budget: Budget, n_vision: usize) -> Self {
         Self {
             selection,
-            n_kept: budget.of(n_vision),
+            budget,
+            n_vision,
             has_dropped: false,
         }
     }
@@ -55,16 +57,16 @@ impl<S: Selection> StagePolicy for BeforeModel<S> {
     }
 
     fn start(&mut self, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Decision {
-        self.has_dropped = self.n_kept < present.len();
-        if self.has_dropped {
-            Decision::Keep(self.selection.select(self.n_kept, present, embeddings))
+        let n_kept = self.budget.of(present.len());
+        if n_kept < present.len() {
+            Decision::Keep(self.selection.select(n_kept, present, embeddings))
         } else {
             Decision::KeepAll
         }
     }
 
-    fn vision_bound(&self, _il: usize) -> Option<usize> {
-        Some(self.n_kept)
+    fn begin(&mut self, entered: &[VisionIndex], _embeddings: &Embeddings<'_>) {
+        self.has_dropped = entered.len() < self.n_vision;
     }
 
     fn outcome(&self) -> Outcome {

@@ -52,17 +52,12 @@ impl Composition {
 pub struct Composed {
     before: Box<dyn StagePolicy>,
     within: Box<dyn StagePolicy>,
-    has_dropped: bool,
 }
 
 impl Composed {
     /// `before` must leave all layers as they are.
     pub fn new(before: Box<dyn StagePolicy>, within: Box<dyn StagePolicy>) -> Self {
-        Self {
-            before,
-            within,
-            has_dropped: false,
-        }
+        Self { before, within }
     }
 }
 
@@ -75,11 +70,15 @@ impl StagePolicy for Composed {
         let Decision::Keep(kept) = self.before.start(present, embeddings) else {
             return self.within.start(present, embeddings);
         };
-        self.has_dropped = kept.len() < present.len();
         match self.within.start(&kept, embeddings) {
             Decision::KeepAll => Decision::Keep(kept),
             fewer @ Decision::Keep(_) => fewer,
         }
+    }
+
+    fn begin(&mut self, entered: &[VisionIndex], embeddings: &Embeddings<'_>) {
+        self.before.begin(entered, embeddings);
+        self.within.begin(entered, embeddings);
     }
 
     fn raters(&self) -> &[Row] {
@@ -106,7 +105,7 @@ impl StagePolicy for Composed {
     fn outcome(&self) -> Outcome {
         let within = self.within.outcome();
         Outcome {
-            skipped: within.skipped.filter(|_| !self.has_dropped),
+            skipped: within.skipped.filter(|_| self.before.outcome().skipped.is_some()),
             ..within
         }
     }

@@ -268,24 +268,30 @@ pub fn begin(
 
 /// A policy at work on one prompt.
 ///
-/// The engine calls [`start`](Self::start) once before layer 0, [`plan`](Self::plan) with layers that never descend (it
-/// may ask for a layer again), runs the layer, and calls [`decide`](Self::decide) once if the plan said `decides`. What a
-/// policy does not define leaves the model as it is.
+/// The engine calls [`start`](Self::start) at most once, for pictures that have not entered the model yet, then
+/// [`begin`](Self::begin), then [`plan`](Self::plan) with layers that never descend (it may ask for a layer again), runs the
+/// layer, and calls [`decide`](Self::decide) once if the plan said `decides`. What a policy does not define leaves the model
+/// as it is.
 pub trait StagePolicy: Send {
-    /// The embeddings that [`start`](Self::start) looks at.
+    /// The embeddings that [`start`](Self::start) and [`begin`](Self::begin) look at.
     fn needs_embeddings(&self) -> Needs {
         Needs::Nothing
     }
 
-    /// Which vision tokens enter layer 0; the others are never computed. `present` are those that may: all of the
-    /// prompt, or what another policy has left ([`composed`]). `embeddings` hold at least what is needed.
+    /// Which vision tokens enter layer 0; the others are never computed. `present` are those that may: those of new
+    /// pictures, or what another policy has left of them ([`composed`]). `embeddings` hold at least what is needed.
     fn start(&mut self, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Decision {
         let _ = (present, embeddings);
         Decision::KeepAll
     }
 
-    /// The text rows whose attention [`Statistic::TextAttention`] averages, ascending. Asked once, after
-    /// [`start`](Self::start).
+    /// A turn begins: `entered` are all vision tokens that have entered layer 0, now or for an earlier question.
+    fn begin(&mut self, entered: &[VisionIndex], embeddings: &Embeddings<'_>) {
+        let _ = (entered, embeddings);
+    }
+
+    /// The text rows whose attention [`Statistic::TextAttention`] averages, ascending. Asked after
+    /// [`begin`](Self::begin).
     fn raters(&self) -> &[Row] {
         &[]
     }

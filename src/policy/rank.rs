@@ -196,11 +196,10 @@ impl StagePolicy for Ranking {
         }
     }
 
-    fn start(&mut self, present: &[VisionIndex], embeddings: &Embeddings<'_>) -> Decision {
+    fn begin(&mut self, entered: &[VisionIndex], embeddings: &Embeddings<'_>) {
         if let Raters::Chosen(choose) = self.method.raters {
-            self.raters = choose(&self.layout, present, embeddings);
+            self.raters = choose(&self.layout, entered, embeddings);
         }
-        Decision::KeepAll
     }
 
     fn raters(&self) -> &[Row] {

@@ -10,10 +10,12 @@ use super::{
 /// One layer of a prefill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerTrace {
-    /// Rows that the layer computed, text and vision.
+    /// Rows that the layer ran on, text and vision.
     pub n_rows: usize,
     /// The vision tokens among them, ascending.
     pub vision: Vec<VisionIndex>,
+    /// Prompt rows that earlier questions had left there, ascending: of these nothing was computed.
+    pub resident: Vec<Range<usize>>,
     /// Which part of the policy the layer belonged to.
     pub stage: Stage,
     /// How vision keys were treated.
@@ -30,11 +32,27 @@ impl LayerTrace {
         Self {
             n_rows: layout.n_rows,
             vision: (0..layout.n_vision() as u32).map(VisionIndex).collect(),
+            resident: Vec::new(),
             stage: Stage::Dense,
             attention: VisionAttention::default(),
             probe: None,
             weights: None,
         }
+    }
+}
+
+impl LayerTrace {
+    /// What the layer computed this time: vision tokens, and rows with them.
+    pub fn n_computed(&self, layout: &PromptLayout) -> (usize, usize) {
+        let is_resident = |row: usize| self.resident.iter().any(|rows| rows.contains(&row));
+        let rows = layout.vision_rows();
+        let of_vision = self.vision.iter().filter_map(|token| rows.get(token.0 as usize));
+        let n_resident_vision = of_vision.filter(|row| is_resident(row.0 as usize)).count();
+        let n_resident: usize = self.resident.iter().map(ExactSizeIterator::len).sum();
+        (
+            self.vision.len().saturating_sub(n_resident_vision),
+            self.n_rows.saturating_sub(n_resident),
+        )
     }
 }
 
@@ -73,6 +91,15 @@ pub struct Drop {
     pub kept_rows: Vec<Row>,
 }
 
+/// Rows that are run again through the first layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// Rows.
+    pub n_rows: usize,
+    /// Layers, from 0 on.
+    pub n_layers: usize,
+}
+
 /// A whole prefill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrefillTrace {
@@ -94,6 +121,9 @@ pub struct PrefillTrace {
     pub evicted: Option<Range<usize>>,
     /// Why no row was dropped, if none was.
     pub skipped: Option<Skipped>,
+    /// Kept tokens that went through the layers up to the drop once more: the picture had gone further, for an earlier
+    /// question.
+    pub replayed: Option<Replay>,
     /// Calls that the engine was given.
     pub n_calls: usize,
     /// Time spent on reading probes and deciding.
@@ -113,6 +143,7 @@ impl PrefillTrace {
             exit_layer: None,
             evicted: None,
             skipped: Some(reason),
+            replayed: None,
             n_calls: 0,
             policy_time: Duration::ZERO,
         }

@@ -40,6 +40,7 @@ fn trace() -> PrefillTrace {
                 output_norm: 2.0,
             }),
             weights: None,
+            resident: Vec::new(),
             vision,
         }
     };
@@ -63,6 +64,7 @@ fn trace() -> PrefillTrace {
         kept: Some(kept),
         exit_layer: Some(6),
         evicted: Some(0..1),
+        replayed: None,
         skipped: None,
         n_calls: 7,
         policy_time: Duration::from_micros(250),

@@ -78,11 +78,7 @@ impl<'a> Dropping<'a> {
     /// The attention output of query `i` of a call, and what can be read of it.
     fn attend(&self, il: usize, call: &RangeCall, i: usize, q: &[Vec<f64>]) -> (Vec<f64>, Read) {
         let row = call.rows[i].0 as usize;
-        let last = if call.causal {
-            row
-        } else {
-            call.rows[call.rows.len() - 1].0 as usize
-        };
+        let last = call.both_ways_until.map_or(row, |row| row.0 as usize);
         let (keys, mut cells): (Vec<usize>, Vec<Cell>) = self.cells[il]
             .range(..=last)
             .map(|(&row, cell)| (row, cell.clone()))
@@ -167,6 +163,10 @@ impl LayerRanges for Dropping<'_> {
         Ok(weight
             .map(|(row, &weight)| if has_cell(row) { weight as f32 } else { f32::NAN })
             .collect())
+    }
+
+    fn branch(&mut self, _: usize, _: &[Row], _: &[Row]) -> Result<Vec<Row>, Infallible> {
+        unreachable!("nothing is shared here")
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), Infallible> {

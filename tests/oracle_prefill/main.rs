@@ -16,7 +16,7 @@ use common::dropping::Dropping;
 use common::random_model::{Arch, RandomLlm};
 use common::reference::{Input, Reference, Rule, Run};
 use common::rng::Rng;
-use visipruner::engine::prefill::{PrefillParams, prefill};
+use visipruner::engine::prefill::{PrefillParams, Shared, prefill};
 use visipruner::policy::trace::PrefillTrace;
 use visipruner::policy::{PromptLayout, VisionIndex};
 
@@ -60,6 +60,7 @@ fn run<'a>(subject: &Subject<'a>, case: &Case, max_rows_per_call: usize) -> (Pre
         max_rows_per_attention_probe: max_rows_per_call,
         causal_images: true,
         embeddings: None,
+        shared: Shared::default(),
     };
     let mut engine = Dropping::new(subject.reference, subject.prompt);
     let trace = prefill(&mut engine, &params, policy.as_mut(), &mut |_| {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::common::dropping::Dropping;
 use super::common::reference::{Input, Reference, Rule};
 use super::{assert_near, gqa, indices, one_image, prompt, reference, two_images};
-use visipruner::engine::prefill::{PrefillParams, prefill};
+use visipruner::engine::prefill::{PrefillParams, Shared, prefill};
 use visipruner::policy::trace::PrefillTrace;
 use visipruner::policy::{Embeddings, PolicyConfig, PolicyOverrides, PromptLayout};
 
@@ -66,6 +66,7 @@ impl<'a> Question<'a> {
                 vision: &vision,
                 text: Some(&text),
             }),
+            shared: Shared::default(),
         };
         let mut engine = Dropping::new(self.reference, &self.prompt);
         let mut go_on = |_| ControlFlow::Continue(());

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::PrefillParams;
+use super::{PrefillParams, Shared};
 use crate::policy::{
     PromptLayout, Row, Statistic, TextToVision, VisionAttention, VisionIndex, VisionToVision,
 };
@@ -23,8 +23,11 @@ pub struct RangeCall {
     pub attention: CallAttention,
     /// What is read from the attention of its rows. Only in a call that has any of the rows concerned.
     pub probe: Option<CallProbe>,
-    /// Whether each row sees only rows up to itself; else the rows of the call see each other both ways.
-    pub causal: bool,
+    /// If the rows of the call see each other both ways, and all that is before them: the last row that they see. Else
+    /// each sees only rows up to itself.
+    pub both_ways_until: Option<Row>,
+    /// Rows of the range that are run in later calls.
+    pub n_more: usize,
 }
 
 /// What a call is probed for.
@@ -64,11 +67,13 @@ pub enum CallAttention {
     },
 }
 
-/// The rows that have not been dropped.
+/// The rows that have not been dropped, and how far each has come.
 pub(super) struct AliveRows {
     row_of: Vec<Row>,
     image_of_row: Vec<Option<usize>>,
     vision: Vec<VisionIndex>,
+    /// `[n_rows]`: the next layer of each row.
+    due: Vec<usize>,
 }
 
 /// A decision named tokens that are not there.
@@ -82,18 +87,104 @@ pub(super) struct ImageTooLong {
 }
 
 impl AliveRows {
-    pub(super) fn all(layout: &PromptLayout) -> Self {
+    /// All rows of a prompt, of which the first are due at the layers given, the others at layer 0.
+    pub(super) fn all(layout: &PromptLayout, due: &[usize]) -> Self {
         let mut image_of_row = vec![None; layout.n_rows];
         for (image, span) in layout.vision.iter().enumerate() {
             image_of_row[span.clone()].fill(Some(image));
         }
         let row_of = layout.vision_rows();
         let vision = (0..row_of.len() as u32).map(VisionIndex).collect();
+        let mut due = due.to_vec();
+        due.resize(layout.n_rows, 0);
         Self {
             row_of,
             image_of_row,
             vision,
+            due,
         }
+    }
+
+    /// The vision tokens that entered the model for an earlier question, and those of new pictures; `due` are the rows that
+    /// are there.
+    pub(super) fn there_and_new(&self, due: &[usize]) -> (Vec<VisionIndex>, Vec<VisionIndex>) {
+        let row = |token: &VisionIndex| self.row_of(*token).0 as usize;
+        let (there, new): (Vec<_>, Vec<_>) = self.vision.iter().partition(|token| row(token) < due.len());
+        (
+            there.into_iter().filter(|token| due[row(token)] > 0).collect(),
+            new,
+        )
+    }
+
+    /// Whether a row has not been dropped.
+    pub(super) fn is_present(&self, row: Row) -> bool {
+        let is_text = self.image_of_row[row.0 as usize].is_none();
+        is_text
+            || self
+                .row_of
+                .binary_search(&row)
+                .is_ok_and(|token| self.vision.binary_search(&VisionIndex(token as u32)).is_ok())
+    }
+
+    fn present(&self) -> impl Iterator<Item = usize> + '_ {
+        let mut is_present: Vec<bool> = self.image_of_row.iter().map(Option::is_none).collect();
+        for &token in &self.vision {
+            is_present[self.row_of(token).0 as usize] = true;
+        }
+        (0..self.due.len()).filter(move |&row| is_present[row])
+    }
+
+    /// Whether any row waits at a layer.
+    pub(super) fn is_due(&self, il: usize) -> bool {
+        self.present().any(|row| self.due[row] == il)
+    }
+
+    /// Whether all of some rows wait at a layer.
+    pub(super) fn are_due(&self, rows: &[Row], il: usize) -> bool {
+        rows.iter().all(|row| self.due[row.0 as usize] == il)
+    }
+
+    /// The rows that are to be run in a layer, ascending.
+    pub(super) fn rows_due(&self, il: usize) -> Vec<Row> {
+        let rows = self.present().filter(|&row| self.due[row] == il);
+        rows.map(|row| Row(row as u32)).collect()
+    }
+
+    /// Rows have come to layer `il`.
+    pub(super) fn advance(&mut self, rows: &[Row], il: usize) {
+        for row in rows {
+            self.due[row.0 as usize] = il;
+        }
+    }
+
+    /// Rows times layers that are still to be run if nothing more is dropped.
+    pub(super) fn n_to_run(&self, n_layer: usize) -> usize {
+        self.present()
+            .map(|row| n_layer - self.due[row].min(n_layer))
+            .sum()
+    }
+
+    /// The rows present that have been in a layer already, as ranges.
+    pub(super) fn resident(&self, il: usize) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for row in self.present().filter(|&row| self.due[row] > il) {
+            match ranges.last_mut() {
+                Some(last) if last.end == row => last.end = row + 1,
+                _ => ranges.push(row..row + 1),
+            }
+        }
+        ranges
+    }
+
+    /// The shared rows that depend on what is dropped, from the first drop on: vision, and this turn's text after it.
+    pub(super) fn open_rows(&self, shared: &Shared<'_>) -> Vec<Row> {
+        let first_vision = self.row_of.first().map_or(usize::MAX, |row| row.0 as usize);
+        (0..shared.n_rows.min(self.image_of_row.len()))
+            .filter(|&row| {
+                self.image_of_row[row].is_some() || (row >= shared.n_earlier && row > first_vision)
+            })
+            .map(|row| Row(row as u32))
+            .collect()
     }
 
     /// The vision tokens present, ascending.
@@ -126,36 +217,42 @@ impl AliveRows {
         Ok(())
     }
 
-    /// The rows present, ascending, with what they are.
-    fn rows(&self) -> Vec<(Row, Kind)> {
-        let mut present = vec![false; self.image_of_row.len()];
-        for &token in &self.vision {
-            present[self.row_of(token).0 as usize] = true;
+    /// What rows are.
+    pub(super) fn kinds(&self, rows: &[Row]) -> Kinds<'_> {
+        let first_vision = self
+            .vision
+            .first()
+            .map_or(u32::MAX, |&token| self.row_of(token).0);
+        let kind = |&row: &Row| match self.image_of_row[row.0 as usize] {
+            Some(image) => (row, Kind::Vision { image }),
+            None if row.0 < first_vision => (row, Kind::TextBefore),
+            None => (row, Kind::TextAfter),
+        };
+        Kinds {
+            rows: rows.iter().map(kind).collect(),
+            row_of: &self.row_of,
         }
-        let mut kind = Kind::TextBefore;
-        let mut rows = Vec::with_capacity(self.n_rows());
-        for (row, (&image, present)) in self.image_of_row.iter().zip(present).enumerate() {
-            kind = match image {
-                Some(_) if !present => continue,
-                Some(image) => Kind::Vision { image },
-                None if kind == Kind::TextBefore => Kind::TextBefore,
-                None => Kind::TextAfter,
-            };
-            rows.push((Row(row as u32), kind));
-        }
-        rows
     }
+}
 
+/// Rows, ascending, with what they are.
+pub(super) struct Kinds<'a> {
+    rows: Vec<(Row, Kind)>,
+    /// The row of each vision token of the prompt.
+    row_of: &'a [Row],
+}
+
+impl Kinds<'_> {
     /// Prompt rows of the vision keys that a treatment hides, up to `last`.
-    fn hidden(&self, keys: Keys, last: Row) -> Vec<Row> {
+    fn hidden(&self, present: &[VisionIndex], keys: Keys, last: Row) -> Vec<Row> {
         let n = match keys {
             Keys::All => self.row_of.len(),
             Keys::FirstHalf => self.row_of.len() / 2,
         };
-        self.vision
+        present
             .iter()
             .filter(|token| (token.0 as usize) < n)
-            .map(|&token| self.row_of(token))
+            .map(|token| self.row_of[token.0 as usize])
             .take_while(|&row| row <= last)
             .collect()
     }
@@ -232,28 +329,34 @@ struct Group {
     both_ways: Option<usize>,
 }
 
-/// A range of layers as calls, in the order in which they must run. `probe` has the queries of all calls.
+/// Some rows through a range of layers as calls, in the order in which they must run. `present` are the vision tokens that
+/// are there, `probe` has the queries of all calls.
 pub(super) fn split_into_calls(
     params: &PrefillParams<'_>,
-    alive: &AliveRows,
+    kinds: &Kinds<'_>,
+    present: &[VisionIndex],
     layers: &Range<usize>,
     attention: VisionAttention,
     probe: Option<&CallProbe>,
 ) -> Result<Vec<RangeCall>, ImageTooLong> {
     let mut calls = Vec::new();
-    for group in group_rows(params, alive, attention) {
+    let mut n_more = kinds.rows.len();
+    for group in group_rows(params, &kinds.rows, attention) {
         if group.both_ways.is_some() && group.rows.len() > params.max_rows_per_call {
             return Err(ImageTooLong {
                 n_rows: group.rows.len(),
             });
         }
+        let last_of_image = |image: usize| Row(params.layout.vision[image].end as u32 - 1);
         for rows in group.rows.chunks(max_rows(params, &group, probe)) {
+            n_more -= rows.len();
             calls.push(RangeCall {
                 layers: layers.clone(),
                 rows: rows.iter().map(|&(row, _)| row).collect(),
-                attention: call_attention(alive, rows, group.treatment, attention),
+                attention: call_attention(kinds, present, rows, group.treatment, attention),
                 probe: probe.and_then(|probe| probe.within(rows)),
-                causal: group.both_ways.is_none(),
+                both_ways_until: group.both_ways.map(last_of_image),
+                n_more,
             });
         }
     }
@@ -282,9 +385,9 @@ impl CallProbe {
     }
 }
 
-fn group_rows(params: &PrefillParams<'_>, alive: &AliveRows, attention: VisionAttention) -> Vec<Group> {
+fn group_rows(params: &PrefillParams<'_>, rows: &[(Row, Kind)], attention: VisionAttention) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (row, kind) in alive.rows() {
+    for &(row, kind) in rows {
         let both_ways = match kind {
             Kind::Vision { image } if !params.causal_images => Some(image),
             _ => None,
@@ -307,7 +410,8 @@ fn group_rows(params: &PrefillParams<'_>, alive: &AliveRows, attention: VisionAt
 }
 
 fn call_attention(
-    alive: &AliveRows,
+    kinds: &Kinds<'_>,
+    present: &[VisionIndex],
     rows: &[(Row, Kind)],
     treatment: Option<Treatment>,
     attention: VisionAttention,
@@ -317,7 +421,7 @@ fn call_attention(
         Some(Treatment::Zero(keys)) => keys,
         Some(Treatment::Merge | Treatment::Mask) => Keys::All,
     };
-    let hidden = alive.hidden(keys, rows[rows.len() - 1].0);
+    let hidden = kinds.hidden(present, keys, rows[rows.len() - 1].0);
     if hidden.is_empty() {
         return CallAttention::Plain;
     }

@@ -68,6 +68,7 @@ fn at_once(layout: &PromptLayout) -> PrefillParams<'_> {
         max_rows_per_attention_probe: usize::MAX,
         causal_images: true,
         embeddings: None,
+        shared: Shared::default(),
     }
 }
 

@@ -60,7 +60,11 @@ pub fn prefill_flops(
         causal_images,
     };
     let dense = prompt.layers(&vec![LayerTrace::dense(layout); trace.layers.len()]);
-    let actual = prompt.layers(&trace.layers);
+    let mut actual = prompt.layers(&trace.layers);
+    if let Some(replay) = trace.replayed {
+        let again = product([2, replay.n_rows, replay.n_layers]).saturating_mul(prompt.layer_weights());
+        actual.model = actual.model.saturating_add(again);
+    }
     let head = product([2, shape.n_embd, shape.n_vocab]);
     let images = layout.vision.iter().map(ExactSizeIterator::len);
     let encoder = vision.map_or(0, |vision| {
@@ -122,10 +126,14 @@ struct Prompt<'a> {
 impl Prompt<'_> {
     fn layers(&self, layers: &[LayerTrace]) -> Sums {
         layers.iter().fold(Sums::default(), |sums, layer| {
-            let pairs = Pairs::of(self.layout, self.causal_images, &layer.vision);
+            let all = Pairs::of(self.layout, self.causal_images, &layer.vision);
+            let pairs = layer.resident.iter().fold(all, |pairs, rows| {
+                pairs.without(self.layout, self.causal_images, &layer.vision, rows)
+            });
+            let (n_vision, n_rows) = layer.n_computed(self.layout);
             Sums {
-                paper: sum([sums.paper, paper_layer_ops(self.shape, layer.vision.len())]),
-                model: sum([sums.model, self.layer_flops(layer.n_rows, pairs)]),
+                paper: sum([sums.paper, paper_layer_ops(self.shape, n_vision)]),
+                model: sum([sums.model, self.layer_flops(n_rows, pairs)]),
                 vision_attention: sum([sums.vision_attention, self.vision_attention(layer, pairs)]),
             }
         })
@@ -133,22 +141,26 @@ impl Prompt<'_> {
 
     /// One layer on so many rows: projections, feed-forward, scores and values.
     fn layer_flops(&self, n_rows: usize, pairs: Pairs) -> u64 {
-        let s = self.shape;
-        let weights = sum([
-            product([s.n_embd, s.n_head, s.n_embd_head_k]),
-            product([s.n_embd, s.n_head_kv, s.n_embd_head_k]),
-            product([s.n_embd, s.n_head_kv, s.n_embd_head_v]),
-            product([s.n_head, s.n_embd_head_v, s.n_embd]),
-            product([3, s.n_embd, s.n_ff]),
-        ]);
         let n_pairs = sum([
             pairs.text_to_text,
             pairs.text_to_vision,
             pairs.vision_to_text,
             pairs.vision_to_vision,
         ]);
-        let in_matrices = product([2, n_rows]).saturating_mul(weights);
+        let in_matrices = product([2, n_rows]).saturating_mul(self.layer_weights());
         sum([in_matrices, self.scores(n_pairs), self.values(n_pairs)])
+    }
+
+    /// Entries of one layer's matrices.
+    fn layer_weights(&self) -> u64 {
+        let s = self.shape;
+        sum([
+            product([s.n_embd, s.n_head, s.n_embd_head_k]),
+            product([s.n_embd, s.n_head_kv, s.n_embd_head_k]),
+            product([s.n_embd, s.n_head_kv, s.n_embd_head_v]),
+            product([s.n_head, s.n_embd_head_v, s.n_embd]),
+            product([3, s.n_embd, s.n_ff]),
+        ])
     }
 
     fn vision_attention(&self, layer: &LayerTrace, pairs: Pairs) -> u64 {

@@ -1,5 +1,7 @@
 //! Which rows see which, counted.
 
+use std::ops::Range;
+
 use crate::policy::{PromptLayout, VisionIndex};
 
 /// Pairs of a query and a key that it may see, in one layer.
@@ -16,6 +18,41 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// The pairs without those whose query is one of these rows.
+    pub fn without(
+        self,
+        layout: &PromptLayout,
+        causal_images: bool,
+        present: &[VisionIndex],
+        rows: &Range<usize>,
+    ) -> Self {
+        let up_to = |end: usize| {
+            let layout = PromptLayout {
+                n_rows: end.min(layout.n_rows),
+                vision: layout.vision.clone(),
+            };
+            Self::of(&layout, causal_images, present)
+        };
+        let (begin, end) = (up_to(rows.start), up_to(rows.end));
+        let rest = |all: u64, begin: u64, end: u64| all.saturating_sub(end.saturating_sub(begin));
+        Self {
+            text_to_text: rest(self.text_to_text, begin.text_to_text, end.text_to_text),
+            text_to_vision: rest(self.text_to_vision, begin.text_to_vision, end.text_to_vision),
+            text_to_first_half: rest(
+                self.text_to_first_half,
+                begin.text_to_first_half,
+                end.text_to_first_half,
+            ),
+            vision_to_text: rest(self.vision_to_text, begin.vision_to_text, end.vision_to_text),
+            vision_to_vision: rest(
+                self.vision_to_vision,
+                begin.vision_to_vision,
+                end.vision_to_vision,
+            ),
+            n_text_seeing: rest(self.n_text_seeing, begin.n_text_seeing, end.n_text_seeing),
+        }
+    }
+
     /// Counts them by walking the rows in order; of the vision tokens only those `present` are there.
     pub fn of(layout: &PromptLayout, causal_images: bool, present: &[VisionIndex]) -> Self {
         let first_half = layout.n_vision() / 2;

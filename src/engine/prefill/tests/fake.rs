@@ -29,6 +29,8 @@ pub struct Fake {
     pub fail_at_call: Option<usize>,
     pub calls: Vec<RangeCall>,
     pub evictions: Vec<(Range<usize>, Range<usize>)>,
+    /// Where shared rows became the prompt's own: the layer, what was left, what was kept.
+    pub branches: Vec<(usize, Vec<Row>, Vec<Row>)>,
 }
 
 impl Fake {
@@ -41,6 +43,7 @@ impl Fake {
             fail_at_call: None,
             calls: Vec::new(),
             evictions: Vec::new(),
+            branches: Vec::new(),
         }
     }
 
@@ -264,6 +267,12 @@ impl LayerRanges for Fake {
             }
         }
         Ok(weight)
+    }
+
+    /// Nothing is shared unless a test says so.
+    fn branch(&mut self, il: usize, left: &[Row], kept: &[Row]) -> Result<Vec<Row>, FakeError> {
+        self.branches.push((il, left.to_vec(), kept.to_vec()));
+        Ok(Vec::new())
     }
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), FakeError> {

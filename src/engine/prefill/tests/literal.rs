@@ -72,7 +72,7 @@ fn from_calls(calls: &[&RangeCall], query: Row, key: Row) -> Operator {
     let n_call = calls.iter().position(|call| call.rows.contains(&query)).unwrap();
     let call = calls[n_call];
     let stored_before = calls[..n_call].iter().any(|call| call.rows.contains(&key));
-    let in_call = call.rows.contains(&key) && (key <= query || !call.causal);
+    let in_call = call.rows.contains(&key) && key <= call.both_ways_until.unwrap_or(query);
     if !stored_before && !in_call {
         return Operator::Unseen;
     }

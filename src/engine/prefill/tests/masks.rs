@@ -148,16 +148,22 @@ fn images_that_see_both_ways_are_calls_of_their_own() {
     let calls: Vec<_> = engine
         .calls
         .iter()
-        .map(|call| (call.rows[0].0, call.rows.len(), call.causal))
+        .map(|call| {
+            (
+                call.rows[0].0,
+                call.rows.len(),
+                call.both_ways_until.map(|row| row.0),
+            )
+        })
         .collect();
     assert_eq!(
         calls,
         [
-            (0, 2, true),
-            (2, 3, false),
-            (5, 2, true),
-            (7, 3, false),
-            (10, 2, true)
+            (0, 2, None),
+            (2, 3, Some(4)),
+            (5, 2, None),
+            (7, 3, Some(9)),
+            (10, 2, None)
         ]
     );
 }

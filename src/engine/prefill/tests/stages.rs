@@ -22,7 +22,7 @@ fn fusion_and_exit() {
         engine
             .calls
             .iter()
-            .all(|call| call.attention == CallAttention::Plain && call.causal)
+            .all(|call| call.attention == CallAttention::Plain && call.both_ways_until.is_none())
     );
 }
 
