@@ -434,7 +434,8 @@ impl<E: LayerRanges> Prefill<'_, E> {
 
     fn into_trace(self, evicted: Option<Range<usize>>) -> PrefillTrace {
         let outcome = self.policy.outcome();
-        let kept = outcome.fusion_layer.map(|il| match self.layers.get(il + 1) {
+        let fusion_layer = outcome.fusion_layer.filter(|&il| il < self.layers.len());
+        let kept = fusion_layer.map(|il| match self.layers.get(il + 1) {
             Some(next) => next.vision.clone(),
             None => self.alive.vision().to_vec(),
         });

@@ -169,12 +169,12 @@ impl PrefillTrace {
     /// The first layer that runs on the kept set: the one after the fusion layer. Equals the number of layers if
     /// fusion was found in the last one.
     pub fn prune_from(&self) -> Option<usize> {
-        self.fusion_layer.map(|il| il + 1)
+        self.fusion_layer.map(|il| il.saturating_add(1))
     }
 
     /// The first layer without vision rows: the one after the exit layer. Equals the number of layers if the exit was
     /// found in the last one.
     pub fn exit_from(&self) -> Option<usize> {
-        self.exit_layer.map(|il| il + 1)
+        self.exit_layer.map(|il| il.saturating_add(1))
     }
 }
