@@ -5,7 +5,9 @@
 // and writes the logits of the last prompt token as raw float32 [n_vocab] in the byte order of the machine.
 //
 // With --bench 1 it encodes the images once, prints `encoded <ms>`, and then runs the prompt and decodes N tokens once per
-// line of standard input, printing the tokens and `times <prefill ms> <decode ms>` each time.
+// line of standard input, printing the tokens and `times <prefill ms> <decode ms>` each time. With --questions Q it asks
+// Q times per line: after the first time the cache keeps everything up to the last image, only the text after it is
+// evaluated, and the same two lines are printed each time.
 
 #include "ggml-backend.h"
 #include "llama-cpp.h"
@@ -35,6 +37,9 @@ const char * const usage =
     "  -o FILE          where the logits of the last prompt token go\n"
     "  -n N             tokens to generate (0)\n"
     "  --bench 1        run again and again, with times; needs a projector\n"
+    "  --questions N    questions per run of the bench; from the second on the cache keeps the images (1)\n"
+    "  --question TEXT  text after the last image from the second question on (the prompt's); an end-of-image\n"
+    "                   token that mtmd puts there is part of it\n"
     "  -c N             size of the context (model's own)\n"
     "  -b N -ub N       batch and micro-batch (llama.cpp's defaults)\n"
     "  -t N             threads (4)\n"
@@ -46,9 +51,11 @@ struct options {
     std::string model;
     std::string mmproj;
     std::string prompt;
+    std::string question;
     std::string logits;
     std::vector<std::string> images;
     int32_t n_predict    = 0;
+    int32_t n_questions  = 1;
     int32_t n_threads    = 4;
     int32_t n_gpu_layers = 0;
     bool    is_bench     = false;
@@ -78,21 +85,23 @@ const std::map<std::string, llama_flash_attn_type> flash_attn_types = {
 options parse(int argc, char ** argv) {
     options opt;
     const std::map<std::string, std::function<void(const std::string &)>> flags = {
-        { "-m",       [&](const std::string & v) { opt.model        = v; } },
-        { "--mmproj", [&](const std::string & v) { opt.mmproj       = v; } },
-        { "--image",  [&](const std::string & v) { opt.images.push_back(v); } },
-        { "-p",       [&](const std::string & v) { opt.prompt       = v; } },
-        { "-o",       [&](const std::string & v) { opt.logits       = v; } },
-        { "--bench",  [&](const std::string & v) { opt.is_bench     = v != "0"; } },
-        { "-n",       [&](const std::string & v) { opt.n_predict    = std::stoi(v); } },
-        { "-t",       [&](const std::string & v) { opt.n_threads    = std::stoi(v); } },
-        { "-ngl",     [&](const std::string & v) { opt.n_gpu_layers = std::stoi(v); } },
-        { "-c",       [&](const std::string & v) { opt.ctx.n_ctx    = std::stoi(v); } },
-        { "-b",       [&](const std::string & v) { opt.ctx.n_batch  = std::stoi(v); } },
-        { "-ub",      [&](const std::string & v) { opt.ctx.n_ubatch = std::stoi(v); } },
-        { "-ctk",     [&](const std::string & v) { opt.ctx.type_k   = named(kv_types, v); } },
-        { "-ctv",     [&](const std::string & v) { opt.ctx.type_v   = named(kv_types, v); } },
-        { "-fa",      [&](const std::string & v) { opt.ctx.flash_attn_type = named(flash_attn_types, v); } },
+        { "-m",          [&](const std::string & v) { opt.model        = v; } },
+        { "--mmproj",    [&](const std::string & v) { opt.mmproj       = v; } },
+        { "--image",     [&](const std::string & v) { opt.images.push_back(v); } },
+        { "-p",          [&](const std::string & v) { opt.prompt       = v; } },
+        { "-o",          [&](const std::string & v) { opt.logits       = v; } },
+        { "--bench",     [&](const std::string & v) { opt.is_bench     = v != "0"; } },
+        { "--questions", [&](const std::string & v) { opt.n_questions  = std::stoi(v); } },
+        { "--question",  [&](const std::string & v) { opt.question     = v; } },
+        { "-n",          [&](const std::string & v) { opt.n_predict    = std::stoi(v); } },
+        { "-t",          [&](const std::string & v) { opt.n_threads    = std::stoi(v); } },
+        { "-ngl",        [&](const std::string & v) { opt.n_gpu_layers = std::stoi(v); } },
+        { "-c",          [&](const std::string & v) { opt.ctx.n_ctx    = std::stoi(v); } },
+        { "-b",          [&](const std::string & v) { opt.ctx.n_batch  = std::stoi(v); } },
+        { "-ub",         [&](const std::string & v) { opt.ctx.n_ubatch = std::stoi(v); } },
+        { "-ctk",        [&](const std::string & v) { opt.ctx.type_k   = named(kv_types, v); } },
+        { "-ctv",        [&](const std::string & v) { opt.ctx.type_v   = named(kv_types, v); } },
+        { "-fa",         [&](const std::string & v) { opt.ctx.flash_attn_type = named(flash_attn_types, v); } },
     };
     for (int i = 1; i < argc; i += 2) {
         const auto flag = flags.find(argv[i]);
@@ -148,10 +157,12 @@ public:
             bitmaps.emplace_back(load_ppm(image));
             views.push_back(bitmaps.back().get());
         }
-        const mtmd_input_text text = { opt.prompt.c_str(), opt.prompt.size(), /*add_special=*/true, /*parse_special=*/true };
-        chunks.reset(mtmd_input_chunks_init());
-        if (mtmd_tokenize(mctx.get(), chunks.get(), &text, views.data(), views.size()) != 0) {
-            throw std::runtime_error("cannot tokenize the prompt");
+        chunks = tokenize(opt.prompt, /*add_special=*/true, views);
+        if (opt.n_questions > 1 && !is_text(last(chunks))) {
+            throw std::runtime_error("the prompt ends with an image, not with a question");
+        }
+        if (!opt.question.empty()) {
+            question = tokenize(opt.question, /*add_special=*/false, {});
         }
     }
 
@@ -197,6 +208,7 @@ public:
         const size_t n_chunks = mtmd_input_chunks_size(chunks.get());
         for (size_t i = 0; i < n_chunks; i++) {
             const mtmd_input_chunk * chunk = mtmd_input_chunks_get(chunks.get(), i);
+            question_pos = n_past; // of the last chunk, in the end
             const int32_t n_batch = llama_n_batch(ctx);
             const int32_t status  = is_text(chunk) ?
                 mtmd_helper_eval_chunk_single(mctx.get(), ctx, chunk, n_past, 0, n_batch, i + 1 == n_chunks, &n_past) :
@@ -207,14 +219,47 @@ public:
         }
     }
 
+    // removes the text after the last image, and the answer to it
+    void forget_question(llama_context * ctx) const {
+        if (!llama_memory_seq_rm(llama_get_memory(ctx), 0, question_pos, -1)) {
+            throw std::runtime_error("the cache cannot forget a question");
+        }
+    }
+
+    // the next question, where the one before has been forgotten
+    void eval_question(llama_context * ctx) const {
+        const mtmd_input_chunk * chunk = last(question ? question : chunks);
+        const int32_t n_batch = llama_n_batch(ctx);
+        llama_pos n_past = question_pos;
+        if (mtmd_helper_eval_chunk_single(mctx.get(), ctx, chunk, n_past, 0, n_batch, /*logits_last=*/true, &n_past) != 0) {
+            throw std::runtime_error("cannot evaluate the question");
+        }
+    }
+
 private:
     static bool is_text(const mtmd_input_chunk * chunk) {
         return mtmd_input_chunk_get_type(chunk) == MTMD_INPUT_CHUNK_TYPE_TEXT;
     }
 
+    // of a prompt, all the text after the last image: mtmd never leaves two chunks of text side by side
+    static const mtmd_input_chunk * last(const mtmd::input_chunks_ptr & chunks) {
+        return mtmd_input_chunks_get(chunks.get(), mtmd_input_chunks_size(chunks.get()) - 1);
+    }
+
+    mtmd::input_chunks_ptr tokenize(const std::string & prompt, bool add_special, std::vector<const mtmd_bitmap *> images) const {
+        const mtmd_input_text text = { prompt.c_str(), prompt.size(), add_special, /*parse_special=*/true };
+        mtmd::input_chunks_ptr out(mtmd_input_chunks_init());
+        if (mtmd_tokenize(mctx.get(), out.get(), &text, images.data(), images.size()) != 0) {
+            throw std::runtime_error("cannot tokenize '" + prompt + "'");
+        }
+        return out;
+    }
+
     mtmd::context_ptr      mctx;
     mtmd::input_chunks_ptr chunks;
+    mtmd::input_chunks_ptr question; // from the second on; without it the prompt's
 
+    llama_pos question_pos = 0; // where the text after the last image begins
     size_t n_embd = 0;
     std::vector<std::vector<float>> embd; // [chunks] of image chunks, else empty
 };
@@ -286,6 +331,19 @@ double ms_since(std::chrono::steady_clock::time_point began) {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
 }
 
+// prefills and answers, with times
+void answer(const options & opt, llama_context * ctx, const std::function<void()> & eval) {
+    const auto prefill = std::chrono::steady_clock::now();
+    eval();
+    llama_synchronize(ctx);
+    const double prefill_ms = ms_since(prefill);
+
+    const auto decode = std::chrono::steady_clock::now();
+    generate(opt, ctx);
+    printf("times %f %f\n", prefill_ms, ms_since(decode));
+    fflush(stdout);
+}
+
 // answers each line of standard input with a run; another process decides when
 void bench(const options & opt, llama_context * ctx, multimodal & prompt) {
     const auto began = std::chrono::steady_clock::now();
@@ -294,16 +352,11 @@ void bench(const options & opt, llama_context * ctx, multimodal & prompt) {
     fflush(stdout);
     for (std::string line; std::getline(std::cin, line);) {
         llama_memory_clear(llama_get_memory(ctx), true);
-
-        const auto prefill = std::chrono::steady_clock::now();
-        prompt.eval_encoded(ctx);
-        llama_synchronize(ctx);
-        const double prefill_ms = ms_since(prefill);
-
-        const auto decode = std::chrono::steady_clock::now();
-        generate(opt, ctx);
-        printf("times %f %f\n", prefill_ms, ms_since(decode));
-        fflush(stdout);
+        answer(opt, ctx, [&] { prompt.eval_encoded(ctx); });
+        for (int32_t i = 1; i < opt.n_questions; i++) {
+            prompt.forget_question(ctx);
+            answer(opt, ctx, [&] { prompt.eval_question(ctx); });
+        }
     }
 }
 
