@@ -6,7 +6,7 @@ use std::ops::ControlFlow::Continue;
 use criterion::{Criterion, criterion_group, criterion_main};
 use visipruner::engine::{
     EncodedPrompt, Image, Model, ModelOptions, Projector, ProjectorOptions, Prompt, Request, Session,
-    SessionOptions, devices,
+    SessionOptions, devices, encode,
 };
 use visipruner::policy::{
     Decision, LayerPlan, Outcome, Policy, PolicyError, PromptLayout, Reading, StagePolicy, Statistic,
@@ -93,9 +93,7 @@ fn setup() -> (Model, EncodedPrompt, Request) {
         n_predict: 0,
         ..Request::new(Prompt::raw(&prompt))
     };
-    let session = Session::new(&model, SessionOptions::default()).expect("a session");
-    let encoded = session
-        .encode(Some(&mut projector), &request, |_| Continue(()))
+    let encoded = encode(&model, Some(&mut projector), &request, |_| Continue(()))
         .expect("the picture is encoded")
         .expect("nothing stops it");
     (model, encoded, request)

@@ -6,10 +6,10 @@ use std::hint::black_box;
 use std::ops::{ControlFlow, Range};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use visipruner::engine::prefill::{LayerRanges, PrefillParams, RangeCall, RowProbe, prefill};
+use visipruner::engine::prefill::{LayerRanges, PrefillParams, RangeCall, RowProbe, Shared, prefill};
 use visipruner::policy::config::VisiPrunerConfig;
 use visipruner::policy::{
-    Embeddings, PolicyConfig, PolicyOverrides, ProbeReading, PromptLayout, VisionIndex,
+    Embeddings, PolicyConfig, PolicyOverrides, ProbeReading, PromptLayout, Row, VisionIndex,
 };
 
 const N_LAYER: usize = 32;
@@ -52,6 +52,7 @@ fn params<'a>(layout: &'a PromptLayout, vision: &'a [f32]) -> PrefillParams<'a> 
             vision,
             text: None,
         }),
+        shared: Shared::default(),
     }
 }
 
@@ -72,6 +73,10 @@ impl LayerRanges for Nothing {
 
     fn attention(&mut self, _il: usize) -> Result<Vec<f32>, Infallible> {
         Ok(self.0.norm2.clone())
+    }
+
+    fn branch(&mut self, _il: usize, _left: &[Row], _kept: &[Row]) -> Result<Vec<Row>, Infallible> {
+        Ok(Vec::new())
     }
 
     fn evict(&mut self, _layers: Range<usize>, _rows: Range<usize>) -> Result<(), Infallible> {

@@ -131,8 +131,10 @@ pub fn answer(options: &RunOptions, terminal: &mut Terminal) -> Result<(), Error
         &interrupt,
     )?;
     let mut session = Session::new(&loaded.model, options.session.clone())?;
-    interrupt.stops(session.cancel_handle());
-    let request = options.request(session.n_ctx());
+    let request = Request {
+        cancel: interrupt.handle(),
+        ..options.request(session.n_ctx())
+    };
     let is_text = !options.report.json;
     let mut is_first = true;
     let outcome = ask(

@@ -50,10 +50,10 @@ pub fn run(args: DemoArgs) -> Result<(), Error> {
     let mut dense = session(&loaded, &args.compute, &PolicyConfig::Off)?;
     let mut pruned = session(&loaded, &args.compute, &policy)?;
     let mut answer = |session: &mut Session, question: &str| {
-        interrupt.stops(session.cancel_handle());
         let request = Request {
             images: vec![scene.image.clone()],
             n_predict: N_PREDICT,
+            cancel: interrupt.handle(),
             ..Request::new(Prompt::chat(question))
         };
         ask(

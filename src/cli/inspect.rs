@@ -12,7 +12,9 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use visipruner::engine::{EncodedPrompt, Event, Inspector, Model, Session, SessionOptions, StopReason};
+use visipruner::engine::{
+    EncodedPrompt, Event, Inspector, Model, Request, Session, SessionOptions, StopReason, encode,
+};
 use visipruner::inspect::{InspectedImage, InspectedLayer, InspectedPolicy, Inspection, KeptBy, PromptPiece};
 use visipruner::policy::PolicyConfig;
 use visipruner::report::RunReport;
@@ -132,7 +134,6 @@ impl Inspecting<'_> {
     /// Encodes the prompt, and measures every layer.
     fn measure(&mut self) -> Result<(EncodedPrompt, Vec<InspectedLayer>), Error> {
         let mut inspector = Inspector::new(&self.loaded.model, self.options.session.clone())?;
-        self.interrupt.stops(inspector.cancel_handle());
         let terminal = &mut *self.terminal;
         let mut show = |event: Event<'_>| {
             match event {
@@ -145,13 +146,20 @@ impl Inspecting<'_> {
             }
             ControlFlow::Continue(())
         };
-        let request = self.options.request(inspector.session().n_ctx());
-        let prompt = inspector
-            .session()
-            .encode(self.loaded.projector.as_mut(), &request, &mut show)?
-            .ok_or(Error::NothingWritten)?;
+        let request = Request {
+            cancel: self.interrupt.handle(),
+            ..self.options.request(inspector.n_ctx())
+        };
+        let prompt = encode(
+            &self.loaded.model,
+            self.loaded.projector.as_mut(),
+            &request,
+            &mut show,
+        )?
+        .ok_or(Error::NothingWritten)?;
+        let n_words = usize::from(self.args.results.words);
         let layers = inspector
-            .layers(&prompt, usize::from(self.args.results.words), &mut show)?
+            .layers(&prompt, n_words, &request.cancel, &mut show)?
             .ok_or(Error::NothingWritten)?;
         Ok((prompt, layers))
     }
@@ -195,8 +203,10 @@ impl Inspecting<'_> {
             ..self.options.session.clone()
         };
         let mut session = Session::new(&self.loaded.model, options)?;
-        self.interrupt.stops(session.cancel_handle());
-        let request = self.options.request(session.n_ctx());
+        let request = Request {
+            cancel: self.interrupt.handle(),
+            ..self.options.request(session.n_ctx())
+        };
         let (terminal, warned) = (&mut *self.terminal, &mut self.warned);
         let outcome = session.generate_encoded(prompt, &request, |event| {
             match event {

@@ -1,7 +1,7 @@
 //! Ctrl-C: the first one ends the work cleanly, the second one ends the program.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use visipruner::engine::CancelHandle;
 
@@ -15,7 +15,7 @@ pub struct Interrupt(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     is_pressed: AtomicBool,
-    stops: Mutex<Option<CancelHandle>>,
+    requests: CancelHandle,
 }
 
 impl Interrupt {
@@ -32,23 +32,16 @@ impl Interrupt {
         self.0.is_pressed.load(Ordering::Relaxed)
     }
 
-    /// From now on Ctrl-C stops these requests. One that came earlier stops the next of them.
-    pub fn stops(&self, requests: CancelHandle) {
-        let mut stops = self.0.stops.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_pressed() {
-            requests.cancel();
-        }
-        *stops = Some(requests);
+    /// What requests are given so that Ctrl-C stops them.
+    pub fn handle(&self) -> CancelHandle {
+        self.0.requests.clone()
     }
 
     fn press(&self) {
         if self.0.is_pressed.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_CODE);
         }
-        let stops = self.0.stops.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(requests) = stops.as_ref() {
-            requests.cancel();
-        }
+        self.0.requests.cancel();
     }
 }
 
@@ -57,21 +50,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_press_stops_the_running_request() {
+    fn a_press_stops_requests_whenever_they_began() {
         let interrupt = Interrupt::default();
-        let requests = CancelHandle::default();
-        interrupt.stops(requests.clone());
-        assert!(!interrupt.is_pressed() && !requests.is_cancelled());
+        let running = interrupt.handle();
+        assert!(!interrupt.is_pressed() && !running.is_cancelled());
         interrupt.press();
-        assert!(interrupt.is_pressed() && requests.is_cancelled());
-    }
-
-    #[test]
-    fn a_press_before_the_request_stops_it_too() {
-        let interrupt = Interrupt::default();
-        interrupt.press();
-        let requests = CancelHandle::default();
-        interrupt.stops(requests.clone());
-        assert!(requests.is_cancelled());
+        assert!(interrupt.is_pressed() && running.is_cancelled());
+        assert!(interrupt.handle().is_cancelled());
     }
 }

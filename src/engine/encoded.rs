@@ -1,9 +1,10 @@
 //! Prompts as the language model gets them.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Model;
+use super::model::{Model, WeakModel};
 use crate::ffi;
 use crate::policy::PromptLayout;
 use crate::policy::shape::VisionShape;
@@ -20,15 +21,12 @@ pub(crate) struct EncodedBy {
     pub(crate) n_tokens_per_image: Option<usize>,
 }
 
-/// A prompt as the language model gets it: tokens, and images as embeddings. Made by [`Session::encode`], used by
-/// [`Session::generate_encoded`], as often as one likes.
-///
-/// [`Session::encode`]: super::Session::encode
-/// [`Session::generate_encoded`]: super::Session::generate_encoded
+/// A prompt as the language model gets it: tokens, and images as embeddings. Made by [`encode`](super::encode), used by
+/// [`Session::generate_encoded`](super::Session::generate_encoded) and [`Sessions`](super::Sessions), as often as one likes.
 #[derive(Debug, Clone)]
 pub struct EncodedPrompt {
-    /// The model that it is for; none while it is put together.
-    pub(crate) model: Option<Model>,
+    /// The model that it is for; none while it is put together. It may be gone: the prompt does not keep its weights.
+    pub(crate) model: Option<WeakModel>,
     /// `[n_rows]`, -1 for vision.
     pub(crate) token: Vec<i32>,
     /// `[vision rows][n_embd_inp]`
@@ -37,6 +35,10 @@ pub struct EncodedPrompt {
     pub(crate) pos: Vec<i32>,
     /// Where the images are.
     pub(crate) layout: PromptLayout,
+    /// What each image span of the layout shows.
+    pub(crate) media: Vec<MediaSpan>,
+    /// What is judged by itself, in order: at least one turn.
+    pub(crate) turns: Vec<TurnSpan>,
     /// The position of the first generated token.
     pub(crate) next_pos: i32,
     /// 1, or 4 with M-RoPE.
@@ -53,6 +55,42 @@ pub struct EncodedPrompt {
     pub(crate) warning: Option<String>,
 }
 
+/// What a stretch of vision rows shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MediaSpan {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// Which of the request's pictures, from 0.
+    pub item: usize,
+    /// Which tile of the picture, from 0: large ones may be cut into several.
+    pub tile: usize,
+    /// What it is.
+    pub kind: MediaKind,
+    /// Of pixels and encoder.
+    pub(crate) hash: u64,
+}
+
+/// What a media item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MediaKind {
+    /// A picture.
+    Image,
+}
+
+/// A turn of a prompt: what is asked, judged by its last row, and the answer that it got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TurnSpan {
+    pub(crate) begin: usize,
+    /// One past its last vision row; `begin` without any.
+    pub(crate) vision_end: usize,
+    /// One past its last row.
+    pub(crate) end: usize,
+    /// One past its answer's last row; `end` for the turn that is to be answered.
+    pub(crate) answer_end: usize,
+}
+
 impl EncodedPrompt {
     pub(crate) fn new(n_pos_per_embd: usize, non_causal: bool) -> Self {
         Self {
@@ -64,6 +102,8 @@ impl EncodedPrompt {
                 n_rows: 0,
                 vision: Vec::new(),
             },
+            media: Vec::new(),
+            turns: Vec::new(),
             next_pos: 0,
             n_pos_per_embd,
             non_causal,
@@ -77,6 +117,11 @@ impl EncodedPrompt {
     /// Where the images are.
     pub fn layout(&self) -> &PromptLayout {
         &self.layout
+    }
+
+    /// What each image span shows.
+    pub fn media(&self) -> &[MediaSpan] {
+        &self.media
     }
 
     /// The tokens, -1 for each vision token: `[n_rows]`.
@@ -131,8 +176,16 @@ impl EncodedPrompt {
         self.layout.n_rows = self.token.len();
     }
 
-    pub(crate) fn push_image(&mut self, image: &ffi::ImageChunk<'_>, embd: &[f32]) {
+    /// Adds a picture or a tile of one.
+    pub(crate) fn push_image(&mut self, image: &ffi::ImageChunk<'_>, embd: &[f32], shown: Shown) {
         let (begin, n_tokens) = (self.token.len(), image.n_tokens());
+        self.media.push(MediaSpan {
+            rows: begin..begin + n_tokens,
+            item: shown.item,
+            tile: shown.tile,
+            kind: MediaKind::Image,
+            hash: shown.hash,
+        });
         self.token.resize(begin + n_tokens, -1);
         self.embd.extend_from_slice(embd);
         if self.n_pos_per_embd == 1 {
@@ -146,6 +199,68 @@ impl EncodedPrompt {
         self.layout.n_rows = self.token.len();
     }
 
+    /// What was added since the last turn's answer is a turn, to be answered.
+    pub(crate) fn end_turn(&mut self) {
+        let begin = self.turns.last().map_or(0, |turn| turn.answer_end);
+        let end = self.layout.n_rows;
+        let last_vision = self.layout.vision.iter().rfind(|span| span.start >= begin);
+        self.turns.push(TurnSpan {
+            begin,
+            vision_end: last_vision.map_or(begin, |span| span.end),
+            end,
+            answer_end: end,
+        });
+    }
+
+    /// The answer of the last turn.
+    pub(crate) fn push_answer(&mut self, tokens: &[i32]) {
+        self.push_text(tokens);
+        let end = self.layout.n_rows;
+        if let Some(turn) = self.turns.last_mut() {
+            turn.answer_end = end;
+        }
+    }
+
+    /// Whether it was encoded for a model.
+    pub(crate) fn is_of(&self, model: &Model) -> bool {
+        self.model.as_ref().is_some_and(|own| own.is(model))
+    }
+
+    /// Where the images of the first rows are.
+    pub(crate) fn layout_until(&self, n_rows: usize) -> PromptLayout {
+        let vision = self.layout.vision.iter().filter(|span| span.end <= n_rows);
+        PromptLayout {
+            n_rows,
+            vision: vision.cloned().collect(),
+        }
+    }
+
+    /// Some rows, as the engine takes them.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> ffi::Rows<'_> {
+        let n_vision = |rows: Range<usize>| self.token[rows].iter().filter(|&&token| token == -1).count();
+        let n_embd = self.embd.len() / n_vision(0..self.token.len()).max(1);
+        let (first, n) = (n_vision(0..rows.start), n_vision(rows.clone()));
+        ffi::Rows {
+            token: &self.token[rows.clone()],
+            embd: &self.embd[first * n_embd..(first + n) * n_embd],
+            pos: &self.pos[rows.start * self.n_pos_per_embd..rows.end * self.n_pos_per_embd],
+        }
+    }
+
+    /// The embeddings of the images of a layout, which is the beginning of this prompt's.
+    pub(crate) fn embeddings_of(&self, layout: &PromptLayout) -> &[f32] {
+        self.rows(0..layout.n_rows).embd
+    }
+
+    /// The text rows of a turn between its pictures, or between earlier ones and its own.
+    pub(crate) fn text_between_pictures(&self, turn: &TurnSpan) -> Vec<i32> {
+        let first = self.layout.vision.first().map_or(usize::MAX, |span| span.start);
+        (turn.begin.max(first.saturating_add(1))..turn.vision_end)
+            .filter(|&row| self.token[row] != -1)
+            .map(|row| row as i32)
+            .collect()
+    }
+
     /// Rows of the longest image.
     pub(crate) fn longest_image(&self) -> usize {
         self.layout
@@ -155,6 +270,14 @@ impl EncodedPrompt {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// What a chunk of vision tokens shows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    pub(crate) item: usize,
+    pub(crate) tile: usize,
+    pub(crate) hash: u64,
 }
 
 #[cfg(test)]

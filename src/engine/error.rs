@@ -249,6 +249,36 @@ pub enum Error {
         suggested: usize,
     },
 
+    /// A policy that cuts the model where the cache cannot be cut.
+    #[error(
+        "the policy {policy} needs a cut before layer {il}, where the cache has none: make the session with this policy, \
+         or with cuts at every layer"
+    )]
+    NoCut {
+        /// The policy.
+        policy: String,
+        /// The first layer after the cut.
+        il: usize,
+    },
+
+    /// The KV cache is full.
+    #[error("there is no room for {what}: {reason}")]
+    NoRoom {
+        /// What was being computed.
+        what: &'static str,
+        /// How much room there is.
+        reason: String,
+    },
+
+    /// Memory could not be allocated. What was there before is still there.
+    #[error("there is not enough memory for {what}: {reason}")]
+    OutOfMemory {
+        /// What was being computed.
+        what: &'static str,
+        /// llama.cpp's words.
+        reason: String,
+    },
+
     /// A computation that failed.
     #[error("cannot compute {what}: {reason}")]
     Compute {
@@ -257,6 +287,26 @@ pub enum Error {
         /// llama.cpp's words.
         reason: String,
     },
+}
+
+/// What a failed computation is to a caller.
+#[cfg(feature = "native")]
+pub(crate) fn computing(what: &'static str, error: crate::ffi::Error) -> Error {
+    use crate::ffi::Status;
+    match error.status {
+        Status::NoSlot => Error::NoRoom {
+            what,
+            reason: error.message,
+        },
+        Status::AllocFailed => Error::OutOfMemory {
+            what,
+            reason: error.message,
+        },
+        _ => Error::Compute {
+            what,
+            reason: error.to_string(),
+        },
+    }
 }
 
 /// Why a model cannot be pruned.

@@ -3,18 +3,15 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use super::answer::Running;
-use super::cancel::CancelHandle;
+use super::cache::{Cache, OnProbe, failed};
 use super::encoded::EncodedPrompt;
-use super::options::SessionOptions;
-use super::request::Event;
-use super::session::{OnEvent, Session, compute, unless_stopped};
-use super::staged::OnProbe;
+use super::options::{Cuts, SessionOptions};
+use super::session::{CancelHandle, Event, OnEvent, hear};
 use super::{Error, Model};
 use crate::ffi::{self, Status};
 use crate::inspect::{InspectedLayer, Word};
 use crate::policy::trace::PrefillTrace;
-use crate::policy::{LayerPlan, Outcome, Policy, PolicyError, PromptLayout, Skipped, StagePolicy, Statistic};
+use crate::policy::{LayerPlan, Outcome, PolicyConfig, PromptLayout, Skipped, StagePolicy, Statistic};
 
 /// Passes over the prompt that an inspection takes: one for each statistic.
 const PASSES: [Statistic; 2] = [Statistic::Contribution, Statistic::LastAttention];
@@ -26,12 +23,12 @@ const PASSES: [Statistic; 2] = [Statistic::Contribution, Statistic::LastAttentio
 ///
 /// ```no_run
 /// # use std::ops::ControlFlow;
-/// # use visipruner::engine::{Error, Inspector, Model, Projector, Request, SessionOptions};
+/// # use visipruner::engine::{encode, Error, Inspector, Model, Projector, Request, SessionOptions};
 /// # fn measure(model: &Model, projector: &mut Projector, request: &Request) -> Result<(), Error> {
 /// let mut inspector = Inspector::new(model, SessionOptions::default())?;
 /// let on_event = |_: visipruner::engine::Event<'_>| ControlFlow::Continue(());
-/// if let Some(prompt) = inspector.session().encode(Some(projector), request, on_event)? {
-///     let layers = inspector.layers(&prompt, 5, on_event)?.unwrap_or_default();
+/// if let Some(prompt) = encode(model, Some(projector), request, on_event)? {
+///     let layers = inspector.layers(&prompt, 5, &request.cancel, on_event)?.unwrap_or_default();
 ///     for (il, layer) in layers.iter().enumerate() {
 ///         println!("layer {il}: the smallest cosine is {:?}", layer.min_cos());
 ///     }
@@ -40,7 +37,7 @@ const PASSES: [Statistic; 2] = [Statistic::Contribution, Statistic::LastAttentio
 /// ```
 #[derive(Debug)]
 pub struct Inspector {
-    session: Session,
+    cache: Cache,
 }
 
 impl Inspector {
@@ -57,22 +54,27 @@ impl Inspector {
                 expected: "f16 or f32, because an inspection looks at the values".to_owned(),
             });
         }
-        let session = Session::with_policy(model, options, EveryLayer(Statistic::Contribution))?;
-        Ok(Self { session })
+        let options = SessionOptions {
+            policy: PolicyConfig::Off,
+            cuts: Cuts::EveryLayer,
+            ..options
+        };
+        let cache = Cache::new(model, &options)?;
+        Ok(Self { cache })
     }
 
-    /// The session, for encoding prompts.
-    pub fn session(&self) -> &Session {
-        &self.session
+    /// The model.
+    pub fn model(&self) -> &Model {
+        self.cache.model()
     }
 
-    /// Stops a measurement, from any thread.
-    pub fn cancel_handle(&self) -> CancelHandle {
-        self.session.cancel_handle()
+    /// Tokens that a prompt may have.
+    pub fn n_ctx(&self) -> u32 {
+        self.cache.n_ctx()
     }
 
     /// Measures every layer: one entry each, with the `n_words` likeliest words of both lenses. There is none if
-    /// `on_event` or a cancellation stopped it.
+    /// `on_event` or `cancel` stopped it.
     ///
     /// # Errors
     /// [`Error::ForeignPrompt`], [`Error::NothingToInspect`], [`Error::PromptTooLong`], [`Error::Compute`].
@@ -80,10 +82,10 @@ impl Inspector {
         &mut self,
         prompt: &EncodedPrompt,
         n_words: usize,
+        cancel: &CancelHandle,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Option<Vec<InspectedLayer>>, Error> {
-        let _running = Running(self.cancel_handle());
-        self.session.check_prompt(prompt)?;
+        self.cache.fit(prompt, 0)?;
         if let Some(reason) = prompt.layout.nothing_to_prune() {
             return Err(Error::NothingToInspect { reason });
         }
@@ -92,17 +94,21 @@ impl Inspector {
         let mut look = |context: &mut ffi::Context, sequence: &ffi::Sequence, il| {
             read_lenses(context, sequence, il, &mut lenses)
         };
-        let Some(contributions) = self.pass(contribution, prompt, &mut on_event, &mut look)? else {
+        let Some((sequence, contributions)) =
+            self.pass(contribution, prompt, cancel, &mut on_event, &mut look)?
+        else {
             return Ok(None);
         };
         self.add_last_hidden(&mut lenses)?;
-        let Some(values) = self.value_norms(prompt)? else {
+        let Some(values) = self.value_norms(&sequence, prompt, cancel)? else {
             return Ok(None);
         };
-        let Some(weights) = self.pass(attention, prompt, &mut on_event, &mut |_, _, _| Ok(()))? else {
+        drop(sequence);
+        let mut nothing = |_: &mut ffi::Context, _: &ffi::Sequence, _| Ok(());
+        let Some((_, weights)) = self.pass(attention, prompt, cancel, &mut on_event, &mut nothing)? else {
             return Ok(None);
         };
-        let model = self.session.model();
+        let model = self.cache.model();
         let measured = contributions.layers.into_iter().zip(weights.layers);
         let layers = measured
             .zip(values)
@@ -128,25 +134,23 @@ impl Inspector {
         &mut self,
         statistic: Statistic,
         prompt: &EncodedPrompt,
+        cancel: &CancelHandle,
         on_event: OnEvent<'_>,
         on_probe: OnProbe<'_>,
-    ) -> Result<Option<PrefillTrace>, Error> {
+    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
         let n_done = PASSES.iter().position(|&pass| pass == statistic).unwrap_or(0);
-        let mut on_event = |event: Event<'_>| match event {
-            Event::Prefill(done) => on_event(Event::Prefill((n_done as f32 + done) / PASSES.len() as f32)),
-            event => on_event(event),
+        let mut on_progress = |done: f32| {
+            let done = (n_done as f32 + done) / PASSES.len() as f32;
+            hear(cancel, on_event, Event::Prefill(done))
         };
-        self.session.fit(prompt, 0)?;
         let mut policy = EveryLayer(statistic);
-        unless_stopped(
-            self.session
-                .prefill_staged(prompt, &mut policy, &mut on_event, on_probe),
-        )
+        self.cache
+            .read_alone(prompt, &mut policy, cancel, &mut on_progress, on_probe)
     }
 
     /// After the last layer the hidden row goes through norm and head anyway.
     fn add_last_hidden(&mut self, lenses: &mut [Lenses]) -> Result<(), Error> {
-        let logits = self.session.context().logits(None).ok_or(Error::Compute {
+        let logits = self.cache.context()?.logits(None).ok_or(Error::Compute {
             what: "the prompt",
             reason: "it left no logits".to_owned(),
         })?;
@@ -156,17 +160,25 @@ impl Inspector {
         Ok(())
     }
 
-    fn value_norms(&mut self, prompt: &EncodedPrompt) -> Result<Option<Vec<ValueNorms>>, Error> {
-        let n_layer = self.session.model().n_layer();
-        let (context, sequence) = self.session.context_and_sequence();
-        let of_layer = |il| {
-            let l1 = context.value_norms(sequence, il, prompt.layout.n_rows);
-            l1.map(|l1| ValueNorms::of(&l1, &prompt.layout))
-        };
-        match (0..n_layer).map(of_layer).collect() {
+    fn value_norms(
+        &mut self,
+        sequence: &ffi::Sequence,
+        prompt: &EncodedPrompt,
+        cancel: &CancelHandle,
+    ) -> Result<Option<Vec<ValueNorms>>, Error> {
+        let n_layer = self.cache.model().n_layer();
+        let n_rows = prompt.layout.n_rows;
+        let norms = self.cache.context()?.watching(cancel.flag(), |context| {
+            let of_layer = |il| {
+                let l1 = context.value_norms(sequence, il, n_rows);
+                l1.map(|l1| ValueNorms::of(&l1, &prompt.layout))
+            };
+            (0..n_layer).map(of_layer).collect()
+        });
+        match norms {
             Ok(norms) => Ok(Some(norms)),
             Err(error) if error.status == Status::Aborted => Ok(None),
-            Err(error) => Err(compute("the sizes of the values")(error)),
+            Err(error) => Err(failed("the sizes of the values")(error)),
         }
     }
 }
@@ -244,20 +256,6 @@ fn largest_shares(logits: &[f32], n: usize) -> Vec<(usize, f64)> {
 /// Reads one statistic in every layer, and drops nothing.
 #[derive(Debug, Clone, Copy)]
 struct EveryLayer(Statistic);
-
-impl Policy for EveryLayer {
-    fn name(&self) -> String {
-        "inspection".to_owned()
-    }
-
-    fn cuts(&self, n_layer: usize) -> Vec<usize> {
-        (1..n_layer).collect()
-    }
-
-    fn build(&self, _: usize, _: &PromptLayout) -> Result<Box<dyn StagePolicy>, PolicyError> {
-        Ok(Box::new(*self))
-    }
-}
 
 impl StagePolicy for EveryLayer {
     fn plan(&self, _: usize) -> LayerPlan {

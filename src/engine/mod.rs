@@ -30,7 +30,6 @@ staged prefill ([`prefill`]), prompts and options."
 //! [`gguf`](crate::gguf) first, sizes and counts are checked, and logits are looked at before a token is drawn.
 #![forbid(unsafe_code)]
 
-mod cancel;
 mod error;
 mod image;
 mod options;
@@ -39,20 +38,16 @@ pub mod prefill;
 mod prompt;
 mod shapes;
 #[cfg_attr(not(feature = "native"), allow(dead_code))]
-mod text;
-#[cfg_attr(not(feature = "native"), allow(dead_code))]
 pub(crate) mod vocabulary;
 
 #[cfg(feature = "native")]
-mod answer;
-#[cfg(feature = "native")]
-mod dense;
+mod cache;
 #[cfg(feature = "native")]
 mod encoded;
 #[cfg(feature = "native")]
-mod inspect;
+mod encoder;
 #[cfg(feature = "native")]
-mod kv_plan;
+mod inspect;
 #[cfg(feature = "native")]
 mod log;
 #[cfg(feature = "native")]
@@ -64,29 +59,24 @@ mod projector;
 #[cfg(feature = "native")]
 mod quantize;
 #[cfg(feature = "native")]
-mod record;
-#[cfg(feature = "native")]
-mod request;
-#[cfg(feature = "native")]
 mod session;
-#[cfg(feature = "native")]
-mod staged;
 #[cfg(feature = "native")]
 mod template;
 
-pub use cancel::CancelHandle;
 pub use error::{Error, Unsupported};
 pub use image::Image;
 pub use options::{
-    FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
+    Cuts, FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
 };
 pub use prompt::{IMAGE_MARKERS, Part, Prompt};
 pub use shapes::{model_shape, vision_shape};
 
 #[cfg(feature = "native")]
-pub use answer::Answer;
+pub use cache::Cache;
 #[cfg(feature = "native")]
-pub use encoded::EncodedPrompt;
+pub use encoded::{EncodedPrompt, MediaKind, MediaSpan};
+#[cfg(feature = "native")]
+pub use encoder::encode;
 #[cfg(feature = "native")]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]
@@ -98,6 +88,13 @@ pub use projector::Projector;
 #[cfg(feature = "native")]
 pub use quantize::{QuantizeOptions, Quantized, TypeShare, quantize};
 #[cfg(feature = "native")]
-pub use request::{Event, Outcome, Request, StopReason};
+pub use session::{
+    Answer, AnyPolicy, CancelHandle, Event, Generation, Outcome, Request, Session, StopReason,
+};
+
+/// Threads to compute with: as many as asked for, else as many as there are.
 #[cfg(feature = "native")]
-pub use session::Session;
+pub(crate) fn n_threads(asked: Option<u32>) -> i32 {
+    let all = || std::thread::available_parallelism().map_or(1, |n| n.get().min(512) as u32);
+    asked.unwrap_or_else(all) as i32
+}

@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::options::ModelOptions;
 use super::prompt::{Part, Prompt};
+use super::session::text::Utf8Stream;
 use super::template::{self, Specials};
-use super::text::Utf8Stream;
 use super::vocabulary;
 use super::{Error, Unsupported};
 use crate::ffi;
@@ -192,6 +192,11 @@ impl Model {
         self.0.load_time
     }
 
+    /// A handle that does not keep the weights.
+    pub(crate) fn downgrade(&self) -> WeakModel {
+        WeakModel(Arc::downgrade(&self.0))
+    }
+
     /// Whether two handles share their weights.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -244,6 +249,23 @@ impl Model {
         tokens.map_err(|error| Error::Tokenize {
             reason: error.to_string(),
         })
+    }
+}
+
+/// A model that may be gone.
+#[derive(Clone)]
+pub(crate) struct WeakModel(Weak<Inner>);
+
+impl WeakModel {
+    /// Whether it is this one.
+    pub(crate) fn is(&self, model: &Model) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&model.0))
+    }
+}
+
+impl std::fmt::Debug for WeakModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WeakModel")
     }
 }
 

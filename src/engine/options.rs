@@ -246,6 +246,45 @@ pub struct SessionOptions {
     pub offload_kqv: bool,
     /// Which vision tokens go on. Default: off.
     pub policy: PolicyConfig,
+    /// Where requests with other policies may cut the model. Default: as the policy does.
+    pub cuts: Cuts,
+    /// Answers that are made at a time. Default: 1.
+    pub n_sequences: u32,
+    /// Pictures and conversations that are remembered at most. Default: 4.
+    pub n_prefixes: u32,
+    /// Whether a request that begins as an earlier one did is computed from there on. Default: yes.
+    pub remember: bool,
+}
+
+/// The layers at which a model can be cut: policies that drop tokens elsewhere cannot run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Cuts {
+    /// Where the session's policy may cut; nowhere if it is off.
+    #[default]
+    OfPolicy,
+    /// Before every layer: any policy can run, for a little more work per token.
+    EveryLayer,
+    /// Before these layers, ascending.
+    Before(Vec<usize>),
+}
+
+impl Cuts {
+    /// The cuts of a model whose policy has the cuts given; `None`: it is not pruned at all, and has llama.cpp's own
+    /// memory.
+    pub(crate) fn of(&self, n_layer: usize, policy: Option<Vec<usize>>) -> Option<Vec<usize>> {
+        match self {
+            Self::OfPolicy => policy,
+            Self::EveryLayer => Some((1..n_layer).collect()),
+            Self::Before(layers) => {
+                let mut all = [layers.clone(), policy.unwrap_or_default()].concat();
+                all.retain(|&il| il > 0 && il < n_layer);
+                all.sort_unstable();
+                all.dedup();
+                Some(all)
+            }
+        }
+    }
 }
 
 impl Default for SessionOptions {
@@ -260,6 +299,10 @@ impl Default for SessionOptions {
             type_v: KvType::F16,
             offload_kqv: true,
             policy: PolicyConfig::Off,
+            cuts: Cuts::OfPolicy,
+            n_sequences: 1,
+            n_prefixes: 4,
+            remember: true,
         }
     }
 }
@@ -274,6 +317,8 @@ impl SessionOptions {
         in_range("n_batch", self.n_batch, 1..=MAX_CTX)?;
         in_range("n_ubatch", self.n_ubatch, 1..=MAX_CTX)?;
         in_range("n_threads", self.n_threads.unwrap_or(1), 1..=MAX_THREADS)?;
+        in_range("n_sequences", self.n_sequences, 1..=MAX_SEQUENCES)?;
+        in_range("n_prefixes", self.n_prefixes, 0..=MAX_SEQUENCES)?;
         if self.type_v.is_quantized() && self.flash_attn == FlashAttention::Off {
             return Err(Error::QuantizedValues { type_v: self.type_v });
         }
@@ -324,6 +369,8 @@ impl Sampling {
 
 /// As many as llama.cpp takes (`ggml.h: GGML_MAX_N_THREADS`@0.1.161).
 pub(super) const MAX_THREADS: u32 = 512;
+/// llama.cpp marks at most 256 (llama-cparams.h: LLAMA_MAX_SEQ@0.1.161); each that is at work may need two.
+const MAX_SEQUENCES: u32 = 64;
 /// Far more than any encoder makes; keeps pixels counted in 32 bits.
 const MAX_IMAGE_TOKENS: u32 = 65_536;
 /// Upstream rounds up to 256 and multiplies in 32 bits.

@@ -4,15 +4,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::encoded::{EncodedBy, EncodedPrompt};
+use super::cache::hash;
+use super::encoded::{EncodedBy, EncodedPrompt, Shown};
 use super::image::{Image, check_size};
 use super::model::load_native;
 use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
 use super::picture_cache::{Encoded, PictureCache, Tile};
 use super::prompt::Part;
-use super::session::n_threads;
 use super::shapes::vision_shape;
-use super::{Error, Model};
+use super::{Error, Model, n_threads};
 use crate::ffi::{self, Status};
 use crate::gguf::{Gguf, ProjectorShape, open_projector};
 
@@ -208,7 +208,11 @@ impl Projector {
         let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
         prompt.encoded_by = Some(self.facts());
         let n_steps = n_chunks * self.n_encoder_layers;
-        let tiles = Tiles { images, n_chunks };
+        let tiles = Tiles {
+            images,
+            hashes: images.iter().map(|image| self.hash_of(image)).collect(),
+            n_chunks,
+        };
         let (mut n_encoded, mut fresh) = (0, Vec::new());
         for chunk in chunks.iter() {
             match chunk {
@@ -234,6 +238,17 @@ impl Projector {
         Ok(Some(prompt))
     }
 
+    /// Of a picture's pixels, and of what they go through.
+    fn hash_of(&self, image: &Image) -> u64 {
+        let size = (image.width(), image.height());
+        hash(&(
+            size,
+            image.data(),
+            self.path(),
+            self.encoder == VisionEncoder::Upstream,
+        ))
+    }
+
     /// Adds a picture or a tile of one to a prompt, from the cache if it is there. `fresh` holds the tiles of its picture
     /// that were encoded so far. Returns whether to go on.
     fn push_tile(
@@ -250,7 +265,7 @@ impl Projector {
             && let Some(tile) = self.cache.get(place.image).and_then(|kept| kept.tiles.get(i))
             && tile.embd.len() == chunk.n_tokens() * n_embd_inp
         {
-            prompt.push_image(chunk, &tile.embd);
+            prompt.push_image(chunk, &tile.embd, place.shown);
             prompt.saved_time += tile.took;
             return Ok(true);
         }
@@ -260,7 +275,7 @@ impl Projector {
             Err(error) if error.status == Status::Aborted => return Ok(false),
             Err(error) => return Err(encode_error(place.index, place.image, &error)),
         };
-        prompt.push_image(chunk, embd);
+        prompt.push_image(chunk, embd, place.shown);
         let Some((i, n_tiles)) = of_image else {
             return Ok(true);
         };
@@ -282,6 +297,8 @@ impl Projector {
 /// The pictures of a prompt and the chunks that they became: a large one may be cut into tiles, which follow each other.
 struct Tiles<'a> {
     images: &'a [Image],
+    /// Of the images.
+    hashes: Vec<u64>,
     n_chunks: usize,
 }
 
@@ -293,11 +310,13 @@ struct Place<'a> {
     index: usize,
     /// Which of its picture's tiles it is, and of how many; `None` where it is not sure.
     of_image: Option<(usize, usize)>,
+    shown: Shown,
 }
 
 impl<'a> Tiles<'a> {
     fn place(&self, i_chunk: usize) -> Place<'a> {
         let index = i_chunk * self.images.len() / self.n_chunks;
+        let first = (index * self.n_chunks).div_ceil(self.images.len());
         Place {
             image: &self.images[index],
             index,
@@ -305,6 +324,15 @@ impl<'a> Tiles<'a> {
                 1 => Some((i_chunk, self.n_chunks)),
                 n_images if n_images == self.n_chunks => Some((0, 1)),
                 _ => None,
+            },
+            shown: Shown {
+                item: index,
+                tile: i_chunk - first,
+                // where it is not sure what a tile shows, it is all pictures together
+                hash: match self.images.len() {
+                    n_images if n_images == 1 || n_images == self.n_chunks => self.hashes[index],
+                    _ => hash(&(&self.hashes, i_chunk)),
+                },
             },
         }
     }

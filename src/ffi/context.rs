@@ -96,20 +96,13 @@ pub(crate) struct Token<'a> {
     pub(crate) pos: i32,
 }
 
-/// What the KV cache of one layer holds of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SequenceUsage {
-    /// Cells.
-    pub(crate) n_cells: u32,
-    /// Bytes of K and V of one cell.
-    pub(crate) cell_bytes: usize,
-}
-
 /// The KV cache of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KvUsage {
     /// Cells in use.
     pub(crate) n_cells: u32,
+    /// Bytes of K and V of one cell.
+    pub(crate) cell_bytes: usize,
     /// Bytes of the whole allocated cache of the layer.
     pub(crate) allocated_bytes: usize,
 }
@@ -230,12 +223,6 @@ impl Context {
     pub(super) fn llama_context(&mut self) -> *mut sys::llama_context {
         // SAFETY: `ptr` is live; a field is read.
         unsafe { sys::vp_llama_context(self.ptr.as_ptr()) }
-    }
-
-    /// Tokens that all sequences together may have.
-    pub(crate) fn n_ctx(&self) -> u32 {
-        // SAFETY: both are live; a field is read.
-        unsafe { sys::llama_n_ctx(sys::vp_llama_context(self.ptr.as_ptr())) }
     }
 
     /// Tokens one call may run.
@@ -588,30 +575,16 @@ impl Context {
         Ok(hidden)
     }
 
-    /// What the KV cache of a layer holds of a sequence.
-    pub(crate) fn usage_of(&mut self, sequence: &Sequence, il: usize) -> Result<SequenceUsage, Error> {
-        let mut usage = SequenceUsage {
-            n_cells: 0,
-            cell_bytes: 0,
-        };
+    /// Cells that a layer has of a sequence.
+    pub(crate) fn n_cells_of(&mut self, sequence: &Sequence, il: usize) -> Result<u32, Error> {
+        let mut n_cells = 0;
         let il = int(il)?;
         let (ctx, seq) = self.own(sequence)?;
         call("vp_seq_usage", || {
-            // SAFETY: `ctx` is live and used by nobody else; the outputs are locals.
-            VpStatus(unsafe { sys::vp_seq_usage(ctx, seq, il, &mut usage.n_cells, &mut usage.cell_bytes) })
+            // SAFETY: `ctx` is live and used by nobody else; the output is a local.
+            VpStatus(unsafe { sys::vp_seq_usage(ctx, seq, il, &mut n_cells) })
         })?;
-        Ok(usage)
-    }
-
-    /// Bytes that a sequence keeps beside the KV cache.
-    pub(crate) fn bytes_beside(&mut self, sequence: &Sequence) -> Result<usize, Error> {
-        let mut n_bytes = 0;
-        let (ctx, seq) = self.own(sequence)?;
-        call("vp_seq_bytes", || {
-            // SAFETY: as above.
-            VpStatus(unsafe { sys::vp_seq_bytes(ctx, seq, &mut n_bytes) })
-        })?;
-        Ok(n_bytes)
+        Ok(n_cells)
     }
 
     /// What the KV cache of a layer holds, of all sequences.
@@ -619,14 +592,35 @@ impl Context {
         self.free_the_gone();
         let mut usage = KvUsage {
             n_cells: 0,
+            cell_bytes: 0,
             allocated_bytes: 0,
         };
         let (il, ctx) = (int(il)?, self.ptr.as_ptr());
         call("vp_kv_usage", || {
-            // SAFETY: as above.
-            VpStatus(unsafe { sys::vp_kv_usage(ctx, il, &mut usage.n_cells, &mut usage.allocated_bytes) })
+            // SAFETY: `ctx` is live and used by nobody else; the outputs are locals.
+            VpStatus(unsafe {
+                sys::vp_kv_usage(
+                    ctx,
+                    il,
+                    &mut usage.n_cells,
+                    &mut usage.cell_bytes,
+                    &mut usage.allocated_bytes,
+                )
+            })
         })?;
         Ok(usage)
+    }
+
+    /// Bytes that all sequences keep beside the KV cache: hidden rows and embeddings.
+    pub(crate) fn bytes_beside(&mut self) -> Result<usize, Error> {
+        self.free_the_gone();
+        let mut n_bytes = 0;
+        let ctx = self.ptr.as_ptr();
+        call("vp_bytes_beside", || {
+            // SAFETY: as above.
+            VpStatus(unsafe { sys::vp_bytes_beside(ctx, &mut n_bytes) })
+        })?;
+        Ok(n_bytes)
     }
 }
 

@@ -37,7 +37,7 @@ mod sys {
 pub(crate) use backend::devices;
 pub(crate) use context::{
     AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Range, Rows, Sequence,
-    SequenceUsage, Token,
+    Token,
 };
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, c_path, supported_archs};

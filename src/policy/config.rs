@@ -153,6 +153,25 @@ impl Policy for PolicyConfig {
         Self::cuts(self, n_layer)
     }
 
+    fn key(&self) -> String {
+        self.to_toml()
+    }
+
+    /// What acts before layer 0, and the shallow stage, which changes how vision tokens see each other.
+    fn shared_key(&self) -> String {
+        let of_part = |part: &Self| match part {
+            Self::VisiPruner(config) if config.stages.shallow => format!(
+                "shallow {} {} {} {}\n",
+                config.shallow_mid_layer, config.layer0, config.shallow_mask, config.visual_self_attention
+            ),
+            part if matches!(part.name(), PolicyChoice::One(name) if name.acts_before_model()) => {
+                part.to_toml()
+            }
+            _ => String::new(),
+        };
+        self.parts().map(of_part).collect()
+    }
+
     fn build(&self, n_layer: usize, layout: &PromptLayout) -> Result<Box<dyn StagePolicy>, PolicyError> {
         Self::build(self, n_layer, layout)
     }

@@ -243,6 +243,17 @@ pub trait Policy: Send + Sync {
     /// fewer rows go on, read a layer, or treat one differently from the layer before, whatever the prompt.
     fn cuts(&self, n_layer: usize) -> Vec<usize>;
 
+    /// Policies of equal keys do the same. Default: equal to no other policy's.
+    fn key(&self) -> String {
+        format!("{}@{:p}", self.name(), std::ptr::from_ref(self))
+    }
+
+    /// What it does to vision tokens before they meet a question: before layer 0, or among themselves. Policies of equal
+    /// keys can share what was computed of a picture; empty: nothing. Default: equal to no other policy's.
+    fn shared_key(&self) -> String {
+        self.key()
+    }
+
     /// The policy at work on one prompt, which has an image and ends in text (see [`begin`] for the others).
     ///
     /// # Errors

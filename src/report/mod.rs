@@ -72,6 +72,14 @@ pub struct RunReport {
     pub kv_bytes: KvBytes,
     /// Bytes allocated for keys and values of all layers; 0 for models that keep none per layer.
     pub kv_allocated_bytes: u64,
+    /// Turns of the prompt: questions that were judged each by itself.
+    pub n_turns: usize,
+    /// Rows of the prompt of which something was there from earlier requests.
+    pub reused_rows: usize,
+    /// Of a picture that was there: the first layer that it had not been through, if it had not been through all.
+    pub frontier: Option<usize>,
+    /// Bytes that are kept after the answer for requests that begin alike: keys, values, hidden rows and embeddings.
+    pub prefix_bytes: u64,
     /// Where the time went.
     pub times_ms: TimesMs,
     /// Generated tokens per second of `times_ms.decode`; `None` if nothing was generated.

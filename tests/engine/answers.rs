@@ -47,7 +47,10 @@ fn a_dense_answer() {
 fn the_same_request_gets_the_same_answer_again() {
     let mut pair = Pair::new(Arch::Llama);
     for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
-        let mut session = pair.session(with_policy(policy));
+        let mut session = pair.session(SessionOptions {
+            remember: false,
+            ..with_policy(policy)
+        });
         let first = session.answer(&mut pair.projector);
         let other = Request {
             images: vec![picture(50, 50, 2)],

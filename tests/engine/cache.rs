@@ -21,13 +21,12 @@ fn cached(pair: &Pair, cache_bytes: usize) -> Projector {
 }
 
 fn encode(pair: &Pair, projector: &mut Projector, images: &[Image], text: &str) -> Encoded {
-    let session = pair.session(SessionOptions::default());
     let request = Request {
         images: images.to_vec(),
         ..Request::new(Prompt::raw(&format!("{}{text}", "<image>".repeat(images.len()))))
     };
     let mut n_heard = 0;
-    let prompt = session.encode(Some(projector), &request, |event| {
+    let prompt = engine::encode(&pair.model, Some(projector), &request, |event| {
         n_heard += usize::from(matches!(event, Event::Encode { .. }));
         Continue(())
     });

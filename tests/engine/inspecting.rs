@@ -1,7 +1,7 @@
 //! Looking into layers: every supported architecture, progress, stopping.
 
 use super::*;
-use visipruner::engine::Inspector;
+use visipruner::engine::{Inspector, encode};
 use visipruner::inspect::InspectedLayer;
 
 fn inspector(model: &Model) -> Inspector {
@@ -32,11 +32,11 @@ fn pair(arch: Arch) -> Pair {
 
 fn inspect(pair: &mut Pair, request: &Request) -> (Option<(usize, usize)>, Vec<InspectedLayer>) {
     let mut inspector = inspector(&pair.model);
-    let prompt = inspector
-        .session()
-        .encode(Some(&mut pair.projector), request, ignore);
+    let prompt = encode(&pair.model, Some(&mut pair.projector), request, ignore);
     let prompt = prompt.expect("encodes").expect("nothing stopped it");
-    let layers = inspector.layers(&prompt, 2, ignore).expect("measures");
+    let layers = inspector
+        .layers(&prompt, 2, &CancelHandle::default(), ignore)
+        .expect("measures");
     (prompt.grid(0), layers.expect("nothing stopped it"))
 }
 
@@ -80,12 +80,11 @@ fn every_architecture_can_be_inspected() {
 fn progress_runs_once_from_nothing_to_all_and_may_be_stopped() {
     let mut pair = Pair::new(Arch::Llama);
     let mut inspector = inspector(&pair.model);
-    let prompt = inspector
-        .session()
-        .encode(Some(&mut pair.projector), &question(), ignore);
+    let prompt = encode(&pair.model, Some(&mut pair.projector), &question(), ignore);
     let prompt = prompt.expect("encodes").expect("nothing stopped it");
+    let nobody = CancelHandle::default();
     let mut heard = Vec::new();
-    let all = inspector.layers(&prompt, 1, |event| {
+    let all = inspector.layers(&prompt, 1, &nobody, |event| {
         if let Event::Prefill(done) = event {
             heard.push(done);
         }
@@ -96,25 +95,27 @@ fn progress_runs_once_from_nothing_to_all_and_may_be_stopped() {
     assert!(heard.is_sorted(), "{heard:?}");
 
     for limit in [0.0, 0.3, 0.8] {
-        let stopped = inspector.layers(&prompt, 1, |event| match event {
+        let stopped = inspector.layers(&prompt, 1, &nobody, |event| match event {
             Event::Prefill(done) if done >= limit => Break(()),
             _ => Continue(()),
         });
         assert_eq!(stopped.expect("no error"), None, "at {limit}");
     }
-    inspector.cancel_handle().cancel();
-    assert_eq!(inspector.layers(&prompt, 1, ignore).expect("no error"), None);
-    assert_eq!(inspector.layers(&prompt, 1, ignore).expect("measures"), Some(all));
+    let stopped = CancelHandle::default();
+    stopped.cancel();
+    let layers = inspector.layers(&prompt, 1, &stopped, ignore);
+    assert_eq!(layers.expect("no error"), None);
+    let layers = inspector.layers(&prompt, 1, &nobody, ignore);
+    assert_eq!(layers.expect("measures"), Some(all));
 }
 
 #[test]
 fn a_prompt_of_another_model_is_refused() {
     let (mut pair, other) = (Pair::new(Arch::Llama), Pair::new(Arch::Qwen2));
-    let session = pair.session(SessionOptions::default());
-    let prompt = session.encode(Some(&mut pair.projector), &question(), ignore);
+    let prompt = encode(&pair.model, Some(&mut pair.projector), &question(), ignore);
     let prompt = prompt.expect("encodes").expect("nothing stopped it");
     let error = inspector(&other.model)
-        .layers(&prompt, 1, ignore)
+        .layers(&prompt, 1, &CancelHandle::default(), ignore)
         .expect_err("another model");
     assert!(matches!(error, Error::ForeignPrompt), "{error}");
 }

@@ -17,14 +17,12 @@ use std::path::{Path, PathBuf};
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use tempfile::TempDir;
 use visipruner::engine::{
-    CancelHandle, Error, Event, FlashAttention, Image, KvType, Model, ModelOptions, Outcome, Part, Projector,
-    ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions, StopReason,
+    self, CancelHandle, Error, Event, FlashAttention, Image, KvType, Model, ModelOptions, Outcome, Part,
+    Projector, ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions, StopReason,
 };
+use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::VisiPrunerConfig;
 use visipruner::policy::fixed::Schedule;
-use visipruner::policy::{
-    self, Decision, LayerPlan, Policy, PolicyConfig, PolicyError, PromptLayout, Reading, StagePolicy,
-};
 
 /// A random model and its projector, on disk and loaded.
 struct Pair {

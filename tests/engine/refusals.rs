@@ -160,12 +160,13 @@ fn a_projector_of_another_model_names_both_widths() {
 #[test]
 fn a_prompt_of_another_model() {
     let (mut pair, other) = (Pair::new(Arch::Llama), Pair::new(Arch::Qwen2));
-    let encoded = pair
-        .session(SessionOptions::default())
-        .encode(Some(&mut pair.projector), &question(), ignore)
+    let encoded = engine::encode(&pair.model, Some(&mut pair.projector), &question(), ignore)
         .expect("it is encoded")
         .expect("nothing stops it");
-    let mut session = pair.session(SessionOptions::default());
+    let mut session = pair.session(SessionOptions {
+        remember: false,
+        ..SessionOptions::default()
+    });
     let direct = session.answer(&mut pair.projector);
     let outcome = session
         .generate_encoded(&encoded, &question(), ignore)

@@ -1,7 +1,7 @@
 //! What an inspection measures in every layer, against its definition: attention, contributions, sizes of values, and the
 //! words of both lenses.
 
-use visipruner::engine::{Error, Inspector};
+use visipruner::engine::{CancelHandle, Error, Inspector, encode};
 use visipruner::inspect::{InspectedLayer, Word};
 
 use super::common::reference::LayerRun;
@@ -27,11 +27,14 @@ fn inspected(fixture: &mut Fixture, question: &Question, setup: Setup) -> Vec<In
         images: question.images.clone(),
         ..Request::new(Prompt::raw(&question.text))
     };
-    let prompt = inspector
-        .session()
-        .encode(Some(&mut fixture.projector), &request, |_| Continue(()));
+    let prompt = encode(&fixture.model, Some(&mut fixture.projector), &request, |_| {
+        Continue(())
+    });
     let prompt = prompt.unwrap().expect("nothing stopped it");
-    let layers = inspector.layers(&prompt, N_WORDS, |_| Continue(())).unwrap();
+    let nobody = CancelHandle::default();
+    let layers = inspector
+        .layers(&prompt, N_WORDS, &nobody, |_| Continue(()))
+        .unwrap();
     layers.expect("nothing stopped it")
 }
 
@@ -170,11 +173,13 @@ fn what_cannot_be_inspected_is_said() {
             images: question.images,
             ..Request::new(Prompt::raw(&question.text))
         };
-        let prompt = inspector
-            .session()
-            .encode(Some(&mut fixture.projector), &request, |_| Continue(()));
+        let prompt = encode(&fixture.model, Some(&mut fixture.projector), &request, |_| {
+            Continue(())
+        });
+        let prompt = prompt.unwrap().expect("nothing stopped it");
+        let nobody = CancelHandle::default();
         let error = inspector
-            .layers(&prompt.unwrap().expect("nothing stopped it"), 1, |_| Continue(()))
+            .layers(&prompt, 1, &nobody, |_| Continue(()))
             .unwrap_err();
         assert!(matches!(error, Error::NothingToInspect { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");

@@ -131,10 +131,7 @@ impl Bench<'_> {
                     Err(_) if self.interrupt.is_pressed() => None,
                     Err(error) => return Err(error),
                 },
-                Runner::Session(session) => {
-                    self.interrupt.stops(session.cancel_handle());
-                    measure(session, setup)?.map(Run::of)
-                }
+                Runner::Session(session) => measure(session, setup)?.map(Run::of),
             };
             if run.is_none() || self.interrupt.is_pressed() {
                 return Ok(None);
@@ -154,6 +151,7 @@ impl Bench<'_> {
                 images: images.clone(),
                 n_predict: self.args.n_gen,
                 ignore_eos: true,
+                cancel: self.interrupt.handle(),
                 ..Request::new(Prompt::raw(&text))
             };
             let Some(encoded) = self.encode(&request)? else {
@@ -177,13 +175,8 @@ impl Bench<'_> {
     }
 
     fn encode(&mut self, request: &Request) -> Result<Option<EncodedPrompt>, Error> {
-        let options = SessionOptions {
-            n_ctx: Some(N_CTX_STEP as u32),
-            ..SessionOptions::default()
-        };
-        let session = Session::new(&self.loaded.model, options)?;
-        self.interrupt.stops(session.cancel_handle());
-        let encoded = session.encode(self.loaded.projector.as_mut(), request, |event| {
+        let projector = self.loaded.projector.as_mut();
+        let encoded = engine::encode(&self.loaded.model, projector, request, |event| {
             if let Event::Encode { done, total } = event {
                 self.terminal
                     .progress("encoding pictures", done as f32 / total as f32);
@@ -197,6 +190,7 @@ impl Bench<'_> {
     fn session(&self, variant: &Variant, n_ctx: u32) -> Result<Session, Error> {
         let options = SessionOptions {
             n_ctx: Some(n_ctx),
+            remember: false,
             ..session_options(&self.args.compute, n_ctx, &variant.policy)
         };
         Ok(Session::new(&self.loaded.model, options)?)
@@ -206,7 +200,6 @@ impl Bench<'_> {
     fn warm_up(&self, variant: &Variant, setup: &Setup) -> Result<Option<Series>, Error> {
         let can_tell = memory::reset_peak();
         let mut session = self.session(variant, setup.n_ctx)?;
-        self.interrupt.stops(session.cancel_handle());
         let report = measure(&mut session, setup)?;
         Ok(report.map(|report| Series {
             peak: can_tell.then(memory::peak).flatten(),

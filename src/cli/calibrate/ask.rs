@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use visipruner::calibrate::{Experiment, Observation, Runner, Step, Steps, Switch};
 use visipruner::engine::{
-    EncodedPrompt, Image, Outcome, Prompt, Request, Session, SessionOptions, StopReason,
+    self, EncodedPrompt, Image, Outcome, Prompt, Request, Session, SessionOptions, StopReason,
 };
 use visipruner::eval;
 use visipruner::policy::PolicyConfig;
@@ -53,7 +53,7 @@ impl<'a> Asking<'a> {
             loaded.model.shape().n_ctx_train,
             &PolicyConfig::Off,
         );
-        let encoded = encode(&options, loaded, prompts, (&mut *terminal, interrupt))?;
+        let encoded = encode(loaded, prompts, (&mut *terminal, interrupt))?;
         let n_predict = args.prompts.n_predict;
         let longest = encoded
             .iter()
@@ -66,11 +66,12 @@ impl<'a> Asking<'a> {
             n_ctx: options
                 .n_ctx
                 .map(|n_ctx| if is_open { n_ctx.min(n_needed) } else { n_ctx }),
+            // What the policy does changes from run to run.
+            remember: false,
             ..options
         };
         let switch = Switch::default();
         let session = Session::with_policy(&loaded.model, options, switch.clone())?;
-        interrupt.stops(session.cancel_handle());
         Ok(Self {
             prompts,
             encoded,
@@ -90,6 +91,7 @@ impl<'a> Asking<'a> {
         Request {
             n_predict,
             report_logits: true,
+            cancel: self.interrupt.handle(),
             ..Request::new(Prompt::chat(""))
         }
     }
@@ -152,27 +154,20 @@ fn observed(outcome: Outcome, n_vision: usize) -> Observation {
 
 /// Every prompt, its pictures encoded.
 fn encode(
-    options: &SessionOptions,
     loaded: &mut Loaded,
     prompts: &Prompts,
     (terminal, interrupt): (&mut Terminal, &Interrupt),
 ) -> Result<Vec<EncodedPrompt>, Error> {
-    // Nothing is computed in it.
-    let small = SessionOptions {
-        n_ctx: Some(N_CTX_STEP as u32),
-        ..options.clone()
-    };
-    let session = Session::new(&loaded.model, small)?;
-    interrupt.stops(session.cancel_handle());
     let mut encoded = Vec::with_capacity(prompts.list.len());
     for (n_done, prompt) in prompts.list.iter().enumerate() {
         terminal.steps("encoding pictures", n_done, prompts.list.len());
         let request = Request {
             images: pictures(prompt)?,
+            cancel: interrupt.handle(),
             ..Request::new(Prompt::chat(&prompt.text))
         };
         let projector = loaded.projector.as_mut();
-        let result = session.encode(projector, &request, |_| ControlFlow::Continue(()))?;
+        let result = engine::encode(&loaded.model, projector, &request, |_| ControlFlow::Continue(()))?;
         let Some(result) = result.filter(|_| !interrupt.is_pressed()) else {
             return Err(Error::CalibrationInterrupted);
         };

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use visipruner::engine::{
     EncodedPrompt, Event, Image, ProjectorOptions, Prompt, Request, Session, SessionOptions, StopReason,
+    encode,
 };
 use visipruner::eval::{self, Question, Record, Store};
 use visipruner::policy::PolicyConfig;
@@ -98,7 +99,6 @@ impl Run<'_> {
     /// Finds budgets at equal cost on the first questions.
     fn equalise(&mut self, plan: &mut ModelPlan, loaded: &mut Loaded, target: &Target) -> Result<(), Error> {
         let options = self.options(plan, &PolicyConfig::Off);
-        let session = Session::new(&loaded.model, options.clone())?;
         let mut prompts = Vec::new();
         let mut picture = LastPicture::default();
         let with_picture = self
@@ -108,18 +108,18 @@ impl Run<'_> {
         for question in with_picture.take(self.args.policies.cost_questions) {
             let request = self.request(question, &mut picture)?;
             self.terminal.busy("finding budgets");
-            match self.encode(&session, loaded, &request)? {
+            match encoded(loaded, &request)? {
                 Some(prompt) => prompts.push(prompt),
                 None => return Err(Error::NothingAnswered),
             }
         }
-        drop(session);
         let mut scales = Scales {
             model: &loaded.model,
             options,
             prompts,
             request: Request {
                 n_predict: 1,
+                cancel: self.interrupt.handle(),
                 ..Request::new(Prompt::chat(""))
             },
             interrupt: self.interrupt,
@@ -172,30 +172,20 @@ impl Run<'_> {
     ) -> Result<usize, Error> {
         let is_open = |contestant: &&mut Contestant| !self.store.has(&question.id, &contestant.label);
         let mut open: Vec<&mut Contestant> = contestants.iter_mut().filter(is_open).collect();
-        let Some(first) = open.first() else { return Ok(0) };
+        if open.is_empty() {
+            return Ok(0);
+        }
         let request = self.request(question, picture)?;
-        let Some(prompt) = self.encode(&first.session, loaded, &request)? else {
+        let Some(prompt) = encoded(loaded, &request)? else {
             return Ok(0);
         };
         for (n_done, contestant) in open.iter_mut().enumerate() {
-            self.interrupt.stops(contestant.session.cancel_handle());
             let Some(record) = answer(contestant, question, &prompt, &request)? else {
                 return Ok(n_done);
             };
             self.store.add(record)?;
         }
         Ok(open.len())
-    }
-
-    fn encode(
-        &self,
-        session: &Session,
-        loaded: &mut Loaded,
-        request: &Request,
-    ) -> Result<Option<EncodedPrompt>, Error> {
-        self.interrupt.stops(session.cancel_handle());
-        let projector = loaded.projector.as_mut();
-        Ok(session.encode(projector, request, |_| ControlFlow::Continue(()))?)
     }
 
     fn request(&self, question: &Question, picture: &mut LastPicture) -> Result<Request, Error> {
@@ -207,6 +197,7 @@ impl Run<'_> {
         Ok(Request {
             images,
             n_predict: self.args.questions.n_predict,
+            cancel: self.interrupt.handle(),
             ..Request::new(Prompt::chat(&question.prompt))
         })
     }
@@ -230,6 +221,13 @@ impl Run<'_> {
             ..options
         }
     }
+}
+
+fn encoded(loaded: &mut Loaded, request: &Request) -> Result<Option<EncodedPrompt>, Error> {
+    let projector = loaded.projector.as_mut();
+    Ok(encode(&loaded.model, projector, request, |_| {
+        ControlFlow::Continue(())
+    })?)
 }
 
 fn target(args: &EvalArgs) -> Option<Target<'_>> {

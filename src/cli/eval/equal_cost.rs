@@ -97,7 +97,6 @@ impl Scales<'_> {
                 ..self.options.clone()
             },
         )?;
-        self.interrupt.stops(session.cancel_handle());
         self.terminal.busy("finding budgets");
         let (mut actual, mut dense) = (0, 0);
         for prompt in &self.prompts {

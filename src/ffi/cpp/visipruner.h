@@ -231,14 +231,14 @@ LLAMA_API int32_t vp_seq_values(struct vp_context * ctx, vp_seq seq, int32_t il,
 // memory
 //
 
-// cells of a sequence in layer il, and the bytes of K and V of one cell
-LLAMA_API int32_t vp_seq_usage(struct vp_context * ctx, vp_seq seq, int32_t il, uint32_t * n_cells, size_t * cell_bytes);
+// cells of a sequence in layer il
+LLAMA_API int32_t vp_seq_usage(struct vp_context * ctx, vp_seq seq, int32_t il, uint32_t * n_cells);
 
-// bytes that a sequence keeps beside the KV cache, for rows that can go on: hidden rows and embeddings
-LLAMA_API int32_t vp_seq_bytes(struct vp_context * ctx, vp_seq seq, size_t * n_bytes);
+// cells in use in layer il, by whatever sequence, the bytes of K and V of one cell, and of the whole allocated cache
+LLAMA_API int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_cells, size_t * cell_bytes, size_t * allocated_bytes);
 
-// cells in use in layer il, by whatever sequence, and the bytes of the whole allocated cache of that layer
-LLAMA_API int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_cells, size_t * allocated_bytes);
+// bytes that all sequences together keep beside the KV cache, for rows that can go on: hidden rows and embeddings
+LLAMA_API int32_t vp_bytes_beside(struct vp_context * ctx, size_t * n_bytes);
 
 //
 // pictures

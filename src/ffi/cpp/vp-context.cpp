@@ -230,26 +230,21 @@ static const llama_kv_cache & get_cache_of_layer(const vp_context & ctx, int32_t
     return *cache;
 }
 
-static size_t bytes_of_cell(const vp_context & ctx, const llama_kv_cache & cache, int32_t il) {
-    const auto & hparams = ctx.hparams();
-    return ggml_row_size(cache.type_k(), hparams.n_embd_k_gqa(il)) + ggml_row_size(cache.type_v(), hparams.n_embd_v_gqa(il));
-}
-
-int32_t vp_seq_usage(struct vp_context * ctx, vp_seq seq, int32_t il, uint32_t * n_cells, size_t * cell_bytes) {
+int32_t vp_seq_usage(struct vp_context * ctx, vp_seq seq, int32_t il, uint32_t * n_cells) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        const auto & s     = *ctx->get(seq);
-        const auto & cache = get_cache_of_layer(*ctx, il);
-        *n_cells    = cache.get_cells(s.id).seq_pos_get(s.id).size();
-        *cell_bytes = bytes_of_cell(*ctx, cache, il);
+        const auto & s = *ctx->get(seq);
+        *n_cells = get_cache_of_layer(*ctx, il).get_cells(s.id).seq_pos_get(s.id).size();
         return VP_OK;
     });
 }
 
-int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_cells, size_t * allocated_bytes) {
+int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_cells, size_t * cell_bytes, size_t * allocated_bytes) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
-        const auto & cache = get_cache_of_layer(*ctx, il);
+        const auto & hparams = ctx->hparams();
+        const auto & cache   = get_cache_of_layer(*ctx, il);
         *n_cells         = cache.get_cells(0).get_used(); // one stream, see vp_init_from_model()
-        *allocated_bytes = bytes_of_cell(*ctx, cache, il)*cache.get_size();
+        *cell_bytes      = ggml_row_size(cache.type_k(), hparams.n_embd_k_gqa(il)) + ggml_row_size(cache.type_v(), hparams.n_embd_v_gqa(il));
+        *allocated_bytes = *cell_bytes*cache.get_size();
         return VP_OK;
     });
 }

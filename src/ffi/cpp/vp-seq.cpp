@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 
 int32_t vp_sequence::il_next(int32_t i) const {
     if (i >= n_parent) {
@@ -435,16 +436,17 @@ int32_t vp_seq_evict(struct vp_context * ctx, vp_seq seq, int32_t il_begin, int3
 // memory
 //
 
-int32_t vp_seq_bytes(struct vp_context * ctx, vp_seq seq, size_t * n_bytes) {
-    return vp_guard(VP_BAD_ARGUMENT, [&]() -> int32_t {
-        const auto & s = *ctx->get(seq);
-        const auto & hparams = ctx->hparams();
-        *n_bytes = 0;
-        for (const auto & row : s.rows) {
-            *n_bytes += (row.slot >= 0 ? hparams.n_embd*sizeof(float) : 0) + (row.embd ? hparams.n_embd_inp()*sizeof(float) : 0);
+int32_t vp_bytes_beside(struct vp_context * ctx, size_t * n_bytes) {
+    return vp_guard(VP_ALLOC_FAILED, [&]() -> int32_t {
+        std::set<const std::vector<float> *> embds; // forks share theirs
+        for (const auto & seq : ctx->seqs) {
+            for (const auto & row : seq.second->rows) {
+                embds.insert(row.embd.get());
+            }
         }
-        for (const auto & copy : s.copies) {
-            *n_bytes += copy.second.slot >= 0 ? hparams.n_embd*sizeof(float) : 0;
+        *n_bytes = ctx->hidden.n_bytes();
+        for (const auto * embd : embds) {
+            *n_bytes += embd ? embd->size()*sizeof(float) : 0;
         }
         return VP_OK;
     });

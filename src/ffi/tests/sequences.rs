@@ -173,8 +173,8 @@ fn questions_of_one_prefix_equal_questions_by_themselves() {
                 assert_close(&logits, &expected, tolerance, &what);
                 for il in 0..model.n_layer() {
                     assert_eq!(
-                        shared.context.usage_of(&branch, il).unwrap(),
-                        alone.context.usage_of(&own, il).unwrap(),
+                        shared.context.n_cells_of(&branch, il).unwrap(),
+                        alone.context.n_cells_of(&own, il).unwrap(),
                         "{what} layer {il}"
                     );
                 }
@@ -205,7 +205,7 @@ fn a_question_leaves_the_prefix_as_it_was() {
     let held = used(&mut engine);
     assert_eq!(held, [41, 41, 41, 41, 5, 5, 5, 5]);
     assert_eq!(
-        engine.context.bytes_beside(&prefix).unwrap(),
+        engine.context.bytes_beside().unwrap(),
         N_VISION * (model.n_embd() + model.n_embd_inp()) * size_of::<f32>()
     );
     let (again, second) = engine.ask(&prefix, 1, 3);
@@ -309,10 +309,7 @@ fn a_settled_question_has_the_whole_picture_again() {
         }
         for il in 0..n_layer {
             let n_cells = if il < 4 { n_rows } else { n_rows - N_VISION };
-            assert_eq!(
-                engine.context.usage_of(&branch, il).unwrap().n_cells as usize,
-                n_cells
-            );
+            assert_eq!(engine.context.n_cells_of(&branch, il).unwrap() as usize, n_cells);
         }
         drop(prefix);
 
@@ -397,7 +394,7 @@ fn a_rolled_back_sequence_goes_on_as_if_nothing_had_been() {
         let again = engine.decode_on(&[(&fork, 9, pos), (&other, 7, pos)]);
         assert_close(&expected[0], &again[0], ROUNDING, &format!("{arch:?}"));
         for il in 0..n_layer {
-            let n_cells = engine.context.usage_of(&fork, il).unwrap().n_cells as usize;
+            let n_cells = engine.context.n_cells_of(&fork, il).unwrap() as usize;
             assert_eq!(
                 n_cells,
                 if il < 4 {

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::encoded::EncodedPrompt;
-use super::prefill::{CallAttention, CallProbe, LayerRanges, RangeCall, RowProbe};
+use super::store::PrefixStore;
+use super::with_room;
+use crate::engine::prefill::{CallAttention, CallProbe, LayerRanges, RangeCall, RowProbe};
 use crate::ffi::{self, AttentionMode, Probe};
 use crate::policy::{Row, Statistic};
 
@@ -11,11 +12,14 @@ use crate::policy::{Row, Statistic};
 pub(crate) type OnProbe<'a> =
     &'a mut dyn FnMut(&mut ffi::Context, &ffi::Sequence, usize) -> Result<(), ffi::Error>;
 
-/// A prompt in a context that was created with KV groups.
-pub(crate) struct StagedPrompt<'a> {
+/// The rows of a turn in a context that was created with KV groups.
+pub(crate) struct StagedTurn<'a> {
     context: &'a mut ffi::Context,
     sequence: &'a ffi::Sequence,
-    prompt: &'a EncodedPrompt,
+    n_rows: usize,
+    /// Rows that will be needed after the prompt.
+    n_spare: usize,
+    store: &'a mut PrefixStore,
     attention: AttentionSums,
     on_probe: OnProbe<'a>,
 }
@@ -50,33 +54,29 @@ impl AttentionSums {
     }
 }
 
-impl<'a> StagedPrompt<'a> {
-    /// Hands the prompt to the context.
-    pub(crate) fn begin(
+impl<'a> StagedTurn<'a> {
+    /// A sequence to which the rows were added.
+    pub(crate) fn new(
         context: &'a mut ffi::Context,
         sequence: &'a ffi::Sequence,
-        prompt: &'a EncodedPrompt,
+        n_rows: usize,
+        n_spare: usize,
+        store: &'a mut PrefixStore,
         on_probe: OnProbe<'a>,
-    ) -> Result<Self, ffi::Error> {
-        context.add(
-            sequence,
-            &ffi::Rows {
-                token: &prompt.token,
-                embd: &prompt.embd,
-                pos: &prompt.pos,
-            },
-        )?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             context,
             sequence,
-            prompt,
+            n_rows,
+            n_spare,
+            store,
             attention: AttentionSums::default(),
             on_probe,
-        })
+        }
     }
 }
 
-impl LayerRanges for StagedPrompt<'_> {
+impl LayerRanges for StagedTurn<'_> {
     type Error = ffi::Error;
 
     fn run(&mut self, call: &RangeCall) -> Result<(), ffi::Error> {
@@ -90,26 +90,23 @@ impl LayerRanges for StagedPrompt<'_> {
             }
         };
         let queries = call.probe.as_ref().map(|probe| indices(&probe.queries));
-        self.attention.note(call, self.prompt.layout.n_rows);
-        self.context.run(
-            self.sequence,
-            &ffi::Range {
-                il_begin: call.layers.start,
-                il_end: call.layers.end,
-                rows: &indices(&call.rows),
-                n_spare: 0,
-                mode,
-                hidden: &hidden,
-                affected: affected.as_deref(),
-                probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
-                both_ways_until: call.both_ways_until.map(|row| row.0 as i32),
-            },
-        )?;
+        self.attention.note(call, self.n_rows);
+        let range = ffi::Range {
+            il_begin: call.layers.start,
+            il_end: call.layers.end,
+            rows: &indices(&call.rows),
+            n_spare: self.n_spare + call.n_more,
+            mode,
+            hidden: &hidden,
+            affected: affected.as_deref(),
+            probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
+            both_ways_until: call.both_ways_until.map(|row| row.0 as i32),
+        };
+        let sequence = self.sequence;
+        with_room(self.context, self.store, |context| context.run(sequence, &range))?;
         match &call.probe {
             Some(probe) if probe.statistic != Statistic::Contribution => {
-                let weight = self
-                    .context
-                    .attention(self.sequence, probe.il, self.prompt.layout.n_rows)?;
+                let weight = self.context.attention(self.sequence, probe.il, self.n_rows)?;
                 self.attention.add(&weight);
                 Ok(())
             }
@@ -118,7 +115,7 @@ impl LayerRanges for StagedPrompt<'_> {
     }
 
     fn probe(&mut self, il: usize) -> Result<RowProbe, ffi::Error> {
-        let n_rows = self.prompt.layout.n_rows;
+        let n_rows = self.n_rows;
         let (norm2, dot, output_norm2) = self.context.contributions(self.sequence, il, n_rows)?;
         (self.on_probe)(self.context, self.sequence, il)?;
         Ok(RowProbe {
@@ -133,7 +130,7 @@ impl LayerRanges for StagedPrompt<'_> {
     }
 
     fn branch(&mut self, il: usize, left: &[Row], kept: &[Row]) -> Result<Vec<Row>, ffi::Error> {
-        let n_rows = self.prompt.layout.n_rows;
+        let n_rows = self.n_rows;
         self.context.leave(self.sequence, il, &indices(left))?;
         self.context.copy(self.sequence, il, &indices(kept))?;
         let due = self.context.due(self.sequence, n_rows)?;

@@ -2,26 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use super::encoded::{EncodedBy, EncodedPrompt};
-use super::options::{KvType, SessionOptions};
+use super::policy::AnyPolicy;
 use super::request::Request;
-use super::session::Session;
-use super::shapes::model_shape;
-use crate::ffi::SequenceUsage;
-use crate::policy::Stage;
+use crate::engine::Model;
+use crate::engine::cache::{Cache, Read, Turn};
+use crate::engine::encoded::{EncodedBy, EncodedPrompt};
+use crate::engine::options::KvType;
+use crate::engine::shapes::model_shape;
+use crate::ffi::KvUsage;
 use crate::policy::cost::{KvBytes, prefill_flops};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
+use crate::policy::{PolicyConfig, Stage};
 use crate::report::{RunReport, TimesMs};
 
 /// What is known before anything runs.
-pub(crate) fn start(session: &Session, encoder: Option<&EncodedBy>) -> RunReport {
-    let model = session.model();
+pub(crate) fn start(model: &Model, policy: &AnyPolicy, encoder: Option<&EncodedBy>) -> RunReport {
     let load = model.load_time() + encoder.map_or(Duration::ZERO, |encoder| encoder.load_time);
+    let own = match policy {
+        AnyPolicy::Own(own) => Some(own.name()),
+        AnyPolicy::Config(_) => None,
+    };
     RunReport {
         model: model.path().display().to_string(),
         mmproj: encoder.map(|encoder| encoder.path.display().to_string()),
-        policy: session.options().policy.clone(),
-        custom_policy: session.custom_policy(),
+        policy: policy.config().cloned().unwrap_or(PolicyConfig::Off),
+        custom_policy: own,
         times_ms: TimesMs {
             load: ms(load),
             ..TimesMs::default()
@@ -33,31 +38,25 @@ pub(crate) fn start(session: &Session, encoder: Option<&EncodedBy>) -> RunReport
 /// What the prefill did, beside what [`start`] knew.
 pub(crate) fn prefill(
     report: RunReport,
-    session: &mut Session,
+    cache: &mut Cache,
     request: &Request,
     prompt: &EncodedPrompt,
-    trace: &PrefillTrace,
+    read: &Read,
 ) -> RunReport {
-    let kv = kv_usage(session);
-    let n_cells: Vec<usize> = match &kv {
-        Some(kv) => kv.iter().map(|layer| layer.n_cells as usize).collect(),
-        None => trace.n_cells(),
-    };
-    let kv_allocated_bytes = kv
-        .iter()
-        .flatten()
-        .map(|layer| layer.allocated_bytes as u64)
-        .sum();
-    let cell_bytes: Vec<usize> = kv.iter().flatten().map(|layer| layer.cell_bytes).collect();
+    let trace = &read.trace;
+    let kv = kv_usage(cache);
+    let n_cells = n_cells(cache, &read.turn).unwrap_or_else(|| trace.n_cells());
+    let kv_allocated_bytes = kv.iter().map(|layer| layer.allocated_bytes as u64).sum();
+    let cell_bytes: Vec<usize> = kv.iter().map(|layer| layer.cell_bytes).collect();
     let encoder = prompt.encoded_by.as_ref();
     let shape = model_shape(
-        session.model().shape(),
+        cache.model().shape(),
         encoder.and_then(|encoder| encoder.n_tokens_per_image),
     );
     let vision = encoder.map(|encoder| &encoder.shape);
     let logits = request
         .report_logits
-        .then(|| session.context().logits(None).map(<[f32]>::to_vec))
+        .then(|| cache.context().ok()?.logits(None).map(<[f32]>::to_vec))
         .flatten();
     let times_ms = TimesMs {
         policy: ms(trace.policy_time),
@@ -74,6 +73,9 @@ pub(crate) fn prefill(
         flops: prefill_flops(&shape, vision, &prompt.layout, !prompt.non_causal, trace).into(),
         kv_bytes: KvBytes::of(prompt.layout.n_rows, &n_cells, &cell_bytes),
         kv_allocated_bytes,
+        n_turns: prompt.turns.len(),
+        reused_rows: read.reused.n_rows,
+        frontier: read.reused.frontier,
         ..RunReport::of_prefill(
             &prompt.layout,
             &prompt.token,
@@ -87,21 +89,15 @@ pub(crate) fn prefill(
 /// The answer. `decode_time` is the time that generating it took.
 pub(crate) fn answer(
     report: &mut RunReport,
-    session: &mut Session,
+    cache: &mut Cache,
+    turn: Option<&Turn>,
     text: &str,
     tokens: &[i32],
     began: Instant,
     decode_time: Duration,
 ) {
-    // A request that was stopped early may have left some layers filled and others not.
-    if !report.layers.is_empty() {
-        let kv = kv_usage(session);
-        report.kv_final = kv
-            .into_iter()
-            .flatten()
-            .map(|layer| layer.n_cells as usize)
-            .collect();
-    }
+    let n_cells = turn.and_then(|turn| n_cells(cache, turn));
+    report.kv_final = n_cells.unwrap_or_default();
     report.text = text.to_owned();
     report.generated = tokens.to_vec();
     report.times_ms.decode = ms(decode_time);
@@ -110,32 +106,27 @@ pub(crate) fn answer(
     report.tokens_per_second = (!tokens.is_empty() && per_second.is_finite()).then_some(per_second);
 }
 
-/// The KV cache of each layer; `None` for models that keep none per layer.
-fn kv_usage(session: &mut Session) -> Option<Vec<LayerUsage>> {
-    let n_layer = session.model().n_layer();
-    let (context, sequence) = session.context_and_sequence();
-    let usage = |il| {
-        let SequenceUsage { n_cells, cell_bytes } = context.usage_of(sequence, il).ok()?;
-        let allocated_bytes = context.kv_usage(il).ok()?.allocated_bytes;
-        Some(LayerUsage {
-            n_cells,
-            cell_bytes,
-            allocated_bytes,
-        })
+/// The KV cache of each layer; none for models that keep none per layer.
+fn kv_usage(cache: &mut Cache) -> Vec<KvUsage> {
+    let n_layer = cache.model().n_layer();
+    let Ok(context) = cache.context() else {
+        return Vec::new();
     };
-    (0..n_layer).map(usage).collect()
+    let usage: Option<Vec<KvUsage>> = (0..n_layer).map(|il| context.kv_usage(il).ok()).collect();
+    usage.unwrap_or_default()
 }
 
-/// The KV cache of one layer.
-struct LayerUsage {
-    n_cells: u32,
-    cell_bytes: usize,
-    allocated_bytes: usize,
+/// The cells that each layer has of a turn; `None` for models that keep none per layer.
+fn n_cells(cache: &mut Cache, turn: &Turn) -> Option<Vec<usize>> {
+    let n_layer = cache.model().n_layer();
+    let context = cache.context().ok()?;
+    let of_layer = |il| context.n_cells_of(turn.sequence(), il).ok().map(|n| n as usize);
+    (0..n_layer).map(of_layer).collect()
 }
 
 /// A warning if the prompt is longer than what the model was trained for.
-pub(crate) fn beyond_training(session: &Session, prompt: &EncodedPrompt) -> Option<String> {
-    let n_ctx_train = session.model().native().n_ctx_train();
+pub(crate) fn beyond_training(model: &Model, prompt: &EncodedPrompt) -> Option<String> {
+    let n_ctx_train = model.native().n_ctx_train();
     let n_pos = prompt.next_pos;
     (i64::from(n_pos) > i64::from(n_ctx_train)).then(|| {
         format!(
@@ -145,14 +136,11 @@ pub(crate) fn beyond_training(session: &Session, prompt: &EncodedPrompt) -> Opti
 }
 
 /// What the user should know about the decisions of a prefill: with a quantized KV cache they may be off.
-pub(crate) fn warnings(options: &SessionOptions, trace: &PrefillTrace) -> Vec<String> {
-    let Some(policy) = options.policy.visipruner() else {
+pub(crate) fn warnings(policy: &AnyPolicy, kv_types: [KvType; 2], trace: &PrefillTrace) -> Vec<String> {
+    let Some(policy) = policy.config().and_then(PolicyConfig::visipruner) else {
         return Vec::new();
     };
-    let Some(ty) = [options.type_k, options.type_v]
-        .into_iter()
-        .find(|ty| ty.is_quantized())
-    else {
+    let Some(ty) = kv_types.into_iter().find(|ty| ty.is_quantized()) else {
         return Vec::new();
     };
     let close: Vec<String> = trace
@@ -207,7 +195,6 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::PolicyConfig;
     use crate::policy::PromptLayout;
     use crate::policy::Skipped;
     use crate::policy::config::VisiPrunerConfig;
@@ -230,18 +217,13 @@ mod tests {
 
     #[test]
     fn only_a_quantized_cache_and_a_close_decision_warn() {
-        let f16 = SessionOptions {
-            policy: PolicyConfig::VisiPruner(VisiPrunerConfig::default()),
-            ..SessionOptions::default()
-        };
-        let q8_0 = SessionOptions {
-            type_k: KvType::Q8_0,
-            ..f16.clone()
-        };
-        assert_eq!(warnings(&f16, &trace(0.9952)), Vec::<String>::new());
-        assert_eq!(warnings(&q8_0, &trace(0.98)), Vec::<String>::new());
-        assert_eq!(warnings(&q8_0, &trace(0.9999)), Vec::<String>::new());
-        let close = warnings(&q8_0, &trace(0.9952));
+        let policy = AnyPolicy::Config(PolicyConfig::VisiPruner(VisiPrunerConfig::default()));
+        let f16 = [KvType::F16; 2];
+        let q8_0 = [KvType::Q8_0, KvType::F16];
+        assert_eq!(warnings(&policy, f16, &trace(0.9952)), Vec::<String>::new());
+        assert_eq!(warnings(&policy, q8_0, &trace(0.98)), Vec::<String>::new());
+        assert_eq!(warnings(&policy, q8_0, &trace(0.9999)), Vec::<String>::new());
+        let close = warnings(&policy, q8_0, &trace(0.9952));
         assert!(
             close[0].contains("layer(s) 1 ") && close[0].contains("q8_0"),
             "{close:?}"

@@ -1,8 +1,8 @@
 //! What is asked of a session, and what comes back.
 
-use super::image::Image;
-use super::options::Sampling;
-use super::prompt::Prompt;
+use super::cancel::CancelHandle;
+use super::policy::AnyPolicy;
+use crate::engine::{Image, Prompt, Sampling};
 use crate::report::RunReport;
 
 /// What is asked of a session.
@@ -28,6 +28,10 @@ pub struct Request {
     pub ignore_eos: bool,
     /// A chat template in Jinja instead of the model's own. Default: none.
     pub chat_template: Option<String>,
+    /// Which vision tokens go on. Its cuts must be among those of the cache. Default: the session's policy.
+    pub policy: Option<AnyPolicy>,
+    /// Stops the request from elsewhere. Default: nobody does.
+    pub cancel: CancelHandle,
     /// Put the logits `[n_vocab]` of the last prompt token into the report. Default: no.
     pub report_logits: bool,
     /// Put what the probes read into the report. Default: no.
@@ -45,6 +49,8 @@ impl Request {
             stop: Vec::new(),
             ignore_eos: false,
             chat_template: None,
+            policy: None,
+            cancel: CancelHandle::default(),
             report_logits: false,
             report_probes: false,
         }

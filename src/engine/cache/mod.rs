@@ -1,0 +1,392 @@
+//! The KV cache and the computation: prompts are read into sequences, and sequences go on token by token.
+//!
+//! ```text
+//!  EncodedPrompt ─► keys ─► PrefixStore: what is there already
+//!        │                      │
+//!        └──────► turns ────────┴─► staged or dense prefill ─► a branch per question ─► decode, all in one batch
+//! ```
+//!
+//! A question is a *branch* of the sequence that ends with its last picture: the picture is read once, and what a policy
+//! keeps of it for one question is gone with that question.
+
+mod dense;
+mod keys;
+mod staged;
+mod store;
+mod turns;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+pub(crate) use keys::hash;
+pub(crate) use staged::OnProbe;
+use store::PrefixStore;
+pub(crate) use turns::{Read, Turn};
+
+use super::encoded::EncodedPrompt;
+use super::error::{Error, computing};
+use super::options::{KvType, SessionOptions};
+use super::session::{AnyPolicy, CancelHandle, Event, Generation, Request};
+use super::{Model, n_threads, prefill};
+use crate::ffi::{self, Status};
+use crate::policy::trace::PrefillTrace;
+use crate::policy::{Policy, PolicyConfig, StagePolicy};
+
+/// The longest context that a cache has unless told otherwise: a model trained for 128 Ki tokens would take
+/// gigabytes for its KV cache.
+const DEFAULT_MAX_CTX: u32 = 8192;
+
+/// Tokens of an answer that a suggested context size leaves room for.
+const SUGGESTED_ANSWER: usize = 512;
+
+/// Cells that each layer's KV cache begins with: it grows with what it is given.
+const FIRST_CELLS: u32 = 256;
+
+/// A KV cache with several answers in the making: each begins with [`begin`](Cache::begin), all go on together with
+/// [`step`](Cache::step), and what one leaves behind is there for those that begin alike.
+///
+/// ```no_run
+/// # use std::ops::ControlFlow::Continue;
+/// # use visipruner::engine::{Cache, EncodedPrompt, Error, Model, Request, SessionOptions};
+/// # fn run(model: &Model, prompts: &[EncodedPrompt], request: &Request) -> Result<(), Error> {
+/// let options = SessionOptions { n_sequences: prompts.len() as u32, ..SessionOptions::default() };
+/// let mut cache = Cache::new(model, &options)?;
+/// let mut answers = Vec::new();
+/// for prompt in prompts {
+///     answers.push(cache.begin(prompt, request, |_| Continue(()))?);
+/// }
+/// while answers.iter().any(|answer| answer.stop().is_none()) {
+///     cache.step(&mut answers.iter_mut().collect::<Vec<_>>())?;
+/// }
+/// for answer in answers {
+///     println!("{}", cache.finish(answer).text);
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// ## Why does everything take `&mut self`?
+/// It changes the KV cache and the buffers of the computation. Caches share their model.
+pub struct Cache {
+    /// `None` if it could not be made anew; the next request tries again.
+    context: Option<ffi::Context>,
+    model: Model,
+    params: ffi::ContextParams,
+    /// The layers at which the model can be cut; `None`: llama.cpp's own memory.
+    cuts: Option<Vec<usize>>,
+    kv_types: [KvType; 2],
+    /// Of requests that name none.
+    policy: AnyPolicy,
+    store: PrefixStore,
+}
+
+impl Cache {
+    /// Makes a cache. `options.policy` is what requests do that name no policy.
+    ///
+    /// # Errors
+    /// [`Error::OptionRange`], [`Error::QuantizedValues`], [`Error::Policy`]; [`Error::Unsupported`] for cuts in a model
+    /// that cannot be pruned; [`Error::Context`] where llama.cpp refuses.
+    pub fn new(model: &Model, options: &SessionOptions) -> Result<Self, Error> {
+        options.policy.validate_for(model.n_layer())?;
+        let of_policy = (options.policy != PolicyConfig::Off).then(|| options.policy.cuts(model.n_layer()));
+        let mut cache = Self::with_cuts(model, options, options.cuts.of(model.n_layer(), of_policy))?;
+        cache.policy = AnyPolicy::Config(options.policy.clone());
+        Ok(cache)
+    }
+
+    pub(crate) fn with_cuts(
+        model: &Model,
+        options: &SessionOptions,
+        cuts: Option<Vec<usize>>,
+    ) -> Result<Self, Error> {
+        options.validate()?;
+        if cuts.is_some() {
+            model.supports_pruning()?;
+        }
+        let n_threads = n_threads(options.n_threads);
+        let n_prefixes = options.n_prefixes;
+        let params = ffi::ContextParams {
+            n_ctx: options.n_ctx.unwrap_or_else(|| default_n_ctx(model)),
+            // each sequence at work may have a parent that is in no store any more
+            n_seq_max: 2 * options.n_sequences + n_prefixes,
+            n_batch: options.n_batch.max(options.n_ubatch),
+            n_ubatch: options.n_ubatch,
+            n_threads,
+            n_threads_batch: n_threads,
+            flash_attn: options.flash_attn.into(),
+            type_k: options.type_k.ggml_type(),
+            type_v: options.type_v.ggml_type(),
+            offload_kqv: options.offload_kqv,
+        };
+        let mut cache = Self {
+            context: None,
+            model: model.clone(),
+            params,
+            cuts,
+            kv_types: [options.type_k, options.type_v],
+            policy: AnyPolicy::Config(PolicyConfig::Off),
+            store: PrefixStore::new(n_prefixes as usize),
+        };
+        cache.renew()?;
+        Ok(cache)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Tokens that all sequences together may have.
+    pub fn n_ctx(&self) -> u32 {
+        self.params.n_ctx // llama.cpp rounds up; what was asked for is what holds
+    }
+
+    /// Forgets what no answer is being made on.
+    pub fn forget(&mut self) {
+        self.store.clear();
+    }
+
+    /// Reads a prompt, as far as it is not there already, and chooses the first token of its answer. `on_event` hears what
+    /// happens and may stop it.
+    ///
+    /// # Errors
+    /// What is wrong with prompt, policy or request: [`Error::ForeignPrompt`], [`Error::EmptyPrompt`],
+    /// [`Error::PromptTooLong`], [`Error::OptionRange`], [`Error::Policy`], [`Error::NoCut`]; [`Error::NoRoom`],
+    /// [`Error::OutOfMemory`], [`Error::Compute`].
+    pub fn begin(
+        &mut self,
+        prompt: &EncodedPrompt,
+        request: &Request,
+        mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation, Error> {
+        let policy = self.policy.clone();
+        self.begin_with(prompt, &policy, request, &mut on_event)
+    }
+
+    pub(crate) fn kv_types(&self) -> [KvType; 2] {
+        self.kv_types
+    }
+
+    pub(crate) fn context(&mut self) -> Result<&mut ffi::Context, Error> {
+        if self.context.is_none() {
+            self.renew()?;
+        }
+        self.context.as_mut().ok_or(Error::Context {
+            n_ctx: self.params.n_ctx,
+            reason: "there is none".to_owned(),
+        })
+    }
+
+    /// The old context goes before the new one comes: there need not be memory for both.
+    fn renew(&mut self) -> Result<(), Error> {
+        self.store.clear();
+        self.context = None;
+        let group = |&il_begin: &usize| ffi::KvGroup {
+            il_begin,
+            n_cells: FIRST_CELLS,
+        };
+        let groups: Vec<ffi::KvGroup> = match &self.cuts {
+            Some(cuts) => [0].iter().chain(cuts).map(group).collect(),
+            None => Vec::new(),
+        };
+        let context = ffi::Context::new(self.model.native(), &self.params, &groups);
+        self.context = Some(context.map_err(|error| Error::Context {
+            n_ctx: self.params.n_ctx,
+            reason: error.message,
+        })?);
+        Ok(())
+    }
+
+    /// Makes sure that a prompt can be computed: it is one of this model, there is room, and batches hold what must be
+    /// together.
+    pub(crate) fn fit(&mut self, prompt: &EncodedPrompt, n_predict: usize) -> Result<(), Error> {
+        if !prompt.is_of(&self.model) {
+            return Err(Error::ForeignPrompt);
+        }
+        let n_tokens = prompt.layout.n_rows;
+        if n_tokens == 0 {
+            return Err(Error::EmptyPrompt);
+        }
+        if n_tokens > self.n_ctx() as usize {
+            let suggested = (n_tokens + n_predict.min(SUGGESTED_ANSWER)).next_multiple_of(256);
+            let (n_vision, n_ctx) = (prompt.layout.n_vision(), self.n_ctx());
+            return Err(Error::PromptTooLong {
+                n_tokens,
+                n_vision,
+                n_ctx,
+                suggested,
+            });
+        }
+        let together = if prompt.non_causal {
+            prompt.longest_image() as u32
+        } else {
+            0
+        };
+        if together > self.context()?.n_ubatch() {
+            self.params.n_ubatch = self.params.n_ubatch.max(together);
+            self.params.n_batch = self.params.n_batch.max(together);
+            self.renew()?;
+        }
+        Ok(())
+    }
+
+    /// The policy's cuts must be among those that the cache was made with.
+    pub(crate) fn check_cuts(&self, policy: &dyn Policy) -> Result<(), Error> {
+        let no_cut = |il| Error::NoCut {
+            policy: policy.name(),
+            il,
+        };
+        let Some(own) = &self.cuts else {
+            return Err(no_cut(0));
+        };
+        let cuts = policy.cuts(self.model.n_layer());
+        cuts.into_iter()
+            .find(|il| !own.contains(il))
+            .map_or(Ok(()), |il| Err(no_cut(il)))
+    }
+
+    /// Reads a prompt, turn by turn, from where the cache has it. There is none if it was stopped.
+    pub(crate) fn read(
+        &mut self,
+        prompt: &EncodedPrompt,
+        policy: Option<&dyn Policy>,
+        n_predict: usize,
+        cancel: &CancelHandle,
+        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<Option<Read>, Error> {
+        let n_spare = n_predict.min(self.n_ctx() as usize);
+        let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
+        if self.context.is_none() {
+            self.renew()?;
+        }
+        let Self { context, store, .. } = self;
+        let Some(context) = context.as_mut() else {
+            return Ok(None);
+        };
+        let reader = turns::Reader {
+            model: &model,
+            cuts: &cuts,
+            prompt,
+            policy,
+            n_spare,
+            store,
+        };
+        context.watching(cancel.flag(), |context| reader.read(context, on_progress))
+    }
+
+    /// Reads a whole prompt into a sequence that shares nothing, looking into every layer that is probed. There is none if
+    /// it was stopped.
+    pub(crate) fn read_alone(
+        &mut self,
+        prompt: &EncodedPrompt,
+        policy: &mut dyn StagePolicy,
+        cancel: &CancelHandle,
+        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        on_probe: OnProbe<'_>,
+    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
+        let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
+        let Self { context, store, .. } = self;
+        let Some(context) = context.as_mut() else {
+            return Ok(None);
+        };
+        let sequence = context.new_sequence().map_err(failed("the prompt"))?;
+        let added = context.add(&sequence, &prompt.rows(0..prompt.layout.n_rows));
+        added.map_err(failed("the prompt"))?;
+        let stage = turns::Stage {
+            model: &model,
+            cuts: &cuts,
+            prompt,
+            layout: &prompt.layout,
+            n_spare: 0,
+            store,
+        };
+        let shared = prefill::Shared::default();
+        let result = context.watching(cancel.flag(), |context| {
+            stage.run(context, &sequence, shared, policy, on_progress, on_probe)
+        });
+        Ok(turns::unless_stopped(result)?.map(|trace| (sequence, trace)))
+    }
+
+    /// Runs one token of each of several turns. On success the logits of the i-th are there as row i.
+    pub(crate) fn decode(
+        &mut self,
+        tokens: &[(&Turn, i32, i32)],
+        cancel: Option<&CancelHandle>,
+    ) -> Result<(), ffi::Error> {
+        let Self { context, store, .. } = self;
+        let Some(context) = context.as_mut() else {
+            return Ok(());
+        };
+        let tokens: Vec<ffi::Token> = tokens
+            .iter()
+            .map(|&(turn, token, pos)| ffi::Token {
+                sequence: turn.sequence(),
+                token,
+                pos,
+            })
+            .collect();
+        let nobody = CancelHandle::default();
+        let flag = cancel.unwrap_or(&nobody).flag();
+        context.watching(flag, |context| {
+            with_room(context, store, |context| context.decode(&tokens, 0))
+        })
+    }
+
+    /// Keeps the rows of a turn that has been answered, for the turns that follow.
+    pub(crate) fn keep(&mut self, turn: Turn, answer: &[i32]) {
+        let Self { context, store, .. } = self;
+        if let Some(context) = context.as_mut()
+            && let Some(kept) = turn.settled(context, answer)
+        {
+            store.keep(kept);
+        }
+    }
+
+    /// Bytes that are held, by whatever sequence: keys, values, hidden rows and embeddings.
+    pub(crate) fn held_bytes(&mut self) -> u64 {
+        let n_layer = self.model.n_layer();
+        let Some(context) = self.context.as_mut() else {
+            return 0;
+        };
+        let of_layer = |il| {
+            let usage = context.kv_usage(il).ok()?;
+            Some(u64::from(usage.n_cells) * usage.cell_bytes as u64)
+        };
+        let kv: u64 = (0..n_layer).filter_map(of_layer).sum();
+        kv + context.bytes_beside().unwrap_or(0) as u64
+    }
+}
+
+/// Does what may find no room, forgetting what no request is at work on, the oldest first, until there is.
+fn with_room<T>(
+    context: &mut ffi::Context,
+    store: &mut PrefixStore,
+    mut work: impl FnMut(&mut ffi::Context) -> Result<T, ffi::Error>,
+) -> Result<T, ffi::Error> {
+    loop {
+        match work(context) {
+            Err(error) if error.status == Status::NoSlot && store.forget_one() => {}
+            result => return result,
+        }
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache")
+            .field("model", &self.model)
+            .field("cuts", &self.cuts)
+            .finish()
+    }
+}
+
+fn default_n_ctx(model: &Model) -> u32 {
+    model.native().n_ctx_train().clamp(1, DEFAULT_MAX_CTX)
+}
+
+/// What a computation in the cache failed for.
+pub(crate) fn failed(what: &'static str) -> impl Fn(ffi::Error) -> Error {
+    move |error| computing(what, error)
+}
+
+/// A shared sequence.
+pub(crate) type Shared = Arc<ffi::Sequence>;

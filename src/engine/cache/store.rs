@@ -1,0 +1,121 @@
+//! What earlier requests have left in the cache, for those that begin alike.
+
+use std::sync::Arc;
+
+use crate::ffi;
+
+/// What a row of a prompt is, and what it depends on: rows of equal keys after rows of equal keys hold the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RowKey {
+    /// The token, or the picture and which of its tokens.
+    pub(crate) what: (u64, u64),
+    /// What was done to pictures before it that it can see.
+    pub(crate) seen: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kept: Kept,
+    /// When it was used last.
+    used: u64,
+}
+
+/// A sequence, and what a prompt must begin with to go on from it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) sequence: Arc<ffi::Sequence>,
+    /// `[rows]`
+    pub(crate) keys: Vec<RowKey>,
+    /// The turn whose pictures are its end, and whose text between them is not settled; none if it ends in an answer.
+    pub(crate) open_turn: Option<usize>,
+    /// Rows up to here, and those from `own_from` on, depend on nothing behind them: the sequence can be cut there.
+    pub(crate) free_until: usize,
+    pub(crate) own_from: usize,
+}
+
+/// Sequences by their rows, the one not used for longest gone first.
+#[derive(Debug, Default)]
+pub(crate) struct PrefixStore {
+    entries: Vec<Entry>,
+    max_entries: usize,
+    clock: u64,
+}
+
+/// A sequence that a prompt can begin with.
+pub(crate) struct Found {
+    pub(crate) sequence: Arc<ffi::Sequence>,
+    /// Rows that it has.
+    pub(crate) n_rows: usize,
+    /// Rows that the prompt begins with. If these are fewer, a fork of the sequence is cut there.
+    pub(crate) n_common: usize,
+}
+
+impl PrefixStore {
+    pub(crate) fn new(max_entries: usize) -> Self {
+        Self {
+            max_entries,
+            ..Self::default()
+        }
+    }
+
+    /// The sequence that most rows of a prompt can be taken from, at most the first `most`. `keys` are those of the prompt
+    /// where a turn, if any, is open.
+    pub(crate) fn find(&mut self, most: usize, keys: impl Fn(Option<usize>) -> Vec<RowKey>) -> Option<Found> {
+        let common = |entry: &Entry| entry.kept.n_common(most, &keys(entry.kept.open_turn));
+        let found = self.entries.iter().map(common).enumerate();
+        let (i, n_common) = found
+            .filter(|&(_, n_common)| n_common > 0)
+            .max_by_key(|&(i, n_common)| (n_common, self.entries[i].kept.keys.len() == n_common))?;
+        self.clock += 1;
+        let entry = &mut self.entries[i];
+        entry.used = self.clock;
+        Some(Found {
+            sequence: Arc::clone(&entry.kept.sequence),
+            n_rows: entry.kept.keys.len(),
+            n_common,
+        })
+    }
+
+    /// Keeps a sequence. Those that are its beginning, and can be had from it, go.
+    pub(crate) fn keep(&mut self, kept: Kept) {
+        self.clock += 1;
+        self.entries.retain(|other| {
+            let n_rows = other.kept.keys.len();
+            !(kept.keys.starts_with(&other.kept.keys) && kept.can_end_at(n_rows))
+        });
+        self.entries.push(Entry {
+            kept,
+            used: self.clock,
+        });
+        while self.entries.len() > self.max_entries {
+            self.forget_one();
+        }
+    }
+
+    /// Forgets the sequence that was not used for longest. Returns whether there was one.
+    pub(crate) fn forget_one(&mut self) -> bool {
+        let oldest = (0..self.entries.len()).min_by_key(|&i| self.entries[i].used);
+        oldest.map(|i| self.entries.swap_remove(i)).is_some()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+    }
+}
+
+impl Kept {
+    /// Rows, at most `most`, that a prompt of these keys can take from it.
+    fn n_common(&self, most: usize, keys: &[RowKey]) -> usize {
+        let n_equal = self.keys.iter().zip(keys).take_while(|(a, b)| a == b).count();
+        let n_equal = n_equal.min(most);
+        if self.can_end_at(n_equal) {
+            n_equal
+        } else {
+            n_equal.min(self.free_until)
+        }
+    }
+
+    fn can_end_at(&self, n_rows: usize) -> bool {
+        n_rows <= self.free_until || n_rows >= self.own_from
+    }
+}

@@ -1,0 +1,54 @@
+//! From a request to the rows of its prompt: template, tokens, pictures. No cache is needed for it, and no session: it may
+//! run in another thread than the one that computes.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::encoded::EncodedPrompt;
+use super::session::{CancelHandle, Event, Request, hear};
+use super::{Error, Model, Projector};
+
+/// Encodes a request's prompt. There is none if `on_event` or the request's [`cancel`](Request::cancel) stopped it.
+///
+/// # Errors
+/// [`Error::Markers`], [`Error::EmptyPrompt`], [`Error::NoProjector`], [`Error::ForeignProjector`], [`Error::Template`],
+/// [`Error::Tokenize`], [`Error::Encode`].
+pub fn encode(
+    model: &Model,
+    projector: Option<&mut Projector>,
+    request: &Request,
+    mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Option<EncodedPrompt>, Error> {
+    let began = Instant::now();
+    let n_images = request.images.len();
+    let rendered = model.rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
+    let n_pos = model.native().n_pos_per_embd();
+    let prompt = match projector {
+        None if n_images > 0 => return Err(Error::NoProjector { n_images }),
+        None => {
+            let mut prompt = EncodedPrompt::new(n_pos, false);
+            prompt.push_text(&model.tokenize_prompt(&rendered.parts)?);
+            Some(prompt)
+        }
+        Some(projector) if !projector.model().is_same(model) => {
+            return Err(Error::ForeignProjector {
+                projector: projector.path().to_owned(),
+            });
+        }
+        Some(projector) => {
+            let cancel: &CancelHandle = &request.cancel;
+            projector.encode_prompt(&rendered.parts, &request.images, |done, total| {
+                hear(cancel, &mut on_event, Event::Encode { done, total })
+            })?
+        }
+    };
+    Ok(prompt.map(|mut prompt| {
+        prompt.end_turn();
+        EncodedPrompt {
+            model: Some(model.downgrade()),
+            encode_time: began.elapsed(),
+            warning: rendered.warning,
+            ..prompt
+        }
+    }))
+}
