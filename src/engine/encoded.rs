@@ -199,26 +199,19 @@ impl EncodedPrompt {
         self.layout.n_rows = self.token.len();
     }
 
-    /// What was added since the last turn's answer is a turn, to be answered.
-    pub(crate) fn end_turn(&mut self) {
+    /// What was added since the last turn's answer is a turn, with its answer if it has one.
+    pub(crate) fn end_turn(&mut self, answer: Option<&[i32]>) {
         let begin = self.turns.last().map_or(0, |turn| turn.answer_end);
         let end = self.layout.n_rows;
         let last_vision = self.layout.vision.iter().rfind(|span| span.start >= begin);
+        let vision_end = last_vision.map_or(begin, |span| span.end);
+        self.push_text(answer.unwrap_or_default());
         self.turns.push(TurnSpan {
             begin,
-            vision_end: last_vision.map_or(begin, |span| span.end),
+            vision_end,
             end,
-            answer_end: end,
+            answer_end: self.layout.n_rows,
         });
-    }
-
-    /// The answer of the last turn.
-    pub(crate) fn push_answer(&mut self, tokens: &[i32]) {
-        self.push_text(tokens);
-        let end = self.layout.n_rows;
-        if let Some(turn) = self.turns.last_mut() {
-            turn.answer_end = end;
-        }
     }
 
     /// Whether it was encoded for a model.

@@ -27,7 +27,15 @@ pub fn encode(
         None if n_images > 0 => return Err(Error::NoProjector { n_images }),
         None => {
             let mut prompt = EncodedPrompt::new(n_pos, false);
-            prompt.push_text(&model.tokenize_prompt(&rendered.parts)?);
+            for (i, turn) in rendered.turns.into_iter().enumerate() {
+                prompt.push_text(&model.tokenize_prompt(&turn.parts, i == 0)?);
+                prompt.end_turn(
+                    turn.answer
+                        .map(|answer| model.answer_tokens(answer))
+                        .transpose()?
+                        .as_deref(),
+                );
+            }
             Some(prompt)
         }
         Some(projector) if !projector.model().is_same(model) => {
@@ -37,18 +45,15 @@ pub fn encode(
         }
         Some(projector) => {
             let cancel: &CancelHandle = &request.cancel;
-            projector.encode_prompt(&rendered.parts, &request.images, |done, total| {
+            projector.encode_prompt(rendered.turns, &request.images, |done, total| {
                 hear(cancel, &mut on_event, Event::Encode { done, total })
             })?
         }
     };
-    Ok(prompt.map(|mut prompt| {
-        prompt.end_turn();
-        EncodedPrompt {
-            model: Some(model.downgrade()),
-            encode_time: began.elapsed(),
-            warning: rendered.warning,
-            ..prompt
-        }
+    Ok(prompt.map(|prompt| EncodedPrompt {
+        model: Some(model.downgrade()),
+        encode_time: began.elapsed(),
+        warning: rendered.warning,
+        ..prompt
     }))
 }

@@ -68,7 +68,7 @@ pub use image::Image;
 pub use options::{
     Cuts, FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
 };
-pub use prompt::{IMAGE_MARKERS, Part, Prompt};
+pub use prompt::{Exchange, IMAGE_MARKERS, Part, Prompt};
 pub use shapes::{model_shape, vision_shape};
 
 #[cfg(feature = "native")]

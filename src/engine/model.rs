@@ -217,38 +217,53 @@ impl Model {
         n_images: usize,
         chat_template: Option<&str>,
     ) -> Result<template::Rendered, Error> {
-        let parts = prompt.with_places(n_images)?;
+        let user = prompt.with_places(n_images)?;
         let specials = &self.0.specials;
-        match (prompt, chat_template) {
-            (Prompt::Raw(_), _) => Ok(template::Rendered { parts, warning: None }),
-            (Prompt::Chat { system, .. }, Some(given)) => {
-                template::apply(given, specials, system.as_deref(), &parts)
-                    .map(|parts| template::Rendered { parts, warning: None })
-                    .map_err(|reason| Error::Template { reason })
+        let (system, history) = match prompt {
+            Prompt::Raw(_) => {
+                let turns = vec![template::RenderedTurn {
+                    parts: user,
+                    answer: None,
+                }];
+                return Ok(template::Rendered { turns, warning: None });
             }
-            (Prompt::Chat { system, .. }, None) => {
+            Prompt::Chat { system, history, .. } => (system.as_deref(), history),
+        };
+        let conversation = template::Conversation {
+            system,
+            history,
+            user: &user,
+        };
+        match chat_template {
+            Some(given) => {
+                template::apply(given, specials, &conversation).map_err(|reason| Error::Template { reason })
+            }
+            None => {
                 let own = self.chat_template();
-                Ok(template::apply_or_llava(
-                    own.as_deref(),
-                    specials,
-                    system.as_deref(),
-                    &parts,
-                ))
+                Ok(template::apply_or_llava(own.as_deref(), specials, &conversation))
             }
         }
     }
 
-    /// The tokens of a prompt without images, with BOS and EOS as the metadata says.
-    pub(crate) fn tokenize_prompt(&self, parts: &[Part]) -> Result<Vec<i32>, Error> {
+    /// The tokens of a text in a prompt; at its beginning with BOS and EOS as the metadata says.
+    pub(crate) fn tokenize_prompt(&self, parts: &[Part], is_first: bool) -> Result<Vec<i32>, Error> {
         let texts = parts.iter().filter_map(|part| match part {
             Part::Text(text) => Some(text.as_str()),
             Part::Image => None,
         });
         let text: String = texts.collect();
-        let tokens = self.0.native.tokenize(&text, true, true);
+        let tokens = self.0.native.tokenize(&text, is_first, true);
         tokens.map_err(|error| Error::Tokenize {
             reason: error.to_string(),
         })
+    }
+
+    /// The tokens of an answer in a prompt.
+    pub(crate) fn answer_tokens(&self, answer: template::RenderedAnswer) -> Result<Vec<i32>, Error> {
+        match answer {
+            template::RenderedAnswer::Tokens(tokens) => Ok(tokens),
+            template::RenderedAnswer::Text(text) => self.tokenize(&text, false),
+        }
     }
 }
 

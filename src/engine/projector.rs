@@ -12,6 +12,7 @@ use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
 use super::picture_cache::{Encoded, PictureCache, Tile};
 use super::prompt::Part;
 use super::shapes::vision_shape;
+use super::template::RenderedTurn;
 use super::{Error, Model, n_threads};
 use crate::ffi::{self, Status};
 use crate::gguf::{Gguf, ProjectorShape, open_projector};
@@ -132,7 +133,7 @@ impl Projector {
         let bitmap = ffi::Bitmap::placeholder(width, height).map_err(failed)?;
         let chunks = self
             .native
-            .tokenize(&[ffi::Part::Image(&bitmap)])
+            .tokenize(&[ffi::Part::Image(&bitmap)], true)
             .map_err(failed)?;
         let n_tokens = chunks.iter().map(|chunk| match chunk {
             ffi::Chunk::Text(_) => 0,
@@ -146,7 +147,11 @@ impl Projector {
     /// # Errors
     /// [`Error::Encode`]
     pub fn encode(&mut self, image: &Image) -> Result<Vec<f32>, Error> {
-        let prompt = self.encode_prompt(&[Part::Image], std::slice::from_ref(image), |_, _| {
+        let turn = RenderedTurn {
+            parts: vec![Part::Image],
+            answer: None,
+        };
+        let prompt = self.encode_prompt(vec![turn], std::slice::from_ref(image), |_, _| {
             ControlFlow::Continue(())
         })?;
         Ok(prompt.map_or_else(Vec::new, |prompt| prompt.embd))
@@ -174,35 +179,15 @@ impl Projector {
     /// [`Error::Tokenize`] and [`Error::Encode`].
     pub(crate) fn encode_prompt(
         &mut self,
-        parts: &[Part],
+        turns: Vec<RenderedTurn>,
         images: &[Image],
         mut on_encoded: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<EncodedPrompt>, Error> {
-        let bitmaps = images
-            .iter()
-            .enumerate()
-            .map(|(i, image)| {
-                let bitmap = ffi::Bitmap::rgb8(image.width(), image.height(), image.data());
-                bitmap.map_err(|error| encode_error(i, image, &error))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut next_bitmap = bitmaps.iter();
-        let native_parts: Vec<_> = parts
-            .iter()
-            .filter_map(|part| match part {
-                Part::Text(text) => Some(ffi::Part::Text(text)),
-                Part::Image => next_bitmap.next().map(ffi::Part::Image),
-            })
-            .collect();
-        let chunks = self
-            .native
-            .tokenize(&native_parts)
-            .map_err(|error| Error::Tokenize {
-                reason: error.message,
-            })?;
+        let chunks = self.chunks(&turns, images)?;
         // A large image may be cut into tiles, each a chunk of its own.
         let n_chunks = chunks
             .iter()
+            .flat_map(ffi::Chunks::iter)
             .filter(|chunk| matches!(chunk, ffi::Chunk::Image(_)))
             .count();
         let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
@@ -214,28 +199,63 @@ impl Projector {
             n_chunks,
         };
         let (mut n_encoded, mut fresh) = (0, Vec::new());
-        for chunk in chunks.iter() {
-            match chunk {
-                ffi::Chunk::Text(tokens) => prompt.push_text(tokens),
-                ffi::Chunk::Image(image) => {
-                    let n_done = n_encoded * self.n_encoder_layers;
-                    if on_encoded(n_done, n_steps).is_break() {
-                        return Ok(None);
+        for (turn, chunks) in turns.into_iter().zip(&chunks) {
+            for chunk in chunks.iter() {
+                let image = match chunk {
+                    ffi::Chunk::Text(tokens) => {
+                        prompt.push_text(tokens);
+                        continue;
                     }
-                    let mut on_layer =
-                        |il: usize| on_encoded((n_done + il).min(n_steps), n_steps).is_continue();
-                    let place = tiles.place(n_encoded);
-                    if !self.push_tile(&mut prompt, &image, &place, &mut fresh, &mut on_layer)? {
-                        return Ok(None);
-                    }
-                    n_encoded += 1;
+                    ffi::Chunk::Image(image) => image,
+                };
+                let n_done = n_encoded * self.n_encoder_layers;
+                if on_encoded(n_done, n_steps).is_break() {
+                    return Ok(None);
                 }
+                let mut on_layer = |il: usize| on_encoded((n_done + il).min(n_steps), n_steps).is_continue();
+                let place = tiles.place(n_encoded);
+                if !self.push_tile(&mut prompt, &image, &place, &mut fresh, &mut on_layer)? {
+                    return Ok(None);
+                }
+                n_encoded += 1;
             }
+            let answer = turn.answer.map(|answer| self.model.answer_tokens(answer));
+            prompt.end_turn(answer.transpose()?.as_deref());
         }
         if n_chunks > 0 && on_encoded(n_steps, n_steps).is_break() {
             return Ok(None);
         }
         Ok(Some(prompt))
+    }
+
+    /// The chunks of each turn.
+    fn chunks(&self, turns: &[RenderedTurn], images: &[Image]) -> Result<Vec<ffi::Chunks>, Error> {
+        let bitmap = |(i, image): (usize, &Image)| {
+            let bitmap = ffi::Bitmap::rgb8(image.width(), image.height(), image.data());
+            bitmap.map_err(|error| encode_error(i, image, &error))
+        };
+        let bitmaps = images
+            .iter()
+            .enumerate()
+            .map(bitmap)
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut next_bitmap = bitmaps.iter();
+        let mut of_turn = |(i, turn): (usize, &RenderedTurn)| {
+            let parts: Vec<_> = turn
+                .parts
+                .iter()
+                .filter_map(|part| match part {
+                    Part::Text(text) => Some(ffi::Part::Text(text)),
+                    Part::Image => next_bitmap.next().map(ffi::Part::Image),
+                })
+                .collect();
+            self.native
+                .tokenize(&parts, i == 0)
+                .map_err(|error| Error::Tokenize {
+                    reason: error.message,
+                })
+        };
+        turns.iter().enumerate().map(&mut of_turn).collect()
     }
 
     /// Of a picture's pixels, and of what they go through.

@@ -23,9 +23,22 @@ pub enum Prompt {
     Chat {
         /// The system message, if any.
         system: Option<String>,
+        /// What was asked and answered before. The request's images are those of all turns, in order.
+        history: Vec<Exchange>,
         /// The user's message. Images without a place in it come before it.
         user: Vec<Part>,
     },
+}
+
+/// A turn of a conversation that has been answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// What was asked, with a place for each image.
+    pub user: Vec<Part>,
+    /// What was answered.
+    pub answer: String,
+    /// The tokens of the answer, where they are known: its text may have others.
+    pub tokens: Option<Vec<i32>>,
 }
 
 impl Prompt {
@@ -45,16 +58,22 @@ impl Prompt {
     pub fn chat(text: &str) -> Self {
         Self::Chat {
             system: None,
+            history: Vec::new(),
             user: split_at_markers(text),
         }
     }
 
-    /// Places for images in the prompt.
+    /// Places for images in the prompt, in all its turns.
     pub fn n_markers(&self) -> usize {
-        self.user_parts()
-            .iter()
-            .filter(|part| **part == Part::Image)
-            .count()
+        self.n_markers_before() + count_places(self.user_parts())
+    }
+
+    /// Places for images in earlier turns.
+    fn n_markers_before(&self) -> usize {
+        match self {
+            Self::Raw(_) => 0,
+            Self::Chat { history, .. } => history.iter().map(|turn| count_places(&turn.user)).sum(),
+        }
     }
 
     fn user_parts(&self) -> &[Part] {
@@ -69,11 +88,11 @@ impl Prompt {
     /// [`Error::Markers`] if there are places for another number of images, [`Error::EmptyPrompt`] if there is nothing.
     pub(crate) fn with_places(&self, n_images: usize) -> Result<Vec<Part>, Error> {
         let mut parts = self.user_parts().to_vec();
-        let n_markers = self.n_markers();
-        if n_markers == 0 && matches!(self, Self::Chat { .. }) {
+        let (n_markers, n_before) = (self.n_markers(), self.n_markers_before());
+        if n_markers == n_before && n_before <= n_images && matches!(self, Self::Chat { .. }) {
             parts.splice(
                 0..0,
-                (0..n_images).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]),
+                (n_before..n_images).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]),
             );
         } else if n_markers != n_images {
             return Err(Error::Markers { n_markers, n_images });
@@ -84,6 +103,10 @@ impl Prompt {
         }
         Ok(join_texts(parts))
     }
+}
+
+fn count_places(parts: &[Part]) -> usize {
+    parts.iter().filter(|part| **part == Part::Image).count()
 }
 
 /// Neighbouring texts as one, empty ones left out: a tokenizer sees a text as a whole.

@@ -4,7 +4,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 
-use super::prompt::{Part, join_texts};
+use super::prompt::{Exchange, Part, join_texts};
 
 /// What a template is given besides the messages.
 #[derive(Debug, Clone, Default)]
@@ -17,99 +17,204 @@ pub(crate) struct Specials {
     pub(crate) adds_bos: bool,
 }
 
-/// A prompt as the template has it, with the places of the images.
+/// A prompt as the template has it, turn by turn, with the places of the images.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rendered {
-    pub(crate) parts: Vec<Part>,
-    /// Why LLaVA-1.5's template was used instead of the model's own.
+    pub(crate) turns: Vec<RenderedTurn>,
+    /// Why LLaVA-1.5's template was used instead of the model's own, or why turns are not told apart.
     pub(crate) warning: Option<String>,
 }
 
-/// Puts a system and a user message into `template`, or into LLaVA-1.5's if there is none or it fails.
-pub(crate) fn apply_or_llava(
-    template: Option<&str>,
-    specials: &Specials,
-    system: Option<&str>,
-    user: &[Part],
-) -> Rendered {
-    let reason = match template.map(|template| apply(template, specials, system, user)) {
-        Some(Ok(parts)) => {
-            return Rendered { parts, warning: None };
+/// A stretch of a prompt that ends where an answer begins, and the answer that it got.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RenderedTurn {
+    pub(crate) parts: Vec<Part>,
+    /// `None`: it is to be answered.
+    pub(crate) answer: Option<RenderedAnswer>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RenderedAnswer {
+    Text(String),
+    Tokens(Vec<i32>),
+}
+
+/// What a template is given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conversation<'a> {
+    pub(crate) system: Option<&'a str>,
+    pub(crate) history: &'a [Exchange],
+    /// The message to be answered, with a place for each of its images.
+    pub(crate) user: &'a [Part],
+}
+
+impl<'a> Conversation<'a> {
+    /// The user's messages.
+    fn users(&self) -> impl Iterator<Item = &'a [Part]> {
+        let before = self.history.iter().map(|turn| turn.user.as_slice());
+        before.chain([self.user])
+    }
+
+    /// The conversation as it was when its turn `i` was to be answered.
+    fn until(&self, i: usize) -> Self {
+        match self.history.get(i) {
+            Some(turn) => Self {
+                system: self.system,
+                history: &self.history[..i],
+                user: &turn.user,
+            },
+            None => *self,
         }
-        Some(Err(reason)) => format!("the model's chat template failed ({reason})"),
-        None => "the model has no chat template".to_owned(),
-    };
-    Rendered {
-        parts: llava(system, user),
-        warning: Some(format!("{reason}: LLaVA-1.5's is used")),
     }
 }
 
-/// LLaVA-1.5's template: `USER: {message} ASSISTANT:`.
-fn llava(system: Option<&str>, user: &[Part]) -> Vec<Part> {
-    let before = system.map_or_else(|| "USER: ".to_owned(), |system| format!("{system} USER: "));
-    let mut parts = vec![Part::Text(before)];
-    parts.extend_from_slice(user);
-    parts.push(Part::Text(" ASSISTANT:".to_owned()));
-    join_texts(parts)
+/// Puts a conversation into `template`, or into LLaVA-1.5's if there is none or it fails.
+pub(crate) fn apply_or_llava(
+    template: Option<&str>,
+    specials: &Specials,
+    conversation: &Conversation<'_>,
+) -> Rendered {
+    let reason = match template.map(|template| apply(template, specials, conversation)) {
+        Some(Ok(rendered)) => return rendered,
+        Some(Err(reason)) => format!("the model's chat template failed ({reason})"),
+        None => "the model has no chat template".to_owned(),
+    };
+    let mut rendered = split_into_turns(conversation, &place_marker("", conversation), |turn, place| {
+        llava(turn, place, &specials.eos)
+    });
+    rendered.warning = Some(format!("{reason}: LLaVA-1.5's is used"));
+    rendered
+}
+
+/// LLaVA-1.5's template: `USER: {message} ASSISTANT: {answer}</s>USER: {message} ASSISTANT:`.
+fn llava(conversation: &Conversation<'_>, place: &str, eos: &str) -> String {
+    let mut text = conversation
+        .system
+        .map_or_else(String::new, |system| format!("{system} "));
+    for turn in conversation.history {
+        let answer = turn.answer.trim();
+        text.push_str(&format!(
+            "USER: {} ASSISTANT: {answer}{eos}",
+            with_places(&turn.user, place)
+        ));
+    }
+    text + &format!("USER: {} ASSISTANT:", with_places(conversation.user, place))
 }
 
 /// Puts the messages into a template.
 ///
 /// # Errors
-/// The template's error in one line, or what it did with the message that must not happen to it.
+/// The template's error in one line, or what it did with a message that must not happen to it.
 pub(crate) fn apply(
     template: &str,
     specials: &Specials,
-    system: Option<&str>,
-    user: &[Part],
-) -> Result<Vec<Part>, String> {
-    let place = place_marker(template, system, user);
-    let message = with_places(user, &place);
-    let n_images = user.iter().filter(|part| **part == Part::Image).count();
+    conversation: &Conversation<'_>,
+) -> Result<Rendered, String> {
+    let place = place_marker(template, conversation);
     // Most templates take a message as text. Those of some image models want a list of typed pieces, and drop or
     // refuse a text: so the result is looked at.
-    let as_text = render(template, specials, system, &Content::Text(&message));
-    let rendered = match as_text {
-        Ok(text) if holds(&text, user, &place, n_images) => text,
-        as_text => {
-            let as_pieces = render(template, specials, system, &Content::Pieces(&message))?;
-            if !holds(&as_pieces, user, &place, n_images) {
-                return Err(as_text
-                    .err()
-                    .unwrap_or_else(|| "it leaves out the message".to_owned()));
-            }
-            as_pieces
-        }
+    let render_all = |content: Content| -> Result<Vec<String>, String> {
+        (0..=conversation.history.len())
+            .map(|i| {
+                let turn = conversation.until(i);
+                let text = render(template, specials, &turn, &place, content)?;
+                if holds(&text, &turn, &place) {
+                    Ok(text)
+                } else {
+                    Err("it leaves out the message".to_owned())
+                }
+            })
+            .collect()
     };
+    let texts =
+        render_all(Content::Text).or_else(|reason| render_all(Content::Pieces).map_err(|_| reason))?;
     // The tokenizer adds BOS; a template that writes it too would double it.
-    let text = match rendered.strip_prefix(&specials.bos) {
-        Some(rest) if specials.adds_bos && !specials.bos.is_empty() => rest,
-        _ => &rendered,
+    let without_bos = |text: &str| match text.strip_prefix(&specials.bos) {
+        Some(rest) if specials.adds_bos && !specials.bos.is_empty() => rest.to_owned(),
+        _ => text.to_owned(),
     };
-    Ok(at_places(text, &place))
+    let texts: Vec<String> = texts.iter().map(|text| without_bos(text)).collect();
+    let mut i = 0;
+    Ok(split_into_turns(conversation, &place, |_, _| {
+        i += 1;
+        texts[i - 1].clone()
+    }))
 }
 
-/// Whether a rendered prompt holds the message.
-fn holds(rendered: &str, user: &[Part], place: &str, n_images: usize) -> bool {
-    let texts_are_there = user.iter().all(|part| match part {
+/// A conversation turn by turn: `render` gives its text as it was when each turn was to be answered, in order. Where the
+/// text of a turn is not the beginning of the next one's, followed by its answer, all is one turn.
+fn split_into_turns(
+    conversation: &Conversation<'_>,
+    place: &str,
+    mut render: impl FnMut(&Conversation<'_>, &str) -> String,
+) -> Rendered {
+    let texts: Vec<String> = (0..=conversation.history.len())
+        .map(|i| render(&conversation.until(i), place))
+        .collect();
+    let mut turns = Vec::new();
+    let mut rest = texts[0].as_str();
+    for (turn, (text, next)) in conversation.history.iter().zip(texts.iter().zip(&texts[1..])) {
+        let after = next.strip_prefix(text.as_str());
+        let Some((answer, after)) = after.and_then(|after| split_after_answer(after, turn.answer.trim()))
+        else {
+            let whole = texts[texts.len() - 1].as_str();
+            return Rendered {
+                turns: vec![RenderedTurn {
+                    parts: at_places(whole, place),
+                    answer: None,
+                }],
+                warning: Some(
+                    "the chat template changes earlier turns, so that the whole conversation is judged as one".to_owned(),
+                ),
+            };
+        };
+        let answer = match &turn.tokens {
+            Some(tokens) => RenderedAnswer::Tokens(tokens.clone()),
+            None => RenderedAnswer::Text(answer.to_owned()),
+        };
+        turns.push(RenderedTurn {
+            parts: at_places(rest, place),
+            answer: Some(answer),
+        });
+        rest = after;
+    }
+    turns.push(RenderedTurn {
+        parts: at_places(rest, place),
+        answer: None,
+    });
+    Rendered { turns, warning: None }
+}
+
+/// A text that begins with an answer, blanks before it aside: the answer with them, and what follows.
+fn split_after_answer<'t>(text: &'t str, answer: &str) -> Option<(&'t str, &'t str)> {
+    let blanks = text.len() - text.trim_start().len();
+    let is_there = text[blanks..].starts_with(answer);
+    is_there.then(|| text.split_at(blanks + answer.len()))
+}
+
+/// Whether a rendered prompt holds every message.
+fn holds(rendered: &str, conversation: &Conversation<'_>, place: &str) -> bool {
+    let parts = || conversation.users().flatten();
+    let texts_are_there = parts().all(|part| match part {
         Part::Text(text) => rendered.contains(text.trim()),
         Part::Image => true,
     });
+    let n_images = parts().filter(|part| **part == Part::Image).count();
     texts_are_there && rendered.matches(place).count() == n_images
 }
 
-/// The content of a message.
-enum Content<'a> {
-    Text(&'a str),
-    Pieces(&'a str),
+/// How a template is given a message.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    Text,
+    Pieces,
 }
 
-impl Content<'_> {
-    fn to_value(&self) -> Value {
+impl Content {
+    fn to_value(self, text: &str) -> Value {
         match self {
-            Self::Text(text) => Value::from(*text),
-            Self::Pieces(text) => Value::from(vec![context! { type => "text", text => *text }]),
+            Self::Text => Value::from(text),
+            Self::Pieces => Value::from(vec![context! { type => "text", text => text }]),
         }
     }
 }
@@ -117,12 +222,23 @@ impl Content<'_> {
 fn render(
     template: &str,
     specials: &Specials,
-    system: Option<&str>,
-    content: &Content<'_>,
+    conversation: &Conversation<'_>,
+    place: &str,
+    content: Content,
 ) -> Result<String, String> {
-    let system = system.map(|system| context! { role => "system", content => system });
-    let user = context! { role => "user", content => content.to_value() };
-    let messages: Vec<Value> = system.into_iter().chain([user]).collect();
+    let message = |role: &str, text: &str| context! { role => role, content => content.to_value(text) };
+    let mut messages: Vec<Value> = Vec::new();
+    // Templates take a system message as text, whatever they do with the user's.
+    messages.extend(
+        conversation
+            .system
+            .map(|system| context! { role => "system", content => system }),
+    );
+    for turn in conversation.history {
+        messages.push(message("user", &with_places(&turn.user, place)));
+        messages.push(message("assistant", turn.answer.trim()));
+    }
+    messages.push(message("user", &with_places(conversation.user, place)));
     let variables = context! {
         messages,
         add_generation_prompt => true,
@@ -162,14 +278,16 @@ fn one_line(error: &minijinja::Error) -> String {
 }
 
 /// A text that stands for an image while the template runs: one that occurs nowhere else.
-fn place_marker(template: &str, system: Option<&str>, user: &[Part]) -> String {
+fn place_marker(template: &str, conversation: &Conversation<'_>) -> String {
     let taken = |marker: &str| {
-        let texts = user.iter().filter_map(|part| match part {
+        let texts = conversation.users().flatten().filter_map(|part| match part {
             Part::Text(text) => Some(text.as_str()),
             Part::Image => None,
         });
+        let answers = conversation.history.iter().map(|turn| turn.answer.as_str());
         texts
-            .chain(system)
+            .chain(answers)
+            .chain(conversation.system)
             .chain([template])
             .any(|text| text.contains(marker))
     };
@@ -226,16 +344,111 @@ mod tests {
         vec![Part::Image, text("\nWhat is red?")]
     }
 
+    fn asked(user: &[Part]) -> Conversation<'_> {
+        Conversation {
+            system: None,
+            history: &[],
+            user,
+        }
+    }
+
+    fn parts_of(rendered: Rendered) -> Vec<Part> {
+        assert_eq!((rendered.turns.len(), &rendered.turns[0].answer), (1, &None));
+        rendered.turns.into_iter().next().unwrap().parts
+    }
+
+    fn exchange(question: &str, answer: &str, tokens: Option<Vec<i32>>) -> Exchange {
+        Exchange {
+            user: vec![Part::Image, text(question)],
+            answer: answer.to_owned(),
+            tokens,
+        }
+    }
+
+    #[test]
+    fn a_conversation_turn_by_turn() {
+        let history = [
+            exchange("One?", "Yes, one.", None),
+            exchange("Two?", " No. ", Some(vec![5, 6])),
+        ];
+        let user = [text("Three?")];
+        let conversation = Conversation {
+            system: None,
+            history: &history,
+            user: &user,
+        };
+        let turn = |parts: &[Part], answer| RenderedTurn {
+            parts: parts.to_vec(),
+            answer,
+        };
+        let own = apply(CHATML, &specials(), &conversation).unwrap();
+        let assistant = |question: &str| text(&format!("{question}<|im_end|>\n<|im_start|>assistant\n"));
+        let expected = [
+            turn(
+                &[text("<|im_start|>user\n"), Part::Image, assistant("One?")],
+                Some(RenderedAnswer::Text("Yes, one.".to_owned())),
+            ),
+            turn(
+                &[
+                    text("<|im_end|>\n<|im_start|>user\n"),
+                    Part::Image,
+                    assistant("Two?"),
+                ],
+                Some(RenderedAnswer::Tokens(vec![5, 6])),
+            ),
+            turn(
+                &[text(
+                    "<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n",
+                )],
+                None,
+            ),
+        ];
+        assert_eq!((own.turns.as_slice(), own.warning), (expected.as_slice(), None));
+
+        let llavas = apply_or_llava(None, &specials(), &conversation);
+        let expected = [
+            turn(
+                &[text("USER: "), Part::Image, text("One? ASSISTANT:")],
+                Some(RenderedAnswer::Text(" Yes, one.".to_owned())),
+            ),
+            turn(
+                &[text("</s>USER: "), Part::Image, text("Two? ASSISTANT:")],
+                Some(RenderedAnswer::Tokens(vec![5, 6])),
+            ),
+            turn(&[text("</s>USER: Three? ASSISTANT:")], None),
+        ];
+        assert_eq!(llavas.turns, expected);
+    }
+
+    #[test]
+    fn a_template_that_rewrites_earlier_turns_makes_one_of_all() {
+        let template = "{% for message in messages %}{{ loop.revindex }} {{ message.content }}\n{% endfor %}";
+        let history = [exchange("One?", "Yes.", None)];
+        let user = [text("Two?")];
+        let conversation = Conversation {
+            system: None,
+            history: &history,
+            user: &user,
+        };
+        let rendered = apply(template, &specials(), &conversation).unwrap();
+        assert_eq!(
+            rendered.turns[0].parts,
+            [text("3 "), Part::Image, text("One?\n2 Yes.\n1 Two?\n")]
+        );
+        assert_eq!(rendered.turns.len(), 1);
+        assert!(rendered.warning.unwrap().contains("judged as one"));
+    }
+
     #[test]
     fn the_models_own_template() {
-        let rendered = apply_or_llava(Some(CHATML), &specials(), None, &question());
+        let rendered = apply_or_llava(Some(CHATML), &specials(), &asked(&question()));
         assert_eq!(rendered.warning, None);
         let expected = [
             text("<|im_start|>user\n"),
             Part::Image,
             text("\nWhat is red?<|im_end|>\n<|im_start|>assistant\n"),
         ];
-        assert_eq!(rendered.parts, expected);
+        assert_eq!(rendered.turns[0].parts, expected);
     }
 
     #[test]
@@ -244,13 +457,20 @@ mod tests {
             adds_bos: false,
             ..specials()
         };
-        let parts = apply(CHATML, &specials, None, &question()).unwrap();
+        let parts = parts_of(apply(CHATML, &specials, &asked(&question())).unwrap());
         assert_eq!(parts[0], text("<s><|im_start|>user\n"));
     }
 
     #[test]
     fn a_system_message() {
-        let parts = apply(CHATML, &specials(), Some("Be brief."), &question()).unwrap();
+        let parts = {
+            let question = question();
+            let asked = Conversation {
+                system: Some("Be brief."),
+                ..asked(&question)
+            };
+            parts_of(apply(CHATML, &specials(), &asked).unwrap())
+        };
         assert_eq!(
             parts[0],
             text("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
@@ -261,15 +481,15 @@ mod tests {
     fn a_template_that_wants_typed_pieces() {
         let template = "{% for message in messages %}{% for piece in message.content | selectattr('type', 'equalto', \
                         'text') %}[{{ piece.text }}]{% endfor %}{% endfor %}";
-        let parts = apply(template, &specials(), None, &question()).unwrap();
+        let parts = parts_of(apply(template, &specials(), &asked(&question())).unwrap());
         assert_eq!(parts, [text("["), Part::Image, text("\nWhat is red?]")]);
     }
 
     #[test]
     fn without_a_template_llavas() {
-        let rendered = apply_or_llava(None, &specials(), None, &question());
+        let rendered = apply_or_llava(None, &specials(), &asked(&question()));
         assert_eq!(
-            rendered.parts,
+            rendered.turns[0].parts,
             [text("USER: "), Part::Image, text("\nWhat is red? ASSISTANT:")]
         );
         assert_eq!(
@@ -285,18 +505,18 @@ mod tests {
             ("{% for %}", "syntax error"),
             ("{{ 1 }}", "leaves out the message"),
         ] {
-            let rendered = apply_or_llava(Some(template), &specials(), None, &question());
+            let rendered = apply_or_llava(Some(template), &specials(), &asked(&question()));
             let warning = rendered.warning.unwrap();
             assert!(warning.contains(reason), "{warning}");
             assert!(!warning.contains('\n'), "{warning}");
-            assert_eq!(rendered.parts[0], text("USER: "));
+            assert_eq!(rendered.turns[0].parts[0], text("USER: "));
         }
     }
 
     #[test]
     fn marker_text_of_the_user_stays_text() {
         let user = [Part::Image, text("what is <__image_0__> or <image>?")];
-        let parts = apply("{{ messages[0].content }}", &specials(), None, &user).unwrap();
+        let parts = parts_of(apply("{{ messages[0].content }}", &specials(), &asked(&user)).unwrap());
         assert_eq!(parts, user);
     }
 }

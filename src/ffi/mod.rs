@@ -41,7 +41,7 @@ pub(crate) use context::{
 };
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, c_path, supported_archs};
-pub(crate) use projector::{Bitmap, Chunk, ImageChunk, Part, Projector, ProjectorParams};
+pub(crate) use projector::{Bitmap, Chunk, Chunks, ImageChunk, Part, Projector, ProjectorParams};
 pub(crate) use quantize::{QuantizeParams, quantize};
 pub(crate) use sampler::{Sampler, SamplerParams};
 pub(crate) use status::{Error, Status};

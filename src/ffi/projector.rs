@@ -210,8 +210,9 @@ impl Projector {
         unsafe { sys::mtmd_decode_use_non_causal(self.ptr.as_ptr(), std::ptr::null()) }
     }
 
-    /// The chunks of a prompt: text tokens and images in turn, with BOS and EOS as the model's metadata says.
-    pub(crate) fn tokenize(&self, parts: &[Part<'_>]) -> Result<Chunks, Error> {
+    /// The chunks of a prompt: text tokens and images in turn; at its beginning with BOS and EOS as the model's metadata
+    /// says.
+    pub(crate) fn tokenize(&self, parts: &[Part<'_>], is_first: bool) -> Result<Chunks, Error> {
         let texts: Vec<_> = parts
             .iter()
             .map(|part| match part {
@@ -251,7 +252,7 @@ impl Projector {
                     chunks.ptr.as_ptr(),
                     pointers.as_ptr(),
                     pointers.len(),
-                    true,
+                    is_first,
                 )
             })
         })?;
