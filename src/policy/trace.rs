@@ -41,21 +41,6 @@ impl LayerTrace {
     }
 }
 
-impl LayerTrace {
-    /// What the layer computed this time: vision tokens, and rows with them.
-    pub fn n_computed(&self, layout: &PromptLayout) -> (usize, usize) {
-        let is_resident = |row: usize| self.resident.iter().any(|rows| rows.contains(&row));
-        let rows = layout.vision_rows();
-        let of_vision = self.vision.iter().filter_map(|token| rows.get(token.0 as usize));
-        let n_resident_vision = of_vision.filter(|row| is_resident(row.0 as usize)).count();
-        let n_resident: usize = self.resident.iter().map(ExactSizeIterator::len).sum();
-        (
-            self.vision.len().saturating_sub(n_resident_vision),
-            self.n_rows.saturating_sub(n_resident),
-        )
-    }
-}
-
 /// The contributions that a probed layer read. The vectors are parallel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeTrace {

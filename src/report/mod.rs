@@ -163,10 +163,12 @@ pub enum ProbeKind {
 pub struct FlopsReport {
     /// The paper's formula: vision tokens only, multiply-adds.
     pub paper: Count,
-    /// What ran: all rows of all layers, output head and vision encoder, FLOPs.
+    /// What a prompt like this takes: all rows of all layers, output head and vision encoder, FLOPs.
     pub model: Count,
     /// Attention from and to vision tokens, FLOPs.
     pub vision_attention: Count,
+    /// Of `model.actual` what this request computed, without the encoder: less where rows were there already.
+    pub computed: u64,
 }
 
 /// A count without pruning and as it was.
@@ -197,6 +199,7 @@ impl From<Flops> for FlopsReport {
             paper: flops.paper.into(),
             model: flops.model.into(),
             vision_attention: flops.vision_attention.into(),
+            computed: flops.computed,
         }
     }
 }

@@ -166,6 +166,7 @@ pub(super) fn sample() -> RunReport {
                 actual: 200,
             }
             .into(),
+            computed: 0,
         },
         kv_bytes: KvBytes {
             dense: 61440,

@@ -13,7 +13,7 @@ fn inspector(model: &Model) -> Inspector {
 }
 
 /// Qwen2-VL with a projector of its own kind, the others with LLaVA's.
-fn pair(arch: Arch) -> Pair {
+pub fn pair(arch: Arch) -> Pair {
     if arch != Arch::Qwen2Vl {
         return Pair::new(arch);
     }

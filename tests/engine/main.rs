@@ -9,6 +9,7 @@ mod inspecting;
 mod pruning;
 mod quantize;
 mod refusals;
+mod remembering;
 mod stopping;
 
 use std::ops::ControlFlow::{self, Break, Continue};

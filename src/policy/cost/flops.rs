@@ -30,6 +30,8 @@ pub struct Flops {
     pub model: DenseActual,
     /// Attention that concerns vision, in FLOPs.
     pub vision_attention: DenseActual,
+    /// What was computed of `model.actual`, without the encoder: less where rows were there already.
+    pub computed: u64,
 }
 
 /// One layer's work on `n` vision tokens as the paper counts it: `4nd^2 + 2n^2d + 3ndm` multiply-adds, with `d` the
@@ -60,12 +62,13 @@ pub fn prefill_flops(
         causal_images,
     };
     let dense = prompt.layers(&vec![LayerTrace::dense(layout); trace.layers.len()]);
-    let mut actual = prompt.layers(&trace.layers);
-    if let Some(replay) = trace.replayed {
-        let again = product([2, replay.n_rows, replay.n_layers]).saturating_mul(prompt.layer_weights());
-        actual.model = actual.model.saturating_add(again);
-    }
+    let actual = prompt.layers(&trace.layers);
+    let again = trace.replayed.map_or(0, |replay| {
+        product([2, replay.n_rows, replay.n_layers]).saturating_mul(prompt.layer_weights())
+    });
+    let computed = sum(trace.layers.iter().map(|layer| prompt.computed(layer)));
     let head = product([2, shape.n_embd, shape.n_vocab]);
+    let computed = sum([computed, again, head]);
     let images = layout.vision.iter().map(ExactSizeIterator::len);
     let encoder = vision.map_or(0, |vision| {
         sum(images.map(|n_tokens| encoder_flops(vision, n_tokens)))
@@ -79,6 +82,7 @@ pub fn prefill_flops(
             actual.model.saturating_add(beside_layers),
         ),
         vision_attention: pair(dense.vision_attention, actual.vision_attention),
+        computed,
     }
 }
 
@@ -126,17 +130,23 @@ struct Prompt<'a> {
 impl Prompt<'_> {
     fn layers(&self, layers: &[LayerTrace]) -> Sums {
         layers.iter().fold(Sums::default(), |sums, layer| {
-            let all = Pairs::of(self.layout, self.causal_images, &layer.vision);
-            let pairs = layer.resident.iter().fold(all, |pairs, rows| {
-                pairs.without(self.layout, self.causal_images, &layer.vision, rows)
-            });
-            let (n_vision, n_rows) = layer.n_computed(self.layout);
+            let pairs = Pairs::of(self.layout, self.causal_images, &layer.vision);
             Sums {
-                paper: sum([sums.paper, paper_layer_ops(self.shape, n_vision)]),
-                model: sum([sums.model, self.layer_flops(n_rows, pairs)]),
+                paper: sum([sums.paper, paper_layer_ops(self.shape, layer.vision.len())]),
+                model: sum([sums.model, self.layer_flops(layer.n_rows, pairs)]),
                 vision_attention: sum([sums.vision_attention, self.vision_attention(layer, pairs)]),
             }
         })
+    }
+
+    /// What a layer computed: of rows that were there nothing.
+    fn computed(&self, layer: &LayerTrace) -> u64 {
+        let all = Pairs::of(self.layout, self.causal_images, &layer.vision);
+        let pairs = layer.resident.iter().fold(all, |pairs, rows| {
+            pairs.without(self.layout, self.causal_images, &layer.vision, rows)
+        });
+        let n_resident = layer.resident.iter().map(ExactSizeIterator::len).sum();
+        self.layer_flops(layer.n_rows.saturating_sub(n_resident), pairs)
     }
 
     /// One layer on so many rows: projections, feed-forward, scores and values.

@@ -1,0 +1,360 @@
+//! What a session remembers changes what a request costs, and nothing else: in whatever order questions, pictures, turns
+//! and policies come, each answer is the one that a session gives that remembers nothing.
+
+use super::*;
+use visipruner::engine::{AnyPolicy, Cache, Cuts, EncodedPrompt, Exchange};
+use visipruner::policy::PolicyOverrides;
+
+/// How far logits of about 2 differ that were computed in other batches, at most.
+const ROUNDING: f32 = 2e-3;
+
+fn policy(toml: &str) -> PolicyConfig {
+    PolicyOverrides::from_toml(toml)
+        .and_then(|fields| fields.apply(&PolicyConfig::Off))
+        .expect("a policy")
+}
+
+/// Every kind of policy, for a model of eight layers.
+fn policies() -> Vec<PolicyConfig> {
+    [
+        "policy = 'off'",
+        "policy = 'fixed'\nfusion_layer = 3\nkeep = 5\nexit_from = 6",
+        "policy = 'fixed'\nfusion_layer = 5\nkeep = 3\nexit_from = 7\nevict_shallow_kv = true\nshallow_mid_layer = 2",
+        "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = 0.99\ntokens_threshold = 0.1\n\
+         tokens_threshold_unit = 'relative'",
+        "policy = 'visipruner'\nstages = ['shallow', 'middle', 'deep']\nshallow_mid_layer = 2\nlayer_threshold = 0.99\n\
+         tokens_threshold = 0.1\ntokens_threshold_unit = 'relative'",
+        "policy = 'visipruner'\nstages = ['shallow', 'middle']\nshallow_mid_layer = 3\nlayer_threshold = 0.99\n\
+         shallow_mask = 'skip'\nvisual_self_attention = 'remove'\nlayer0 = 'half'\ntokens_threshold = 0.1\n\
+         tokens_threshold_unit = 'relative'",
+        "policy = 'fastv'\nrank_layers = [1]\nkeep = ['50%']",
+        "policy = 'pyramiddrop'\nrank_layers = [1, 3, 5]\nkeep = [12, 6, 2]",
+        "policy = 'sparsevlm'\nrank_layers = [2, 4]\nkeep = [9, 4]",
+        "policy = 'vtw'\nexit_from = 4",
+        "policy = 'divprune'\nbudget = 7",
+        "policy = 'uniform+fixed'\nbudget = '50%'\nfusion_layer = 2\nkeep = 3\nexit_from = 5",
+    ]
+    .map(policy)
+    .to_vec()
+}
+
+/// A conversation: what was asked and answered, and what is asked.
+#[derive(Debug, Clone)]
+struct Turns {
+    images: Vec<Image>,
+    history: Vec<Exchange>,
+    user: Vec<Part>,
+}
+
+impl Turns {
+    fn request(&self, policy: &PolicyConfig) -> Request {
+        Request {
+            images: self.images.clone(),
+            policy: Some(AnyPolicy::Config(policy.clone())),
+            n_predict: 3,
+            ignore_eos: true,
+            report_logits: true,
+            ..Request::new(Prompt::Chat {
+                system: None,
+                history: self.history.clone(),
+                user: self.user.clone(),
+            })
+        }
+    }
+}
+
+/// Numbers that look random.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    /// A message with some pictures, text before, between and after them.
+    fn message(&mut self, images: &mut Vec<Image>, n_images: usize) -> Vec<Part> {
+        const WORDS: [&str; 6] = [
+            "what colour",
+            "how many",
+            "is it red",
+            "where",
+            "why",
+            "and the other one",
+        ];
+        let mut parts = Vec::new();
+        for _ in 0..n_images {
+            if self.below(2) == 0 {
+                parts.push(Part::Text(format!("{} ", WORDS[self.below(6)])));
+            }
+            parts.push(Part::Image);
+            images.push(picture(30, 30, 1 + self.below(3) as u32));
+        }
+        parts.push(Part::Text(format!(
+            "{} {}?",
+            WORDS[self.below(6)],
+            WORDS[self.below(6)]
+        )));
+        parts
+    }
+
+    /// Conversations that have much in common: each is a beginning of one of a few, or goes on from it.
+    fn conversations(&mut self, n: usize) -> Vec<Turns> {
+        let mut all: Vec<Turns> = Vec::new();
+        while all.len() < n {
+            let is_new = all.is_empty() || self.below(3) == 0;
+            let mut asked = if is_new {
+                Turns {
+                    images: Vec::new(),
+                    history: Vec::new(),
+                    user: Vec::new(),
+                }
+            } else {
+                let before = all[self.below(all.len())].clone();
+                let mut history = before.history;
+                if self.below(2) == 0 && history.len() < 3 {
+                    history.push(Exchange {
+                        user: before.user,
+                        answer: ["yes it is", "no", "four of them"][self.below(3)].to_owned(),
+                        tokens: None,
+                    });
+                    Turns {
+                        images: before.images,
+                        history,
+                        user: Vec::new(),
+                    }
+                } else {
+                    // another question after the same turns
+                    let n_before = history
+                        .iter()
+                        .flat_map(|turn| &turn.user)
+                        .filter(|part| **part == Part::Image);
+                    Turns {
+                        images: before.images[..n_before.count()].to_vec(),
+                        history,
+                        user: Vec::new(),
+                    }
+                }
+            };
+            let n_images = if is_new { 1 + self.below(2) } else { self.below(2) };
+            asked.user = self.message(&mut asked.images, n_images);
+            all.push(asked);
+        }
+        all
+    }
+}
+
+fn options(remember: bool) -> SessionOptions {
+    SessionOptions {
+        cuts: Cuts::EveryLayer,
+        n_threads: Some(1),
+        n_ctx: Some(1024),
+        // without rounding in the cache, what differs is the order of additions
+        type_k: KvType::F32,
+        type_v: KvType::F32,
+        flash_attn: FlashAttention::Off,
+        remember,
+        ..SessionOptions::default()
+    }
+}
+
+fn max_difference(a: &Outcome, b: &Outcome) -> f32 {
+    let (a, b) = (a.report.logits.as_ref(), b.report.logits.as_ref());
+    let pairs = a.expect("logits").iter().zip(b.expect("logits"));
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// What must not depend on what is remembered.
+fn assert_same(found: &Outcome, alone: &Outcome, what: &str) {
+    let difference = max_difference(found, alone);
+    assert!(difference < ROUNDING, "{what}: {difference}");
+    let (found, alone) = (&found.report, &alone.report);
+    assert_eq!(found.drops, alone.drops, "{what}");
+    assert_eq!(found.fusion_layer, alone.fusion_layer, "{what}");
+    assert_eq!(found.exit_layer, alone.exit_layer, "{what}");
+    assert_eq!(found.skipped, alone.skipped, "{what}");
+    let held = |report: &visipruner::report::RunReport| -> Vec<usize> {
+        report.layers.iter().map(|layer| layer.kv).collect()
+    };
+    assert_eq!(held(found), held(alone), "{what}");
+    assert_eq!(
+        (found.flops.model, found.flops.paper, found.flops.vision_attention),
+        (alone.flops.model, alone.flops.paper, alone.flops.vision_attention),
+        "{what}: a policy costs what it costs alone"
+    );
+}
+
+fn check(arch: Arch, n_conversations: usize, n_requests: usize, seed: u64) {
+    let mut pair = inspecting::pair(arch);
+    let mut draw = Draw(seed);
+    let conversations = draw.conversations(n_conversations);
+    let policies = policies();
+    let new_session = |remember| Session::new(&pair.model, options(remember)).expect("a session");
+    let (mut session, mut alone) = (new_session(true), new_session(false));
+    let mut n_reused = 0;
+    for n in 0..n_requests {
+        let (i, j) = (draw.below(n_conversations), draw.below(policies.len()));
+        let request = conversations[i].request(&policies[j]);
+        let found = session
+            .generate(Some(&mut pair.projector), &request, ignore)
+            .expect("an answer");
+        let expected = alone
+            .generate(Some(&mut pair.projector), &request, ignore)
+            .expect("an answer");
+        assert_eq!(expected.report.reused_rows, 0);
+        n_reused += usize::from(found.report.reused_rows > 0);
+        let what = format!("{arch:?} request {n}: conversation {i}, {}", policies[j].name());
+        assert_same(&found, &expected, &what);
+    }
+    assert!(
+        n_reused * 2 > n_requests,
+        "{n_reused} of {n_requests} requests found anything"
+    );
+}
+
+#[test]
+fn whatever_came_before_an_answer_is_the_same() {
+    for (i, arch) in [Arch::Llama, Arch::Qwen2, Arch::Qwen2Vl, Arch::Gemma3]
+        .into_iter()
+        .enumerate()
+    {
+        check(arch, 10, 40, i as u64);
+    }
+}
+
+fn about_a_picture(question: &str) -> Request {
+    Request {
+        images: vec![picture(40, 40, 1)],
+        report_logits: true,
+        n_predict: 6,
+        ignore_eos: true,
+        ..Request::new(Prompt::chat(question))
+    }
+}
+
+#[test]
+fn a_second_question_computes_its_text_only() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(with_policy(fixed(3, 4, 6)));
+    let first = session.generate(Some(&mut pair.projector), &about_a_picture("what is it?"), ignore);
+    let second = session.generate(
+        Some(&mut pair.projector),
+        &about_a_picture("and how many?"),
+        ignore,
+    );
+    let (first, second) = (
+        first.expect("an answer").report,
+        second.expect("an answer").report,
+    );
+    assert_eq!((first.reused_rows, first.frontier), (0, None));
+    let prefix_end = second.image_spans[0][0] + second.image_spans[0][1];
+    assert_eq!((second.reused_rows, second.frontier), (prefix_end, Some(4)));
+    assert!(second.prefix_bytes > 0);
+    assert!(
+        second.flops.computed < first.flops.computed,
+        "{} {}",
+        second.flops.computed,
+        first.flops.computed
+    );
+}
+
+#[test]
+fn answers_side_by_side_are_those_of_each_alone() {
+    let mut pair = Pair::new(Arch::Llama);
+    let questions = [
+        "what is it?",
+        "how many are there?",
+        "is it red?",
+        "why is it so?",
+    ];
+    let policies = policies();
+    let request = |i: usize| Request {
+        policy: Some(AnyPolicy::Config(policies[i + 1].clone())),
+        ..about_a_picture(questions[i])
+    };
+    let mut alone = Session::new(&pair.model, options(false)).expect("a session");
+    let expected: Vec<Outcome> = (0..4)
+        .map(|i| {
+            alone
+                .generate(Some(&mut pair.projector), &request(i), ignore)
+                .expect("an answer")
+        })
+        .collect();
+
+    let options = SessionOptions {
+        n_sequences: 4,
+        ..options(true)
+    };
+    let mut cache = Cache::new(&pair.model, &options).expect("a cache");
+    let mut answers = Vec::new();
+    for i in 0..4 {
+        let prompt: EncodedPrompt =
+            engine::encode(&pair.model, Some(&mut pair.projector), &request(i), ignore)
+                .expect("encodes")
+                .expect("nothing stops it");
+        let answer = cache.begin(&prompt, &request(i), ignore).expect("it begins");
+        answers.push(answer);
+        // the earlier ones go on meanwhile
+        cache
+            .step(&mut answers.iter_mut().collect::<Vec<_>>())
+            .expect("a step");
+    }
+    while answers.iter().any(|answer| answer.stop().is_none()) {
+        cache
+            .step(&mut answers.iter_mut().collect::<Vec<_>>())
+            .expect("a step");
+    }
+    for (i, answer) in answers.into_iter().enumerate() {
+        let found = cache.finish(answer);
+        assert_same(&found, &expected[i], questions[i]);
+        assert_eq!(found.tokens, expected[i].tokens, "{}", questions[i]);
+    }
+}
+
+#[test]
+fn a_policy_that_cuts_elsewhere_is_refused() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(with_policy(fixed(3, 4, 6)));
+    let request = Request {
+        policy: Some(AnyPolicy::Config(fixed(2, 4, 6))),
+        ..about_a_picture("what is it?")
+    };
+    let refused = session.generate(Some(&mut pair.projector), &request, ignore);
+    assert!(matches!(refused, Err(Error::NoCut { il: 3, .. })), "{refused:?}");
+    session.answer(&mut pair.projector);
+    let mut stock = pair.session(SessionOptions::default());
+    let refused = stock.generate(Some(&mut pair.projector), &request, ignore);
+    assert!(matches!(refused, Err(Error::NoCut { .. })), "{refused:?}");
+}
+
+/// What is promised to programs with several threads.
+#[test]
+fn what_moves_between_threads() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<Session>();
+    is_send::<Cache>();
+    is_send::<engine::Generation>();
+    is_send::<EncodedPrompt>();
+    is_send::<Projector>();
+    is_sync::<Model>();
+    is_sync::<EncodedPrompt>();
+    is_send::<Request>();
+    is_sync::<CancelHandle>();
+}
+
+#[test]
+fn embeddings_do_not_keep_the_weights() {
+    let mut pair = Pair::new(Arch::Llama);
+    let prompt = engine::encode(&pair.model, Some(&mut pair.projector), &question(), ignore)
+        .expect("encodes")
+        .expect("nothing stops it");
+    let again = load(&pair.path("model.gguf")).expect("loads");
+    drop(pair);
+    let mut session = Session::new(&again, SessionOptions::default()).expect("a session");
+    let refused = session.generate_encoded(&prompt, &question(), ignore);
+    assert!(matches!(refused, Err(Error::ForeignPrompt)));
+}
