@@ -131,39 +131,72 @@ pub fn answer(options: &RunOptions, terminal: &mut Terminal) -> Result<(), Error
         &interrupt,
     )?;
     let mut session = Session::new(&loaded.model, options.session.clone())?;
-    let request = Request {
-        cancel: interrupt.handle(),
-        ..options.request(session.n_ctx())
-    };
+    let mut reports = Vec::new();
+    let mut answered = Ok(());
+    for prompt in &options.prompts {
+        if interrupt.is_pressed() {
+            break;
+        }
+        let request = Request {
+            cancel: interrupt.handle(),
+            ..options.request(session.n_ctx(), prompt)
+        };
+        match answer_one(options, &mut loaded, &mut session, &request, terminal) {
+            Ok(report) => reports.push(report),
+            // What was answered before is written all the same.
+            Err(error) => {
+                answered = Err(error);
+                break;
+            }
+        }
+    }
+    write_reports(options, &reports)?;
+    answered
+}
+
+/// Answers one of the questions, and prints the answer.
+fn answer_one(
+    options: &RunOptions,
+    loaded: &mut Loaded,
+    session: &mut Session,
+    request: &Request,
+    terminal: &mut Terminal,
+) -> Result<RunReport, Error> {
     let is_text = !options.report.json;
+    let is_one_of_many = options.prompts.len() > 1;
     let mut is_first = true;
-    let outcome = ask(
-        &mut session,
-        loaded.projector.as_mut(),
-        &request,
-        terminal,
-        |text| {
-            // Most tokenizers put a space before the first word.
-            let text = if std::mem::take(&mut is_first) {
-                text.trim_start_matches(' ')
-            } else {
-                text
-            };
-            if is_text { output::print(text) } else { Ok(true) }
-        },
-    )?;
+    let outcome = ask(session, loaded.projector.as_mut(), request, terminal, |text| {
+        // Most tokenizers put a space before the first word.
+        let text = if std::mem::take(&mut is_first) {
+            text.trim_start_matches(' ')
+        } else {
+            text
+        };
+        if is_text { output::print(text) } else { Ok(true) }
+    })?;
     if is_text && !outcome.text.ends_with('\n') {
         output::print("\n")?;
     }
-    say_why_it_ended(outcome.stop, &request, session.n_ctx(), terminal);
+    say_why_it_ended(outcome.stop, request, session.n_ctx(), terminal);
     let report = completed(outcome.report, options, &loaded.model);
-    if !is_text {
-        output::print_json(&report)?;
+    match (is_text, is_one_of_many) {
+        (true, _) => {}
+        (false, false) => output::print_json(&report)?,
+        (false, true) => output::print_json_line(&report)?,
     }
     terminal.say(summary::two_lines(&report));
-    match &options.report.report {
-        Some(path) => output::write_json("the report", path, &report),
-        None => Ok(()),
+    Ok(report)
+}
+
+/// One report as one JSON object, several as JSON Lines.
+fn write_reports(options: &RunOptions, reports: &[RunReport]) -> Result<(), Error> {
+    let Some(path) = &options.report.report else {
+        return Ok(());
+    };
+    match reports {
+        [] => Ok(()),
+        [report] if options.prompts.len() == 1 => output::write_json("the report", path, report),
+        reports => output::write_json_lines("the report", path, reports),
     }
 }
 

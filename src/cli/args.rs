@@ -120,6 +120,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
+    pub questions: QuestionsArgs,
+    #[command(flatten)]
     pub prompt: PromptArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -194,10 +196,6 @@ pub struct PromptArgs {
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<String>,
 
-    /// The question. <image> marks where a picture goes; without any, pictures go first
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub prompt: String,
-
     /// Write the prompt with this template instead of the model's own: Jinja text, or a file that holds it
     #[arg(long, value_name = "JINJA|FILE", conflicts_with = "raw")]
     pub chat_template: Option<String>,
@@ -205,6 +203,35 @@ pub struct PromptArgs {
     /// Use the prompt as it is, without a chat template; <image> or <__media__> must mark the pictures
     #[arg(long)]
     pub raw: bool,
+}
+
+/// One question.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct QuestionArg {
+    /// The question. <image> marks where a picture goes; without any, pictures go first
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: String,
+}
+
+/// Questions about the same pictures.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct QuestionsArgs {
+    /// The question. <image> marks where a picture goes; without any, pictures go first. Can be repeated: each is answered
+    /// by itself, and the pictures are read once
+    #[arg(
+        short,
+        long = "prompt",
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        required_unless_present = "questions"
+    )]
+    pub prompts: Vec<String>,
+
+    /// Read further questions from a file: one per line, or JSON Lines with the key prompt
+    #[arg(long, value_name = "FILE")]
+    pub questions: Option<PathBuf>,
 }
 
 /// How tokens are chosen.
@@ -324,7 +351,8 @@ pub struct ComputeArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Report")]
 pub struct ReportArgs {
-    /// Write what was kept, computed and saved to a file, as one JSON object (docs/report.md)
+    /// Write what was kept, computed and saved to a file, as one JSON object (docs/report.md); of several answers one
+    /// object per line
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 

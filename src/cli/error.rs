@@ -132,6 +132,15 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A file of questions that cannot be used.
+    #[error("--questions {}: {reason}", path.display())]
+    Questions {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// A build without the feature `native`.
     #[cfg(not(feature = "native"))]
     #[error("this build has no engine: build it with the feature 'native', which is on by default")]

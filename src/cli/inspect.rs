@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use visipruner::engine::{
-    EncodedPrompt, Event, Inspector, Model, Request, Session, SessionOptions, StopReason, encode,
+    Cuts, EncodedPrompt, Event, Inspector, Model, Request, Session, SessionOptions, StopReason, encode,
 };
 use visipruner::inspect::{InspectedImage, InspectedLayer, InspectedPolicy, Inspection, KeptBy, PromptPiece};
 use visipruner::policy::PolicyConfig;
@@ -49,6 +49,7 @@ pub fn run(args: InspectArgs) -> Result<(), Error> {
         loaded,
         terminal: &mut terminal,
         interrupt: &interrupt,
+        session: None,
         warned: HashSet::new(),
     }
     .inspection(&compared)?;
@@ -98,6 +99,8 @@ struct Inspecting<'a> {
     loaded: Loaded,
     terminal: &'a mut Terminal,
     interrupt: &'a Interrupt,
+    /// What answers under every policy; made when the first is asked.
+    session: Option<Session>,
     /// Warnings that the user has seen: every policy has those of the prompt.
     warned: HashSet<String>,
 }
@@ -121,7 +124,7 @@ impl Inspecting<'_> {
             model: name(model),
             arch: model.shape().arch.clone(),
             n_layer: model.n_layer(),
-            question: self.args.prompt.prompt.clone(),
+            question: self.args.question.prompt.clone(),
             answer: dense.text.trim().to_owned(),
             images,
             prompt: Some(pieces(&self.loaded, &prompt)),
@@ -148,7 +151,7 @@ impl Inspecting<'_> {
         };
         let request = Request {
             cancel: self.interrupt.handle(),
-            ..self.options.request(inspector.n_ctx())
+            ..self.options.request(inspector.n_ctx(), &self.options.prompts[0])
         };
         let prompt = encode(
             &self.loaded.model,
@@ -198,14 +201,22 @@ impl Inspecting<'_> {
 
     /// What a policy makes of the prompt.
     fn answer(&mut self, prompt: &EncodedPrompt, policy: &PolicyConfig) -> Result<RunReport, Error> {
-        let options = SessionOptions {
-            policy: policy.clone(),
-            ..self.options.session.clone()
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => {
+                // One for all policies, so that the picture is read once.
+                let options = SessionOptions {
+                    policy: PolicyConfig::Off,
+                    cuts: Cuts::EveryLayer,
+                    ..self.options.session.clone()
+                };
+                none.insert(Session::new(&self.loaded.model, options)?)
+            }
         };
-        let mut session = Session::new(&self.loaded.model, options)?;
         let request = Request {
+            policy: Some(policy.clone().into()),
             cancel: self.interrupt.handle(),
-            ..self.options.request(session.n_ctx())
+            ..self.options.request(session.n_ctx(), &self.options.prompts[0])
         };
         let (terminal, warned) = (&mut *self.terminal, &mut self.warned);
         let outcome = session.generate_encoded(prompt, &request, |event| {

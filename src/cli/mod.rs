@@ -33,6 +33,7 @@ mod mosaic;
 mod output;
 #[cfg(feature = "native")]
 mod quantize;
+mod questions;
 mod run;
 mod synth;
 mod terminal;

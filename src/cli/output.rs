@@ -32,6 +32,23 @@ pub fn write_json(what: &'static str, path: &Path, value: &impl Serialize) -> Re
     write(what, path, &(to_json(value) + "\n"))
 }
 
+/// Prints one JSON object in one line.
+///
+/// # Errors
+/// [`Error::Stdout`], unless nobody reads any more.
+pub fn print_json_line(value: &impl Serialize) -> Result<(), Error> {
+    print(&(to_json_line(value) + "\n")).map(drop)
+}
+
+/// Writes JSON objects to a file, one per line; `what` says in the error what they are.
+///
+/// # Errors
+/// [`Error::Write`]
+pub fn write_json_lines(what: &'static str, path: &Path, values: &[impl Serialize]) -> Result<(), Error> {
+    let lines: String = values.iter().map(|value| to_json_line(value) + "\n").collect();
+    write(what, path, &lines)
+}
+
 /// Writes text to a file; `what` says in the error what it is.
 ///
 /// # Errors
@@ -63,6 +80,10 @@ fn cannot_write(what: &'static str, path: &Path, source: io::Error) -> Error {
         path: path.to_owned(),
         source,
     }
+}
+
+fn to_json_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("reports have text keys and plain values")
 }
 
 fn to_json(value: &impl Serialize) -> String {

@@ -1,4 +1,4 @@
-//! `visipruner run`: one answer.
+//! `visipruner run`: answers to questions about the same pictures.
 
 use std::path::PathBuf;
 
@@ -12,10 +12,13 @@ use super::args::{ComputeArgs, GpuLayers, ModelArgs, ReportArgs, RunArgs, Sampli
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
 use super::terminal::Terminal;
-use super::{image, output};
+use super::{image, output, questions};
 
 /// A context that was not asked for is at most this long: a model trained for 128 Ki tokens would take gigabytes.
 const DEFAULT_MAX_CTX: u32 = 4096;
+
+/// Room for pictures that come again: a few, with their pixels and embeddings.
+const PICTURE_CACHE_BYTES: usize = 256 << 20;
 
 /// Everything that was asked for, checked as far as it can be before weights are loaded.
 #[derive(Debug)]
@@ -30,8 +33,8 @@ pub struct RunOptions {
     pub projector: ProjectorOptions,
     /// How the session is set up, policy included.
     pub session: SessionOptions,
-    /// The question.
-    pub prompt: Prompt,
+    /// The questions, each with all pictures: at least one.
+    pub prompts: Vec<Prompt>,
     /// Jinja instead of the model's own template.
     pub chat_template: Option<String>,
     /// The pictures of the prompt's markers, in order.
@@ -48,7 +51,7 @@ pub struct RunOptions {
     pub is_verbose: bool,
 }
 
-/// Answers one prompt.
+/// Answers the questions.
 ///
 /// # Errors
 /// Whatever is wrong with flags, files, pictures or prompt, and what goes wrong in the engine.
@@ -72,13 +75,19 @@ impl RunOptions {
     /// # Errors
     /// As [`run`].
     pub fn check(args: RunArgs, terminal: &mut Terminal) -> Result<Self, Error> {
-        let prompt = if args.prompt.raw {
-            Prompt::raw(&args.prompt.prompt)
-        } else {
-            Prompt::chat(&args.prompt.prompt)
+        let texts = questions::texts(&args.questions)?;
+        let prompt = |text: &String| {
+            if args.prompt.raw {
+                Prompt::raw(text)
+            } else {
+                Prompt::chat(text)
+            }
         };
+        let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
         let sources = image::sources(&args.prompt.images)?;
-        check_images(&prompt, sources.len(), args.prompt.raw, &args.model)?;
+        for prompt in &prompts {
+            check_images(prompt, sources.len(), args.prompt.raw, &args.model)?;
+        }
         if let Some(path) = &args.report.report {
             output::check_writable("the report", path)?;
         }
@@ -94,9 +103,12 @@ impl RunOptions {
             model_path: args.model.model,
             projector_path: args.model.mmproj,
             model: model_options(&args.compute),
-            projector: projector_options(&args.compute),
+            projector: ProjectorOptions {
+                cache_bytes: if prompts.len() > 1 { PICTURE_CACHE_BYTES } else { 0 },
+                ..projector_options(&args.compute)
+            },
             session,
-            prompt,
+            prompts,
             chat_template: args.prompt.chat_template.map(chat_template).transpose()?,
             images,
             n_predict: usize::try_from(args.sampling.n_predict).ok(),
@@ -110,8 +122,8 @@ impl RunOptions {
 
 #[cfg(feature = "native")]
 impl RunOptions {
-    /// What is asked, in a context of `n_ctx` tokens.
-    pub fn request(&self, n_ctx: u32) -> Request {
+    /// A question, in a context of `n_ctx` tokens.
+    pub fn request(&self, n_ctx: u32, prompt: &Prompt) -> Request {
         Request {
             images: self.images.clone(),
             n_predict: self.n_predict.unwrap_or(n_ctx as usize),
@@ -119,7 +131,7 @@ impl RunOptions {
             chat_template: self.chat_template.clone(),
             report_logits: self.report.report_logits,
             report_probes: self.report.report_probes,
-            ..Request::new(self.prompt.clone())
+            ..Request::new(prompt.clone())
         }
     }
 }

@@ -395,3 +395,58 @@ fn the_demo_compares_both_ways() {
     );
     assert_error(&["demo", "--image", MODEL], &["not an image"]);
 }
+
+const QUESTIONS: [&str; 3] = [
+    "What color is the star?",
+    "Is there a red circle?",
+    "How many shapes are there?",
+];
+
+/// Several questions: the picture is read once, and each answer is that of the question by itself.
+#[test]
+fn several_questions_about_a_picture() {
+    let folder = Folder::new();
+    let more = format!("{}\n\n{}\n", QUESTIONS[1], QUESTIONS[2]);
+    let file = folder.file("more.txt", more.as_bytes());
+    let report = folder.path("reports.jsonl").display().to_string();
+    let ran = visipruner(&run_with(&[
+        "--image",
+        PICTURE,
+        "-p",
+        QUESTIONS[0],
+        "--questions",
+        &file,
+        "--report",
+        &report,
+    ]));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let alone = QUESTIONS.map(|question| visipruner(&run_with(&["--image", PICTURE, "-p", question])).stdout);
+    assert_eq!(ran.stdout, alone.concat());
+
+    let reports = std::fs::read_to_string(&report).expect("reports");
+    let reports: Vec<Value> = reports.lines().map(checked).collect();
+    assert_eq!(reports.len(), 3);
+    let reused = |report: &Value| report["reused_rows"].as_u64().expect("a number");
+    assert_eq!(reused(&reports[0]), 0);
+    let span = &reports[0]["image_spans"][0];
+    let end = span[0].as_u64().expect("a row") + span[1].as_u64().expect("rows");
+    assert_eq!((reused(&reports[1]), reused(&reports[2])), (end, end));
+    assert!(reports[1]["flops"]["computed"].as_u64() < reports[0]["flops"]["computed"].as_u64());
+
+    let json = visipruner(&run_with(&["--image", PICTURE, "-p", "a", "-p", "b", "--json"]));
+    assert_eq!(json.stdout.lines().map(checked).count(), 2, "{}", json.stderr);
+}
+
+#[test]
+fn files_without_questions() {
+    let folder = Folder::new();
+    let file = folder.file("none.jsonl", b"{\"text\": 1}\n");
+    assert_error(
+        &run_with(&["--image", PICTURE, "--questions", &file]),
+        &["none.jsonl", "line 1", "prompt"],
+    );
+    assert_error(
+        &run_with(&["--image", PICTURE, "--questions", "no such file"]),
+        &["no such file"],
+    );
+}

@@ -6,7 +6,10 @@ use clap::Args;
 
 use super::eval::parse_spec;
 use super::spec::PolicySpec;
-use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, PromptArgs, ReportArgs, RunArgs, SamplingArgs};
+use super::{
+    ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, PromptArgs, QuestionArg, QuestionsArgs, ReportArgs,
+    RunArgs, SamplingArgs,
+};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
@@ -24,6 +27,8 @@ docs/inspect.md says what each figure shows and how it is computed.";
 pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub question: QuestionArg,
     #[command(flatten)]
     pub prompt: PromptArgs,
     #[command(flatten)]
@@ -77,6 +82,10 @@ impl InspectArgs {
     pub fn as_run(&self) -> RunArgs {
         RunArgs {
             model: self.model.clone(),
+            questions: QuestionsArgs {
+                prompts: vec![self.question.prompt.clone()],
+                questions: None,
+            },
             prompt: self.prompt.clone(),
             sampling: SamplingArgs::greedy(i32::try_from(self.results.n_predict).unwrap_or(i32::MAX)),
             policy: self.policy.clone(),
