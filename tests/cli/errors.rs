@@ -157,7 +157,8 @@ fn files_that_are_no_models() {
         }
         assert_error(&["info", "-m", MODEL, "--mmproj", path], &[part, path]);
     }
-    assert_error(&["info", "-m", MMPROJ], &["projector"]);
+    assert_error(&["info", "-m", MMPROJ], &["projector", "(--mmproj)"]);
+    assert_error(&["info", "-m", PICTURE], &["a PNG image", "(--image)"]);
     assert_error(&["info", "-m", MODEL, "--mmproj", MODEL], &[MODEL]);
 }
 
