@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::ops::{ControlFlow, Range};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use visipruner::engine::prefill::{LayerRanges, PrefillParams, RangeCall, RowProbe, prefill};
+use visipruner::engine::prefill::{LayerRanges, PrefillParams, RangeCall, RowProbe, Shared, prefill};
 use visipruner::policy::config::VisiPrunerConfig;
 use visipruner::policy::{
     Embeddings, PolicyConfig, PolicyOverrides, ProbeReading, PromptLayout, VisionIndex,
@@ -52,6 +52,7 @@ fn params<'a>(layout: &'a PromptLayout, vision: &'a [f32]) -> PrefillParams<'a> 
             vision,
             text: None,
         }),
+        shared: Shared::default(),
     }
 }
 
