@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use visipruner::engine::prefill::{LayerRanges, PrefillParams, RangeCall, RowProbe, Shared, prefill};
 use visipruner::policy::config::VisiPrunerConfig;
 use visipruner::policy::{
-    Embeddings, PolicyConfig, PolicyOverrides, ProbeReading, PromptLayout, VisionIndex,
+    Embeddings, PolicyConfig, PolicyOverrides, ProbeReading, PromptLayout, Row, VisionIndex,
 };
 
 const N_LAYER: usize = 32;
@@ -73,6 +73,10 @@ impl LayerRanges for Nothing {
 
     fn attention(&mut self, _il: usize) -> Result<Vec<f32>, Infallible> {
         Ok(self.0.norm2.clone())
+    }
+
+    fn branch(&mut self, _: usize, _: &[Row], _: &[Row]) -> Result<Vec<Row>, Infallible> {
+        unreachable!("nothing is shared here")
     }
 
     fn evict(&mut self, _layers: Range<usize>, _rows: Range<usize>) -> Result<(), Infallible> {

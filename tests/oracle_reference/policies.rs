@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use visipruner::engine::prefill::{PrefillParams, prefill};
+use visipruner::engine::prefill::{PrefillParams, Shared, prefill};
 use visipruner::policy::trace::PrefillTrace;
 use visipruner::policy::{Embeddings, PolicyOverrides};
 use visipruner::report::DropReport;
@@ -53,6 +53,7 @@ fn in_double(
             vision: &vision,
             text: Some(text),
         }),
+        shared: Shared::default(),
     };
     let mut engine = Dropping::new(reference, &inputs.prompt);
     let mut stages = policy.build(reference.n_layer, &inputs.layout).unwrap();
