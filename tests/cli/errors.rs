@@ -202,6 +202,15 @@ fn pictures_and_their_places_must_agree() {
     }
 }
 
+#[cfg(feature = "native")]
+#[test]
+fn a_prompt_that_does_not_fit_names_the_flag_of_the_context() {
+    assert_error(
+        &run_with(&["-p", "x", "--image", PICTURE, "-c", "32"]),
+        &["the context holds", "set the context size to at least", "(-c)"],
+    );
+}
+
 #[test]
 fn pictures_that_cannot_be_read() {
     let folder = Folder::new();
