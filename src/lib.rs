@@ -2,7 +2,7 @@
 //!
 //! | module | what | cargo feature |
 //! | --- | --- | --- |
-//! | [`engine`] | models, projectors, sessions; without `native` the loop of the staged prefill, prompts and options | `native` |
+//! | [`engine`] | models, projectors, sessions; without `native` the prefill loop, prompts, options | `native` |
 //! | [`policy`] | which vision tokens go on, and why | |
 //! | [`report`] | what was decided and saved in a run, as JSON | |
 //! | [`gguf`] | GGUF files, read and written | |
@@ -12,8 +12,8 @@
 //! | `plot` | charts as SVG | `lab` |
 //! | `synth` | models of true shape with random weights | `lab` |
 //!
-//! `engine::Inspector`, which measures what `inspect` shows, needs `native` and `lab`. Features are additive; `native`
-//! and `cli`, which includes `lab`, are on by default. To run models from a program of one's own, `native` is all it takes:
+//! `engine::Inspector`, which measures what `inspect` shows, needs `native` and `lab`. `native` and `cli`, which includes
+//! `lab`, are on by default. To run models from a program of one's own, `native` is all it takes:
 //!
 //! ```toml
 //! visipruner = { version = "0.2", default-features = false, features = ["native"] }
