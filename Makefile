@@ -22,7 +22,8 @@ demo: setup
 
 # The pure-Rust part first: it takes seconds, and proves that it builds without the native part.
 test: setup
-	$(CARGO) test --no-default-features
+	$(CARGO) build --no-default-features
+	$(CARGO) test --no-default-features --features lab
 	$(CARGO) build
 	$(MAKE) --no-print-directory stock
 	$(CARGO) test
@@ -34,10 +35,13 @@ stock:
 lint: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
+	for features in '' lab native native,lab; do \
+		$(CARGO) clippy --all-targets --no-default-features --features "$$features" -- -D warnings || exit 1; \
+	done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features cli
+	for features in '' lab native cli; do \
+		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features "$$features" || exit 1; \
+	done
 	patches/tool.sh check
 
 fmt:

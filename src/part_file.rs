@@ -32,6 +32,7 @@ impl PartFile {
     }
 
     /// What it is to be called.
+    #[cfg(feature = "lab")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -177,11 +177,7 @@ fn ours(case: &Case, files: &Files, encoder: VisionEncoder) -> Answer {
 }
 
 fn stock(case: &Case, files: &Files) -> Answer {
-    let flash_attn = match case.flash_attn {
-        FlashAttention::On => "on",
-        FlashAttention::Off => "off",
-        FlashAttention::Auto => "auto",
-    };
+    let flash_attn = case.flash_attn.to_string();
     let mut command = Command::new(stock_eval());
     command
         .arg("-m")
@@ -195,7 +191,7 @@ fn stock(case: &Case, files: &Files) -> Answer {
         "-p",
         &case.prompt(),
         "-fa",
-        flash_attn,
+        &flash_attn,
         "-ctk",
         case.kv.name(),
         "-ctv",

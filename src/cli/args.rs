@@ -396,7 +396,7 @@ fn flash_attn() -> impl TypedValueParser<Value = FlashAttention> {
 }
 
 fn kv_type() -> impl TypedValueParser<Value = KvType> {
-    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).try_map(|word| word.parse::<KvType>())
+    PossibleValuesParser::new(KvType::ALL.iter().map(|ty| ty.name())).try_map(|word| word.parse::<KvType>())
 }
 
 fn vision_encoder() -> impl TypedValueParser<Value = VisionEncoder> {

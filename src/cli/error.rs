@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use visipruner::engine;
 use visipruner::eval::EvalError;
-use visipruner::gguf::GgufError;
+use visipruner::gguf::{GgufError, Problem};
 use visipruner::inspect::InspectError;
 use visipruner::policy::PolicyError;
 use visipruner::synth;
@@ -31,22 +31,22 @@ pub enum Error {
     #[error(transparent)]
     Policy(PolicyError),
 
-    /// A policy with a layer that the model does not have.
-    #[error("{policy} ({flag})")]
-    NoSuchLayer {
-        /// What is wrong.
-        policy: PolicyError,
-        /// The flag that sets the layer.
+    /// What the library refuses, without knowing what the flag is called that sets it right.
+    #[error("{error} ({flag})")]
+    WithFlag {
+        /// What the library says. It says all of it: there are no causes.
+        error: Box<Error>,
+        /// The flag.
         flag: String,
     },
 
     /// A file that is no model.
     #[error(transparent)]
-    Gguf(#[from] GgufError),
+    Gguf(GgufError),
 
     /// The engine could not do its work.
     #[error(transparent)]
-    Engine(#[from] engine::Error),
+    Engine(engine::Error),
 
     /// Stock llama.cpp could not be measured.
     #[error("{} could not be measured: {reason}", program.display())]
@@ -63,7 +63,7 @@ pub enum Error {
 
     /// Questions, answers or sweeps that cannot be used.
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(EvalError),
 
     /// A question that the engine could not answer.
     #[error("question {id} could not be answered by {model}")]
@@ -111,7 +111,7 @@ pub enum Error {
 
     /// A model with random weights that cannot be made.
     #[error(transparent)]
-    Synth(#[from] synth::Error),
+    Synth(synth::Error),
 
     /// Pictures, and nothing that turns them into tokens.
     #[error(
@@ -171,18 +171,70 @@ pub enum Error {
 }
 
 impl From<PolicyError> for Error {
-    fn from(policy: PolicyError) -> Self {
-        match policy {
-            PolicyError::NoSuchLayer { field, .. } => Self::NoSuchLayer {
-                flag: flag_name(field),
-                policy,
-            },
-            policy => Self::Policy(policy),
-        }
+    fn from(error: PolicyError) -> Self {
+        let flag = match error {
+            PolicyError::NoSuchLayer { field, .. } => Some(flag_name(field)),
+            _ => None,
+        };
+        Self::Policy(error).with_flag(flag)
+    }
+}
+
+impl From<GgufError> for Error {
+    fn from(error: GgufError) -> Self {
+        let flag = match error.problem {
+            Problem::IsProjector => Some("--mmproj"),
+            Problem::IsPicture { .. } => Some("--image"),
+            _ => None,
+        };
+        Self::Gguf(error).with_flag(flag)
+    }
+}
+
+impl From<engine::Error> for Error {
+    fn from(error: engine::Error) -> Self {
+        let flag = match error {
+            engine::Error::File(error) => return error.into(),
+            engine::Error::Policy(error) => return error.into(),
+            engine::Error::FileExists { .. } => Some("--force"),
+            engine::Error::PromptTooLong { .. } => Some("-c"),
+            engine::Error::QuantizedAlready { .. } => Some("--allow-requantize"),
+            _ => None,
+        };
+        Self::Engine(error).with_flag(flag)
+    }
+}
+
+impl From<EvalError> for Error {
+    fn from(error: EvalError) -> Self {
+        let flag = match error {
+            EvalError::NoImage { .. } => Some("--image-dir"),
+            EvalError::UnknownFormat { .. } => Some("--format"),
+            _ => None,
+        };
+        Self::Eval(error).with_flag(flag)
+    }
+}
+
+impl From<synth::Error> for Error {
+    fn from(error: synth::Error) -> Self {
+        let flag = matches!(error, synth::Error::Exists { .. }).then_some("--force");
+        Self::Synth(error).with_flag(flag)
     }
 }
 
 impl Error {
+    /// With the flag that sets it right, if there is one.
+    fn with_flag(self, flag: Option<impl Into<String>>) -> Self {
+        match flag {
+            Some(flag) => Self::WithFlag {
+                error: Box::new(self),
+                flag: flag.into(),
+            },
+            None => self,
+        }
+    }
+
     /// Whether it is what becomes of work that was stopped, and says nothing else.
     pub fn is_stop(&self) -> bool {
         match self {
@@ -256,6 +308,42 @@ mod tests {
         assert!(Error::NothingAnswered.is_stop());
         assert!(!question(broken).is_stop());
         assert!(!Error::Usage("x".to_owned()).is_stop());
+    }
+
+    #[test]
+    fn what_a_flag_sets_right_names_the_flag() {
+        let too_long = || engine::Error::PromptTooLong {
+            n_tokens: 600,
+            n_vision: 576,
+            n_ctx: 512,
+            suggested: 768,
+        };
+        let said = in_one_line(&Error::from(too_long()));
+        assert!(
+            said.ends_with("set the context size to at least 768 (-c)"),
+            "{said}"
+        );
+        let question = Error::Question {
+            id: "7".to_owned(),
+            model: "m.gguf".to_owned(),
+            source: Box::new(too_long().into()),
+        };
+        assert!(in_one_line(&question).ends_with(&said));
+
+        let projector = || GgufError {
+            path: "mmproj.gguf".into(),
+            problem: Problem::IsProjector,
+        };
+        let loaded = engine::Error::from(projector());
+        for error in [Error::from(projector()), Error::from(loaded)] {
+            let said = in_one_line(&error);
+            assert!(said.ends_with("give it as the projector (--mmproj)"), "{said}");
+        }
+        let other = engine::Error::EmptyPrompt;
+        assert_eq!(
+            in_one_line(&Error::from(other)),
+            "the prompt is empty: give some text"
+        );
     }
 
     #[test]

@@ -51,6 +51,23 @@ pub enum Error {
         reason: String,
     },
 
+    /// A model that is quantized already, where that was not allowed.
+    #[error(
+        "cannot quantize {} to {ty}: it is quantized already (tensor '{tensor}' is {tensor_ty}): give the F16 or F32 \
+         model, or allow requantizing",
+        path.display()
+    )]
+    QuantizedAlready {
+        /// The model's file.
+        path: PathBuf,
+        /// The quantization asked for.
+        ty: &'static str,
+        /// The first tensor that is quantized.
+        tensor: String,
+        /// Its type.
+        tensor_ty: &'static str,
+    },
+
     /// The caller stopped the quantizing.
     #[error("quantizing {} was stopped, nothing is left behind", path.display())]
     QuantizeStopped {
@@ -59,7 +76,7 @@ pub enum Error {
     },
 
     /// A file that is there and is not to be replaced.
-    #[error("{} is there already: give another name, or --force to replace it", path.display())]
+    #[error("{} is there already: give another name, or let it be replaced", path.display())]
     FileExists {
         /// The file.
         path: PathBuf,
@@ -236,7 +253,7 @@ pub enum Error {
     /// A prompt longer than the context.
     #[error(
         "the prompt needs {n_tokens} tokens ({n_vision} of them for images) and the context holds {n_ctx}: \
-         set the context size (-c) to at least {suggested}"
+         set the context size to at least {suggested}"
     )]
     PromptTooLong {
         /// Tokens of the prompt, text and vision.

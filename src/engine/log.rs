@@ -6,6 +6,7 @@ use crate::ffi;
 
 /// How serious a log line is, most serious first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum LogLevel {
     /// Something failed.
     Error,

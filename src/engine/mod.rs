@@ -11,10 +11,13 @@
     feature = "native",
     doc = "- [`Model`]: weights and vocabulary; clones share them.
 - [`Projector`]: turns pictures into embeddings; belongs to a model.
-- [`Inspector`]: measures what [`crate::inspect`] shows.
 - [`quantize`]: a smaller copy of a model's file.
 - [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
   ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`])."
+)]
+#![cfg_attr(
+    all(feature = "native", feature = "lab"),
+    doc = "- [`Inspector`]: measures what [`crate::inspect`] shows."
 )]
 #![cfg_attr(
     not(feature = "native"),
@@ -46,7 +49,7 @@ mod cache;
 mod encoded;
 #[cfg(feature = "native")]
 mod encoder;
-#[cfg(feature = "native")]
+#[cfg(all(feature = "native", feature = "lab"))]
 mod inspect;
 #[cfg(feature = "native")]
 mod log;
@@ -77,7 +80,7 @@ pub use cache::Cache;
 pub use encoded::{EncodedPrompt, MediaKind, MediaSpan};
 #[cfg(feature = "native")]
 pub use encoder::encode;
-#[cfg(feature = "native")]
+#[cfg(all(feature = "native", feature = "lab"))]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};

@@ -32,6 +32,7 @@ impl Default for ModelOptions {
 
 /// Which way pictures go through LLaVA's vision encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum VisionEncoder {
     /// The way LLaVA was trained: the class token first, every stored layer run.
     #[default]
@@ -102,6 +103,7 @@ impl ProjectorOptions {
 
 /// When flash attention is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum FlashAttention {
     /// Where the backend has it.
     #[default]
@@ -141,6 +143,7 @@ impl fmt::Display for FlashAttention {
 /// The type of the numbers in the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum KvType {
     F32,
     #[default]
@@ -156,7 +159,7 @@ pub enum KvType {
 
 impl KvType {
     /// All of them, most precise first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &'static [Self] = &[
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -214,14 +217,15 @@ impl fmt::Display for KvType {
 impl FromStr for KvType {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self, Error> {
-        Self::ALL
-            .into_iter()
-            .find(|ty| ty.name() == s)
-            .ok_or_else(|| Error::OptionRange {
+        let found = Self::ALL.iter().copied().find(|ty| ty.name() == s);
+        found.ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|ty| ty.name()).collect();
+            Error::OptionRange {
                 name: "KV cache type",
                 value: s.to_owned(),
-                expected: Self::ALL.map(Self::name).join(", "),
-            })
+                expected: names.join(", "),
+            }
+        })
     }
 }
 

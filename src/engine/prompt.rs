@@ -7,6 +7,7 @@ pub const IMAGE_MARKERS: [&str; 2] = ["<image>", "<__media__>"];
 
 /// A piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// Text, taken as it is: markers in it mean nothing.
     Text(String),
@@ -16,6 +17,7 @@ pub enum Part {
 
 /// What the model is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Prompt {
     /// Used as it is. Special tokens in it are recognised, BOS is added as the model's metadata says.
     Raw(Vec<Part>),

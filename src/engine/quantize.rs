@@ -120,8 +120,8 @@ impl Quantized {
 ///
 /// # Errors
 /// [`Error::File`] for an input that is missing, damaged or no model; [`Error::Quantize`] for one that cannot be quantized
-/// (a projector, a model that is quantized already) and where llama.cpp fails; [`Error::FileExists`] unless `overwrite`;
-/// [`Error::Write`]; [`Error::QuantizeStopped`]; [`Error::OptionRange`].
+/// (a projector) and where llama.cpp fails; [`Error::QuantizedAlready`] unless `allow_requantize`; [`Error::FileExists`]
+/// unless `overwrite`; [`Error::Write`]; [`Error::QuantizeStopped`]; [`Error::OptionRange`].
 pub fn quantize(
     input: impl AsRef<Path>,
     output: impl AsRef<Path>,
@@ -143,7 +143,16 @@ pub fn quantize(
         }) => return Err(failed(PROJECTOR.to_owned())),
         Err(error) => return Err(error.into()),
     };
-    check_input(&before, options).map_err(failed)?;
+    check_input(&before).map_err(failed)?;
+    let quantized = before.tensors().iter().find(|tensor| tensor.ty.block_len() > 1);
+    if let Some(tensor) = quantized.filter(|_| !options.allow_requantize) {
+        return Err(Error::QuantizedAlready {
+            path: input.to_owned(),
+            ty: options.ty.name(),
+            tensor: tensor.name.clone(),
+            tensor_ty: tensor.ty.name(),
+        });
+    }
     if is_same_file(input, output) {
         return Err(failed(
             "the output is the model itself: give another name".to_owned(),
@@ -177,7 +186,7 @@ const PROJECTOR: &str = "it is an image projector (mmproj), and language models 
                          belongs to; the projector goes with every quantization of it";
 
 /// What llama.cpp would assert, write wrongly, or say in its own words only.
-fn check_input(gguf: &Gguf, options: &QuantizeOptions) -> Result<(), String> {
+fn check_input(gguf: &Gguf) -> Result<(), String> {
     if gguf.alignment() != ALIGNMENT {
         let alignment = gguf.alignment();
         return Err(format!(
@@ -188,14 +197,6 @@ fn check_input(gguf: &Gguf, options: &QuantizeOptions) -> Result<(), String> {
     for tensor in gguf.tensors() {
         if tensor.dims.get(3).is_some_and(|&n| n > 1) {
             return Err(format!("tensor '{}' has four dimensions", tensor.name));
-        }
-        if tensor.ty.block_len() > 1 && !options.allow_requantize {
-            let ty = tensor.ty.name();
-            return Err(format!(
-                "it is quantized already (tensor '{}' is {ty}): give the F16 or F32 model, or allow it with \
-                 --allow-requantize",
-                tensor.name
-            ));
         }
     }
     Ok(())

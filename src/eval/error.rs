@@ -41,7 +41,7 @@ pub enum EvalError {
     },
 
     /// A question file that no reader claims.
-    #[error("{}: cannot tell the format of these questions ({reason}): give it with --format", path.display())]
+    #[error("{}: cannot tell the format of these questions ({reason}): say which it is", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -69,7 +69,7 @@ pub enum EvalError {
     },
 
     /// A picture that a question asks about is not there.
-    #[error("question {id} asks about {}, which is not there: give the pictures' folder with --image-dir", path.display())]
+    #[error("question {id} asks about {}, which is not there: give the pictures' folder", path.display())]
     NoImage {
         /// The question.
         id: String,

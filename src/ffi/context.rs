@@ -522,6 +522,7 @@ impl Context {
     }
 
     /// Logit lens: what the last row takes into the next range, through output norm and head: `[n_vocab]`.
+    #[cfg(feature = "lab")]
     pub(crate) fn lens_hidden(&mut self, sequence: &Sequence) -> Result<Vec<f32>, Error> {
         let mut logits = vec![f32::NAN; self.model.n_vocab()];
         let (ctx, seq) = self.own(sequence)?;
@@ -534,6 +535,7 @@ impl Context {
 
     /// Value-output lens: the attention output of the last row in layer `il`, which was probed for contributions, through
     /// the layer's output projection, output norm and head: `[n_vocab]`.
+    #[cfg(feature = "lab")]
     pub(crate) fn lens_attention(&mut self, sequence: &Sequence, il: usize) -> Result<Vec<f32>, Error> {
         let mut logits = vec![f32::NAN; self.model.n_vocab()];
         let il = int(il)?;
@@ -546,6 +548,7 @@ impl Context {
     }
 
     /// The L1 norms of the values that layer `il` holds, averaged over KV heads: `[n_rows]`, NaN where it holds none.
+    #[cfg(feature = "lab")]
     pub(crate) fn value_norms(
         &mut self,
         sequence: &Sequence,

@@ -3,6 +3,7 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod cuts;
+#[cfg(feature = "lab")]
 mod inspect;
 mod probe;
 mod refusals;

@@ -15,6 +15,7 @@ pub struct GgufError {
 
 /// What is wrong with a GGUF.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Problem {
     /// No file of that name.
     #[error("no such file: check the path")]
@@ -47,6 +48,13 @@ pub enum Problem {
         found: &'static str,
         /// What to do about it.
         advice: &'static str,
+    },
+
+    /// A picture was given where a model was expected.
+    #[error("not a GGUF file but {found}: give it as a picture")]
+    IsPicture {
+        /// What the first bytes look like.
+        found: &'static str,
     },
 
     /// Written for a machine of the other byte order.
@@ -210,7 +218,7 @@ pub enum Problem {
     },
 
     /// A projector was given where a language model was expected.
-    #[error("this is an image projector (mmproj), not a language model: give it as --mmproj")]
+    #[error("this is an image projector (mmproj), not a language model: give it as the projector")]
     IsProjector,
 
     /// Something else was given where a projector was expected.

@@ -6,6 +6,7 @@ macro_rules! file_types {
     ($($variant:ident = $id:literal, $base:ident;)*) => {
         /// A quantization of a whole file that can be made without an importance matrix, as llama.cpp names them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         #[allow(non_camel_case_types, reason = "they are called so")]
         #[allow(missing_docs, reason = "the names say all there is")]
         pub enum FileType {

@@ -4,6 +4,7 @@ macro_rules! ggml_types {
     ($($variant:ident = $id:literal, $name:literal, $block_len:literal, $block_bytes:literal;)*) => {
         /// A tensor type of ggml (`ggml.h: enum ggml_type` of llama-cpp-sys-2 0.1.161).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         #[allow(non_camel_case_types)]
         pub enum GgmlType {
             $(

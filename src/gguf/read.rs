@@ -104,8 +104,7 @@ impl<R: BufRead> Reader<R> {
         }
         let rest = self.input.fill_buf().map_err(read_failed)?;
         head.extend_from_slice(&rest[..rest.len().min(sniff::HEAD_BYTES)]);
-        let (found, advice) = sniff::what_is(&head);
-        Ok(Problem::NotGguf { found, advice })
+        Ok(sniff::problem(&head))
     }
 
     /// A count of things, of which at most `limit` are believed.

@@ -1,22 +1,27 @@
 //! Says in words what a file is that is not a GGUF.
 
+use super::Problem;
+
 /// How many bytes from the start of a file are looked at.
 pub(super) const HEAD_BYTES: usize = 64;
 
 const CONVERT: &str = "convert the model with llama.cpp's convert_hf_to_gguf.py";
-const IMAGE: &str = "images are given with --image";
 const DOWNLOAD: &str = "download the model's .gguf file itself";
 const UNPACK: &str = "unpack it first";
 
+/// First bytes of pictures, and what they are the first bytes of.
+const PICTURES: &[(&[u8], &str)] = &[
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"RIFF", "a WebP image or another RIFF file"),
+    (b"BM", "a BMP image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+];
+
 /// First bytes, what they are the first bytes of, and what to do.
 const MAGICS: &[(&[u8], &str, &str)] = &[
-    (b"\x89PNG", "a PNG image", IMAGE),
-    (b"\xff\xd8\xff", "a JPEG image", IMAGE),
-    (b"GIF8", "a GIF image", IMAGE),
-    (b"RIFF", "a WebP image or another RIFF file", IMAGE),
-    (b"BM", "a BMP image", IMAGE),
-    (b"II*\0", "a TIFF image", IMAGE),
-    (b"MM\0*", "a TIFF image", IMAGE),
     (b"PK\x03\x04", "a ZIP archive or a PyTorch checkpoint", CONVERT),
     (b"\x80\x02", "a Python pickle", CONVERT),
     (b"lmgg", "a GGML file, the predecessor of GGUF", CONVERT),
@@ -40,8 +45,18 @@ const MAGICS: &[(&[u8], &str, &str)] = &[
     (b"<html", "a web page", DOWNLOAD),
 ];
 
+/// What is wrong with a file that begins with `head`.
+pub(super) fn problem(head: &[u8]) -> Problem {
+    let picture = PICTURES.iter().find(|(magic, _)| head.starts_with(magic));
+    if let Some(&(_, found)) = picture {
+        return Problem::IsPicture { found };
+    }
+    let (found, advice) = what_is(head);
+    Problem::NotGguf { found, advice }
+}
+
 /// What a file that begins with `head` is, and what to do about it.
-pub(super) fn what_is(head: &[u8]) -> (&'static str, &'static str) {
+fn what_is(head: &[u8]) -> (&'static str, &'static str) {
     for (magic, found, advice) in MAGICS {
         if head.starts_with(magic) {
             return (found, advice);

@@ -2,7 +2,7 @@
 //!
 //! The speed of a model does not depend on the values of its weights: every weight is read and multiplied, whatever it
 //! is. What does matter is which rows run through which layers. Random weights decide nothing sensible there, so a
-//! measurement gives a schedule itself ([`Schedule`](crate::policy::fixed::Schedule), `--policy fixed`).
+//! measurement gives a schedule itself ([`Schedule`](crate::policy::fixed::Schedule)).
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -84,7 +84,7 @@ pub enum Error {
     },
 
     /// A file of that name is there, and is not to be replaced.
-    #[error("{} is there already: give another folder, or --force to replace it", path.display())]
+    #[error("{} is there already: give another folder, or let it be replaced", path.display())]
     Exists {
         /// The file.
         path: PathBuf,

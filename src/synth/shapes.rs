@@ -3,7 +3,7 @@
 /// A language model and the vision encoder before it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
-    /// What `--shape` calls it.
+    /// Its name, as [`Shape::named`] knows it.
     pub name: &'static str,
     /// What it is, in a few words.
     pub what: &'static str,

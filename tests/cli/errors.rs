@@ -157,7 +157,8 @@ fn files_that_are_no_models() {
         }
         assert_error(&["info", "-m", MODEL, "--mmproj", path], &[part, path]);
     }
-    assert_error(&["info", "-m", MMPROJ], &["projector"]);
+    assert_error(&["info", "-m", MMPROJ], &["projector", "(--mmproj)"]);
+    assert_error(&["info", "-m", PICTURE], &["a PNG image", "(--image)"]);
     assert_error(&["info", "-m", MODEL, "--mmproj", MODEL], &[MODEL]);
 }
 
@@ -199,6 +200,15 @@ fn pictures_and_their_places_must_agree() {
     ] {
         assert_error(&run_with(&args), &[&markers, &images]);
     }
+}
+
+#[cfg(feature = "native")]
+#[test]
+fn a_prompt_that_does_not_fit_names_the_flag_of_the_context() {
+    assert_error(
+        &run_with(&["-p", "x", "--image", PICTURE, "-c", "32"]),
+        &["the context holds", "set the context size to at least", "(-c)"],
+    );
 }
 
 #[test]

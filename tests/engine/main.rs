@@ -5,6 +5,7 @@ mod answers;
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "lab")]
 mod inspecting;
 mod pruning;
 mod quantize;

@@ -107,7 +107,7 @@ fn files_that_are_not_what_they_should_be() {
     for n_bytes in [3, 20, 100, 5_000, whole.len() / 2, whole.len() - 1] {
         refuse(&write("truncated.gguf", &whole[..n_bytes]));
     }
-    assert!(refuse(&pair.path("mmproj.gguf")).contains("--mmproj"));
+    assert!(refuse(&pair.path("mmproj.gguf")).contains("give it as the projector"));
     let message = load_projector(&pair.path("model.gguf"), &pair.model)
         .expect_err("refused")
         .to_string();

@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "lab")]
 mod inspection;
 mod policies;
 

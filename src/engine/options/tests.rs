@@ -68,7 +68,7 @@ fn quantized_values_need_flash_attention() {
 
 #[test]
 fn names_round_trip() {
-    for ty in KvType::ALL {
+    for &ty in KvType::ALL {
         assert_eq!(ty.name().parse::<KvType>().unwrap(), ty);
     }
     assert!("q2_k".parse::<KvType>().unwrap_err().to_string().contains("q8_0"));

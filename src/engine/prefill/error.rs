@@ -8,6 +8,7 @@ use crate::policy::Needs;
 
 /// Why a prefill ended early.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PrefillError<E: std::error::Error + 'static> {
     /// The engine could not run, probe or evict a range.
     #[error("layers {} to {} of the prompt could not be run", .layers.start, .layers.end.saturating_sub(1))]

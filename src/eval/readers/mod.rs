@@ -57,7 +57,7 @@ impl Format {
         ("mmbench", Self::MmBench),
     ];
 
-    /// The name on the command line.
+    /// Its name, as [`Format::from_str`] reads it.
     pub fn name(self) -> &'static str {
         let entry = Self::ALL.iter().find(|(_, format)| *format == self);
         entry.map_or("", |(name, _)| name)

@@ -220,7 +220,7 @@ fn other_formats() {
     for (bytes, expected) in [
         (
             &b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..],
-            "a PNG image: images are given with --image",
+            "not a GGUF file but a PNG image: give it as a picture",
         ),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
         (
