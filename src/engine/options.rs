@@ -276,6 +276,7 @@ pub enum Cuts {
 impl Cuts {
     /// The cuts of a model whose policy has the cuts given; `None`: it is not pruned at all, and has llama.cpp's own
     /// memory.
+    #[cfg(feature = "native")]
     pub(crate) fn of(&self, n_layer: usize, policy: Option<Vec<usize>>) -> Option<Vec<usize>> {
         match self {
             Self::OfPolicy => policy,

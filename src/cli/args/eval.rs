@@ -88,6 +88,10 @@ pub struct QuestionArgs {
     /// Tokens of an answer at most
     #[arg(short, long, value_name = "N", default_value_t = 32, value_parser = positive, allow_negative_numbers = true)]
     pub n_predict: usize,
+
+    /// Read a picture anew for each question about it; answers are the same, times are those of a first question
+    #[arg(long)]
+    pub no_prefix_cache: bool,
 }
 
 /// Which policies answer.

@@ -207,7 +207,10 @@ impl Run<'_> {
     fn options(&self, plan: &ModelPlan, policy: &PolicyConfig) -> SessionOptions {
         let options = session_options(&self.args.compute, plan.files.model.1.n_ctx_train, policy);
         let Some(n_per_image) = plan.files.n_tokens_per_image() else {
-            return options;
+            return SessionOptions {
+                remember: !self.args.questions.no_prefix_cache,
+                ..options
+            };
         };
         let n_tokens = |question: &Question| question.images.len() * n_per_image + question.prompt.len();
         let longest = self.questions.iter().map(n_tokens).max().unwrap_or(0);
@@ -218,6 +221,9 @@ impl Run<'_> {
             n_ctx: options
                 .n_ctx
                 .map(|n_ctx| if is_open { n_ctx.min(n_needed) } else { n_ctx }),
+            // Questions about a picture come one after the other, so one picture at a time is enough.
+            n_prefixes: 2,
+            remember: !self.args.questions.no_prefix_cache,
             ..options
         }
     }

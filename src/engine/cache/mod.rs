@@ -9,6 +9,8 @@
 //! A question is a *branch* of the sequence that ends with its last picture: the picture is read once, and what a policy
 //! keeps of it for one question is gone with that question.
 
+#[cfg(feature = "lab")]
+mod alone;
 mod dense;
 mod keys;
 mod staged;
@@ -19,6 +21,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 pub(crate) use keys::hash;
+#[cfg(feature = "lab")]
 pub(crate) use staged::OnProbe;
 use store::PrefixStore;
 pub(crate) use turns::{Read, Turn};
@@ -27,10 +30,9 @@ use super::encoded::EncodedPrompt;
 use super::error::{Error, computing};
 use super::options::{KvType, SessionOptions};
 use super::session::{AnyPolicy, CancelHandle, Event, Generation, Request};
-use super::{Model, n_threads, prefill};
+use super::{Model, n_threads};
 use crate::ffi::{self, Status};
-use crate::policy::trace::PrefillTrace;
-use crate::policy::{Policy, PolicyConfig, StagePolicy};
+use crate::policy::{Policy, PolicyConfig};
 
 /// The longest context that a cache has unless told otherwise: a model trained for 128 Ki tokens would take
 /// gigabytes for its KV cache.
@@ -271,39 +273,6 @@ impl Cache {
             store,
         };
         context.watching(cancel.flag(), |context| reader.read(context, on_progress))
-    }
-
-    /// Reads a whole prompt into a sequence that shares nothing, looking into every layer that is probed. There is none if
-    /// it was stopped.
-    pub(crate) fn read_alone(
-        &mut self,
-        prompt: &EncodedPrompt,
-        policy: &mut dyn StagePolicy,
-        cancel: &CancelHandle,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
-        on_probe: OnProbe<'_>,
-    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
-        let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
-        let Self { context, store, .. } = self;
-        let Some(context) = context.as_mut() else {
-            return Ok(None);
-        };
-        let sequence = context.new_sequence().map_err(failed("the prompt"))?;
-        let added = context.add(&sequence, &prompt.rows(0..prompt.layout.n_rows));
-        added.map_err(failed("the prompt"))?;
-        let stage = turns::Stage {
-            model: &model,
-            cuts: &cuts,
-            prompt,
-            layout: &prompt.layout,
-            n_spare: 0,
-            store,
-        };
-        let shared = prefill::Shared::default();
-        let result = context.watching(cancel.flag(), |context| {
-            stage.run(context, &sequence, shared, policy, on_progress, on_probe)
-        });
-        Ok(turns::unless_stopped(result)?.map(|trace| (sequence, trace)))
     }
 
     /// Runs one token of each of several turns. On success the logits of the i-th are there as row i.

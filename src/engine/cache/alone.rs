@@ -1,0 +1,47 @@
+//! A prompt by itself, looked into layer by layer.
+
+use std::ops::ControlFlow;
+
+use super::staged::OnProbe;
+use super::{Cache, failed, turns};
+use crate::engine::encoded::EncodedPrompt;
+use crate::engine::session::CancelHandle;
+use crate::engine::{Error, prefill};
+use crate::ffi;
+use crate::policy::StagePolicy;
+use crate::policy::trace::PrefillTrace;
+
+impl Cache {
+    /// Reads a whole prompt into a sequence that shares nothing, looking into every layer that is probed. There is none if
+    /// it was stopped.
+    pub(crate) fn read_alone(
+        &mut self,
+        prompt: &EncodedPrompt,
+        policy: &mut dyn StagePolicy,
+        cancel: &CancelHandle,
+        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        on_probe: OnProbe<'_>,
+    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
+        let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
+        let Self { context, store, .. } = self;
+        let Some(context) = context.as_mut() else {
+            return Ok(None);
+        };
+        let sequence = context.new_sequence().map_err(failed("the prompt"))?;
+        let added = context.add(&sequence, &prompt.rows(0..prompt.layout.n_rows));
+        added.map_err(failed("the prompt"))?;
+        let stage = turns::Stage {
+            model: &model,
+            cuts: &cuts,
+            prompt,
+            layout: &prompt.layout,
+            n_spare: 0,
+            store,
+        };
+        let shared = prefill::Shared::default();
+        let result = context.watching(cancel.flag(), |context| {
+            stage.run(context, &sequence, shared, policy, on_progress, on_probe)
+        });
+        Ok(turns::unless_stopped(result)?.map(|trace| (sequence, trace)))
+    }
+}
