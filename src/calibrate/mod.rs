@@ -196,12 +196,11 @@ pub fn calibrate<R: Runner>(
     };
     let mut searched = bench.search(all, &split)?;
     let closest = closest(&mut bench, &mut searched, (most_careful, &split.search))?;
-    let sizes = sizes(&dense);
-    let found = searched.met.map(|parts| Found::new(&parts, target, sizes));
+    let found = searched.met.map(|parts| Found::new(&parts, target));
     Ok(Calibration {
         target: *target,
         n_layer,
-        n_vision: sizes.1,
+        n_vision: n_vision(&dense),
         n_prompts: pictures.len(),
         n_held_out: split.held_out.len(),
         n_runs: dense.len() + profile.n_points() * on_profile.len() + bench.n_runs,
@@ -230,14 +229,13 @@ fn run_dense<R: Runner>(runner: &mut R, n_prompts: usize) -> Result<Vec<Dense>, 
     Ok(dense)
 }
 
-/// Layers of the model, and vision tokens of the prompt that has most.
-fn sizes(dense: &[Dense]) -> (usize, usize) {
-    let n_layer = dense.first().map_or(0, Dense::n_layer);
+/// Vision tokens of the prompt that has most.
+fn n_vision(dense: &[Dense]) -> usize {
     let n_vision = dense
         .iter()
         .filter_map(|dense| dense.observed.vision_rows.first())
         .max();
-    (n_layer, n_vision.copied().unwrap_or(0))
+    n_vision.copied().unwrap_or(0)
 }
 
 /// The values of `shallow_mid_layer` worth trying. Fusion must leave a layer to run on less.

@@ -111,9 +111,6 @@ impl Calibration {
             }
             "mid_deep_layer" => String::from("Nothing is measured at run time: vision is gone from here on."),
             "layer0" => String::from("The shallow stage is off; these say what it would do."),
-            "latest_fusion_layer" => String::from(
-                "KV caches of later layers are allocated for so many vision tokens only. Decides nothing.",
-            ),
             _ => return None,
         };
         Some(sentence)

@@ -8,11 +8,6 @@ use super::score::{Score, Target};
 use super::search::{PromptRun, Trial, Tried};
 use crate::policy::config::VisiPrunerConfig;
 
-/// So many times the most that was kept are expected to be kept at most.
-const KEPT_MARGIN: usize = 2;
-/// And no fewer than these.
-const KEPT_LEAST: usize = 8;
-
 /// Everything that was measured, and the policy that came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Calibration {
@@ -116,49 +111,18 @@ impl Decisions {
 }
 
 impl Found {
-    /// From its trials on the prompts to search with and on those held out, with the numbers of layers and of vision
-    /// tokens.
-    pub(super) fn new(parts: &[Trial; 2], target: &Target, (n_layer, n_vision): (usize, usize)) -> Self {
+    /// From its trials on the prompts to search with and on those held out.
+    pub(super) fn new(parts: &[Trial; 2], target: &Target) -> Self {
         let [searched, held_out] = parts;
         let all = searched.with(held_out);
-        let decisions = Decisions::of(&all.runs);
         Self {
-            policy: with_room(
-                all.config.clone(),
-                &decisions,
-                (all.runs.len(), n_layer, n_vision),
-            ),
+            policy: all.config.clone(),
             score: all.score(target),
             searched: searched.score(target),
             held_out: held_out.score(target),
             rows: all.cost(),
-            decisions,
+            decisions: Decisions::of(&all.runs),
         }
-    }
-}
-
-/// The policy with KV caches as small as what was seen allows. Where fusion fell on different layers, it may come one
-/// later; where it did not always come, or most tokens went on, nothing is promised.
-fn with_room(
-    config: VisiPrunerConfig,
-    decisions: &Decisions,
-    (n_prompts, n_layer, n_vision): (usize, usize, usize),
-) -> VisiPrunerConfig {
-    let (latest, kept) = if config.exits_by_layer() {
-        (config.mid_deep_layer.and_then(|il| il.checked_sub(1)), 0)
-    } else {
-        let all_fused = decisions.n_fused == n_prompts;
-        let latest = decisions.fusion_layers.filter(|_| all_fused);
-        let kept = (KEPT_MARGIN * decisions.max_kept).max(KEPT_LEAST);
-        (latest.map(|[first, last]| last + usize::from(first < last)), kept)
-    };
-    match latest.filter(|il| il + 1 < n_layer && kept < n_vision) {
-        Some(il) => VisiPrunerConfig {
-            latest_fusion_layer: Some(il),
-            kept_budget: kept,
-            ..config
-        },
-        None => config,
     }
 }
 
@@ -166,7 +130,6 @@ fn with_room(
 mod tests {
     use super::*;
     use crate::calibrate::Distance;
-    use crate::policy::config::Stages;
 
     /// A prompt that fused in this layer and kept so many.
     fn run(fusion_layer: Option<usize>, n_kept: usize) -> PromptRun {
@@ -181,49 +144,6 @@ mod tests {
             n_kept: fusion_layer.map(|_| n_kept),
             exit_layer: (n_kept == 0).then_some(5),
         }
-    }
-
-    fn room(runs: &[PromptRun]) -> (Option<usize>, usize) {
-        let config = with_room(
-            VisiPrunerConfig::default(),
-            &Decisions::of(runs),
-            (runs.len(), 8, 64),
-        );
-        (config.latest_fusion_layer, config.kept_budget)
-    }
-
-    #[test]
-    fn caches_have_room_for_twice_what_was_kept() {
-        let one_layer = [run(Some(3), 7), run(Some(3), 20)];
-        assert_eq!(room(&one_layer), (Some(3), 40));
-        assert_eq!(room(&[run(Some(3), 1)]), (Some(3), 8));
-        assert_eq!(room(&[run(Some(3), 32)]), (None, 64), "twice that are all tokens");
-    }
-
-    #[test]
-    fn fusion_that_varies_may_come_later() {
-        assert_eq!(room(&[run(Some(3), 7), run(Some(5), 2)]), (Some(6), 14));
-        assert_eq!(
-            room(&[run(Some(3), 7), run(Some(6), 2)]),
-            (None, 64),
-            "7 is the last layer"
-        );
-        assert_eq!(room(&[run(Some(3), 7), run(None, 0)]), (None, 64));
-    }
-
-    #[test]
-    fn a_schedule_keeps_nothing() {
-        let config = VisiPrunerConfig {
-            stages: Stages {
-                shallow: false,
-                middle: false,
-                deep: true,
-            },
-            mid_deep_layer: Some(4),
-            ..VisiPrunerConfig::default()
-        };
-        let config = with_room(config, &Decisions::of(&[run(None, 0)]), (1, 8, 64));
-        assert_eq!((config.latest_fusion_layer, config.kept_budget), (Some(3), 0));
     }
 
     #[test]

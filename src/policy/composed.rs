@@ -93,11 +93,6 @@ impl StagePolicy for Composed {
         self.within.decide(il, reading)
     }
 
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        let bounds = [&self.before, &self.within].map(|policy| policy.vision_bound(il));
-        bounds.into_iter().flatten().min()
-    }
-
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
         self.within.evict_after_prefill()
     }

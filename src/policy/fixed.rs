@@ -220,16 +220,6 @@ impl StagePolicy for Fixed {
         }
     }
 
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        if il <= self.schedule.fusion_layer {
-            None
-        } else if il < self.schedule.vision_until() {
-            Some(self.schedule.keep)
-        } else {
-            Some(0)
-        }
-    }
-
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
         self.schedule.evicted()
     }

@@ -320,13 +320,6 @@ pub trait StagePolicy: Send {
         Decision::KeepAll
     }
 
-    /// The vision tokens that layer `il` holds at most, where that is known before the prompt runs: the KV cache is
-    /// allocated for no more. A policy that holds more after all is run again with room for everything.
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        let _ = il;
-        None
-    }
-
     /// The layers whose KV cells of vision tokens are forgotten once the prompt has run, as far as the model has them.
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
         None

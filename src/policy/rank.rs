@@ -231,14 +231,6 @@ impl StagePolicy for Ranking {
         Decision::Keep(largest(&reading.tokens, &reading.weight, n_kept))
     }
 
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        let ranked = self.schedule.rank_layers.iter().zip(&self.schedule.keep);
-        ranked
-            .filter(|&(&rank_layer, _)| rank_layer < il)
-            .map(|(_, budget)| budget.of(self.layout.n_vision()))
-            .min()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome {
             exit_layer: self.exit_layer,

@@ -49,7 +49,6 @@ fn question(policy: &mut dyn StagePolicy) {
     policy.start(&tokens(2), &Embeddings::default());
     for il in [0, 1, 2, 31, usize::MAX - 1, usize::MAX] {
         policy.plan(il);
-        policy.vision_bound(il);
         policy.decide(il, None);
         for reading in &readings {
             policy.decide(il, Some(reading));

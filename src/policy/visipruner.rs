@@ -237,11 +237,6 @@ impl StagePolicy for VisiPruner {
         }
     }
 
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        let latest = self.config.latest_fusion_layer?;
-        (il > latest).then_some(self.config.kept_budget)
-    }
-
     fn evict_after_prefill(&self) -> Option<Range<usize>> {
         let k = self.config.shallow_mid_layer;
         (self.config.evict_shallow_kv && k > 0).then_some(0..k)

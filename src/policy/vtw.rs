@@ -84,10 +84,6 @@ impl StagePolicy for Vtw {
         Decision::Keep(Vec::new())
     }
 
-    fn vision_bound(&self, il: usize) -> Option<usize> {
-        (il >= self.exit_from).then_some(0)
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome {
             exit_layer: self.exit_layer(),

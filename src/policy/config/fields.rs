@@ -123,12 +123,6 @@ fields! {
     /// Forget vision in the shallow layers once the prompt is processed
     evict_shallow_kv: bool, "BOOL", detail;
 
-    /// KV cache: by this layer fusion has come, later layers are allocated for text and `kept_budget` vision tokens
-    latest_fusion_layer: usize, "LAYER", detail;
-
-    /// KV cache: with `latest_fusion_layer`, so many vision tokens are expected to be kept at most [default: 64]
-    kept_budget: usize, "N", detail;
-
     /// `policy` fixed: after this layer only `keep` vision tokens go on
     fusion_layer: usize, "LAYER";
 

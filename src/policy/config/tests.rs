@@ -23,8 +23,6 @@ layer0 = "half"
 shallow_mask = "skip"
 visual_self_attention = "remove"
 evict_shallow_kv = true
-latest_fusion_layer = 5
-kept_budget = 16
 "#;
 
 fn tiny() -> VisiPrunerConfig {
@@ -42,8 +40,6 @@ fn tiny() -> VisiPrunerConfig {
         shallow_mask: ShallowMask::Skip,
         visual_self_attention: VisualSelfAttention::Remove,
         evict_shallow_kv: true,
-        latest_fusion_layer: Some(5),
-        kept_budget: 16,
     }
 }
 
@@ -103,8 +99,6 @@ fn the_file_is_flat_and_ordered() {
     shallow_mask = "skip"
     visual_self_attention = "remove"
     evict_shallow_kv = true
-    latest_fusion_layer = 5
-    kept_budget = 16
     "#);
 }
 

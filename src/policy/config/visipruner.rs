@@ -59,15 +59,6 @@ policy_fields! {
         /// Forget the vision tokens' KV cells of layers below `k` after the prefill, so that decode does not see them
         /// there. Independent of `stages`. Default: false.
         pub evict_shallow_kv: bool = false,
-
-        /// By this layer fusion has come, as a calibration found: the KV cache of later layers is allocated for text and
-        /// `kept_budget` vision tokens. It decides nothing else: a prompt that fuses later or keeps more is run again with
-        /// room for everything. From 0 to the last layer. Default: none.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub latest_fusion_layer: Option<usize> = None,
-
-        /// With `latest_fusion_layer`: so many vision tokens are expected to be kept at most. Not used otherwise. Default: 64.
-        pub kept_budget: usize = 64,
     }
 }
 
@@ -104,9 +95,6 @@ impl PolicyFields for VisiPrunerConfig {
         let il_last = n_layer.saturating_sub(1);
         error::check_count("shallow_mid_layer", self.shallow_mid_layer, 0, Some(il_last))?;
         error::check_count("exit_layers", self.exit_layers, 1, Some(n_layer))?;
-        if let Some(il) = self.latest_fusion_layer {
-            error::check_count("latest_fusion_layer", il, 0, Some(il_last))?;
-        }
         match self.mid_deep_layer {
             Some(il) if self.exits_by_layer() => error::check_count("mid_deep_layer", il, 1, Some(il_last)),
             _ => Ok(()),
