@@ -33,6 +33,7 @@ staged prefill ([`prefill`]), prompts and options."
 //! [`gguf`](crate::gguf) first, sizes and counts are checked, and logits are looked at before a token is drawn.
 #![forbid(unsafe_code)]
 
+mod cancel;
 mod error;
 mod image;
 mod options;
@@ -66,6 +67,7 @@ mod session;
 #[cfg(feature = "native")]
 mod template;
 
+pub use cancel::CancelHandle;
 pub use error::{Error, Unsupported};
 pub use image::Image;
 pub use options::{
@@ -91,9 +93,7 @@ pub use projector::Projector;
 #[cfg(feature = "native")]
 pub use quantize::{QuantizeOptions, Quantized, TypeShare, quantize};
 #[cfg(feature = "native")]
-pub use session::{
-    Answer, AnyPolicy, CancelHandle, Event, Generation, Outcome, Request, Session, StopReason,
-};
+pub use session::{Answer, AnyPolicy, Event, Generation, Outcome, Request, Session, StopReason};
 
 /// Threads to compute with: as many as asked for, else as many as there are.
 #[cfg(feature = "native")]

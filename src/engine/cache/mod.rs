@@ -29,8 +29,8 @@ pub(crate) use turns::{Read, Turn};
 use super::encoded::EncodedPrompt;
 use super::error::{Error, computing};
 use super::options::{KvType, SessionOptions};
-use super::session::{AnyPolicy, CancelHandle, Event, Generation, Request};
-use super::{Model, n_threads};
+use super::session::{AnyPolicy, Event, Generation, Request};
+use super::{CancelHandle, Model, n_threads};
 use crate::ffi::{self, Status};
 use crate::policy::{Policy, PolicyConfig};
 

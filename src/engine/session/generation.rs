@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::cancel::CancelHandle;
 use super::policy::AnyPolicy;
 use super::record;
 use super::request::{Event, Outcome, Request, StopReason};
 use super::text::{StopStrings, Utf8Stream};
+use crate::engine::CancelHandle;
 use crate::engine::cache::{self, Cache, Turn};
 use crate::engine::encoded::EncodedPrompt;
 use crate::engine::error::{Error, computing};

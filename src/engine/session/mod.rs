@@ -1,7 +1,6 @@
 //! Sessions: one caller's questions, one after the other.
 
 mod answer;
-mod cancel;
 mod generation;
 mod policy;
 pub(crate) mod record;
@@ -11,7 +10,6 @@ pub(crate) mod text;
 use std::ops::ControlFlow;
 
 pub use answer::Answer;
-pub use cancel::CancelHandle;
 pub use generation::Generation;
 pub(crate) use generation::{OnEvent, hear};
 pub use policy::AnyPolicy;

@@ -1,7 +1,7 @@
 //! What is asked of a session, and what comes back.
 
-use super::cancel::CancelHandle;
 use super::policy::AnyPolicy;
+use crate::engine::CancelHandle;
 use crate::engine::{Image, Prompt, Sampling};
 use crate::report::RunReport;
 

@@ -20,6 +20,7 @@ impl CancelHandle {
     }
 
     /// The flag that the computation looks at.
+    #[cfg(feature = "native")]
     pub(crate) fn flag(&self) -> &AtomicBool {
         &self.0
     }
