@@ -7,6 +7,7 @@ mod inspect;
 mod probe;
 mod refusals;
 mod rows;
+mod ubatches;
 
 use std::ffi::CString;
 use std::ops::Range as Layers;
