@@ -9,6 +9,7 @@ mod probe;
 mod refusals;
 mod rows;
 mod sequences;
+mod ubatches;
 
 use std::ffi::CString;
 use std::ops::Range as Layers;
