@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b
+.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -12,6 +12,7 @@ help:
 	@echo 'make fmt     format the sources'
 	@echo 'make bench   benchmarks'
 	@echo 'make bench-7b           dense and pruned on the shape of LLaVA-1.5-7B, see docs/performance.md'
+	@echo 'make bench-questions    the second question about a picture, here and in stock llama.cpp'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -63,6 +64,19 @@ bench-7b: setup
 	target/release/visipruner bench -m $(SYNTH)-$(TYPE).gguf --mmproj $(SYNTH)-mmproj-F16.gguf \
 		--policy visipruner --stages middle --layer-threshold -1 --schedule 18/10/28 --schedule 13/10/24 \
 		--report target/bench-7b-$(TYPE).json --plot target/bench-7b-$(TYPE).svg $(FLAGS)
+
+# The second question about a picture, and several answers together, beside stock llama.cpp on the CPU. Of the 32 layers
+# LAYERS are enough: the schedules are those of bench-7b at the same depths.
+LAYERS ?= 8
+SYNTH_QUESTIONS := target/synth-$(LAYERS)
+
+bench-questions: setup stock
+	$(CARGO) build --release
+	test -d $(SYNTH_QUESTIONS) || \
+		target/release/visipruner synth --shape llava-1.5-7b --layers $(LAYERS) --type $(TYPE) -o $(SYNTH_QUESTIONS)
+	target/release/visipruner bench -m $(SYNTH_QUESTIONS)/*-$(TYPE).gguf --mmproj $(SYNTH_QUESTIONS)/*-mmproj-F16.gguf \
+		--stock target/stock/stock-eval --vision-encoder upstream --n-text 64 --questions 2 --sequences 4 \
+		--report target/bench-questions.json $(FLAGS)
 
 # Without MODEL the one that ships.
 MODEL  ?= models/tiny-llava-shapes-f16.gguf

@@ -10,6 +10,7 @@ mod plan;
 mod plot;
 mod result;
 mod rounds;
+mod series;
 mod stock;
 mod table;
 

@@ -5,9 +5,9 @@
 // and writes the logits of the last prompt token as raw float32 [n_vocab] in the byte order of the machine.
 //
 // With --bench 1 it encodes the images once, prints `encoded <ms>`, and then runs the prompt and decodes N tokens once per
-// line of standard input, printing the tokens and `times <prefill ms> <decode ms>` each time. With --questions Q it asks
-// Q times per line: after the first time the cache keeps everything up to the last image, only the text after it is
-// evaluated, and the same two lines are printed each time.
+// line of standard input, printing the tokens and `times <prefill ms> <decode ms>` each time. With --question it goes on
+// with those questions: the cache keeps everything up to the last image, only the text after it is evaluated, and the same
+// two lines are printed each time.
 
 #include "ggml-backend.h"
 #include "llama-cpp.h"
@@ -37,9 +37,8 @@ const char * const usage =
     "  -o FILE          where the logits of the last prompt token go\n"
     "  -n N             tokens to generate (0)\n"
     "  --bench 1        run again and again, with times; needs a projector\n"
-    "  --questions N    questions per run of the bench; from the second on the cache keeps the images (1)\n"
-    "  --question TEXT  text after the last image from the second question on (the prompt's); an end-of-image\n"
-    "                   token that mtmd puts there is part of it\n"
+    "  --question TEXT  a further question of the bench: text that takes the place of the text after the last image;\n"
+    "                   an end-of-image token that mtmd puts there is part of it. Can be repeated\n"
     "  -c N             size of the context (model's own)\n"
     "  -b N -ub N       batch and micro-batch (llama.cpp's defaults)\n"
     "  -t N             threads (4)\n"
@@ -51,11 +50,10 @@ struct options {
     std::string model;
     std::string mmproj;
     std::string prompt;
-    std::string question;
     std::string logits;
     std::vector<std::string> images;
+    std::vector<std::string> questions;
     int32_t n_predict    = 0;
-    int32_t n_questions  = 1;
     int32_t n_threads    = 4;
     int32_t n_gpu_layers = 0;
     bool    is_bench     = false;
@@ -91,8 +89,7 @@ options parse(int argc, char ** argv) {
         { "-p",          [&](const std::string & v) { opt.prompt       = v; } },
         { "-o",          [&](const std::string & v) { opt.logits       = v; } },
         { "--bench",     [&](const std::string & v) { opt.is_bench     = v != "0"; } },
-        { "--questions", [&](const std::string & v) { opt.n_questions  = std::stoi(v); } },
-        { "--question",  [&](const std::string & v) { opt.question     = v; } },
+        { "--question",  [&](const std::string & v) { opt.questions.push_back(v); } },
         { "-n",          [&](const std::string & v) { opt.n_predict    = std::stoi(v); } },
         { "-t",          [&](const std::string & v) { opt.n_threads    = std::stoi(v); } },
         { "-ngl",        [&](const std::string & v) { opt.n_gpu_layers = std::stoi(v); } },
@@ -158,11 +155,11 @@ public:
             views.push_back(bitmaps.back().get());
         }
         chunks = tokenize(opt.prompt, /*add_special=*/true, views);
-        if (opt.n_questions > 1 && !is_text(last(chunks))) {
+        if (!opt.questions.empty() && !is_text(last(chunks))) {
             throw std::runtime_error("the prompt ends with an image, not with a question");
         }
-        if (!opt.question.empty()) {
-            question = tokenize(opt.question, /*add_special=*/false, {});
+        for (const auto & question : opt.questions) {
+            questions.push_back(tokenize(question, /*add_special=*/false, {}));
         }
     }
 
@@ -226,9 +223,9 @@ public:
         }
     }
 
-    // the next question, where the one before has been forgotten
-    void eval_question(llama_context * ctx) const {
-        const mtmd_input_chunk * chunk = last(question ? question : chunks);
+    // a question, where the one before has been forgotten
+    void eval_question(llama_context * ctx, size_t i) const {
+        const mtmd_input_chunk * chunk = last(questions.at(i));
         const int32_t n_batch = llama_n_batch(ctx);
         llama_pos n_past = question_pos;
         if (mtmd_helper_eval_chunk_single(mctx.get(), ctx, chunk, n_past, 0, n_batch, /*logits_last=*/true, &n_past) != 0) {
@@ -257,7 +254,7 @@ private:
 
     mtmd::context_ptr      mctx;
     mtmd::input_chunks_ptr chunks;
-    mtmd::input_chunks_ptr question; // from the second on; without it the prompt's
+    std::vector<mtmd::input_chunks_ptr> questions; // after that of the prompt
 
     llama_pos question_pos = 0; // where the text after the last image begins
     size_t n_embd = 0;
@@ -353,9 +350,9 @@ void bench(const options & opt, llama_context * ctx, multimodal & prompt) {
     for (std::string line; std::getline(std::cin, line);) {
         llama_memory_clear(llama_get_memory(ctx), true);
         answer(opt, ctx, [&] { prompt.eval_encoded(ctx); });
-        for (int32_t i = 1; i < opt.n_questions; i++) {
+        for (size_t i = 0; i < opt.questions.size(); i++) {
             prompt.forget_question(ctx);
-            answer(opt, ctx, [&] { prompt.eval_question(ctx); });
+            answer(opt, ctx, [&] { prompt.eval_question(ctx, i); });
         }
     }
 }

@@ -8,6 +8,9 @@ use visipruner::policy::fixed::Schedule;
 
 use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, positive};
 
+/// What a KV cache has room for beside the sequences that these branch off.
+const MAX_TOGETHER: i64 = 64;
+
 /// `visipruner bench`
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -38,6 +41,14 @@ pub struct BenchArgs {
     /// Tokens to generate after the prompt
     #[arg(short = 'n', long, value_name = "N", default_value_t = 16, value_parser = positive, allow_negative_numbers = true, help_heading = "Measurement")]
     pub n_gen: usize,
+
+    /// Questions about the pictures, of as much text each: those after the first come upon a KV cache that has the pictures
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, allow_negative_numbers = true, help_heading = "Measurement")]
+    pub questions: usize,
+
+    /// Answers that are generated together, at most 64; more than 1 is compared with one alone
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_TOGETHER), allow_negative_numbers = true, help_heading = "Measurement")]
+    pub sequences: u32,
 
     /// F/K/E: K vision tokens go on after layer F, none from layer E on. F/K/E/k: besides, layers below k forget vision
     /// once the prompt has run. Can be repeated

@@ -1,12 +1,12 @@
 //! The measurements: every variant in turn, round after round, so that all see the same machine.
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use visipruner::engine::{
-    self, EncodedPrompt, Event, Image, Prompt, Request, Session, SessionOptions, vision_shape,
+    self, Cache, EncodedPrompt, Event, Generation, Image, Prompt, Request, SessionOptions, vision_shape,
 };
 use visipruner::policy::cost::encoder_flops;
-use visipruner::report::RunReport;
 
 use super::super::answer::Loaded;
 use super::super::args::BenchArgs;
@@ -17,8 +17,9 @@ use super::super::run::{model_options, session_options};
 use super::super::terminal::Terminal;
 use super::memory;
 use super::plan::{Plan, Variant, prompt_text};
-use super::result::{BenchReport, Case, Compute, Measured, VariantResult, Work};
+use super::result::{BenchReport, Case, Compute};
 use super::rounds::{self, Ended};
+use super::series::{Answered, Run, Series};
 use super::stock::{Stock, StockParams};
 
 /// Contexts are a multiple of this long.
@@ -36,29 +37,26 @@ pub struct Bench<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-/// What a prompt is run with.
+/// What is asked.
 struct Setup {
-    text: String,
     images: Vec<Image>,
-    prompt: EncodedPrompt,
+    /// One for each question, all about the same pictures.
+    questions: Vec<Question>,
     request: Request,
     n_ctx: u32,
+    n_sequences: u32,
+}
+
+struct Question {
+    /// Up to the last picture, and after it.
+    text: [String; 2],
+    prompt: EncodedPrompt,
 }
 
 /// What runs a variant.
 enum Runner {
-    Session(Box<Session>),
+    Engine(Box<Cache>),
     Stock(Stock),
-}
-
-/// One variant, round after round.
-struct Series {
-    label: String,
-    prefill_ms: Vec<f64>,
-    decode_ms: Vec<f64>,
-    generated: Vec<i32>,
-    report: Option<RunReport>,
-    peak: Option<u64>,
 }
 
 impl Bench<'_> {
@@ -92,11 +90,11 @@ impl Bench<'_> {
         }
         let mut runners = Vec::new();
         for variant in &self.plan.variants {
-            runners.push(Runner::Session(Box::new(self.session(variant, setup.n_ctx)?)));
+            runners.push(Runner::Engine(Box::new(self.cache(variant, &setup)?)));
         }
         if let Some(stock) = self.start_stock(&setup)? {
             runners.push(Runner::Stock(stock));
-            series.push(Series::new("stock".to_owned()));
+            series.push(Series::new("stock".to_owned(), None));
         }
         let n_rounds = self.args.repetitions;
         let (runs, failed) = rounds::rounds(n_rounds, |round| {
@@ -111,7 +109,7 @@ impl Bench<'_> {
                 .zip(runs)
                 .for_each(|(series, run)| series.push(run));
         }
-        let is_measured = !series[0].prefill_ms.is_empty();
+        let is_measured = series[0].n_rounds() > 0;
         Ok(Ended {
             complete: is_measured.then(|| self.results(&setup, &series)),
             failed,
@@ -131,7 +129,7 @@ impl Bench<'_> {
                     Err(_) if self.interrupt.is_pressed() => None,
                     Err(error) => return Err(error),
                 },
-                Runner::Session(session) => measure(session, setup)?.map(Run::of),
+                Runner::Engine(cache) => run(cache, setup)?,
             };
             if run.is_none() || self.interrupt.is_pressed() {
                 return Ok(None);
@@ -141,36 +139,55 @@ impl Bench<'_> {
         Ok(runs.into_iter().collect())
     }
 
-    /// A prompt of the length that was asked for, encoded.
+    /// The questions, encoded.
     fn setup(&mut self, n_images: usize) -> Result<Option<Setup>, Error> {
+        let (n_gen, n_sequences) = (self.args.n_gen, self.plan.n_sequences);
         let images: Vec<Image> = self.images.iter().cycle().take(n_images).cloned().collect();
-        let mut correction = 0;
-        loop {
-            let text = prompt_text(self.plan.n_text, n_images, correction);
-            let request = Request {
-                images: images.clone(),
-                n_predict: self.args.n_gen,
-                ignore_eos: true,
-                cancel: self.interrupt.handle(),
-                ..Request::new(Prompt::raw(&text))
-            };
-            let Some(encoded) = self.encode(&request)? else {
+        let request = Request {
+            images: images.clone(),
+            n_predict: n_gen,
+            ignore_eos: true,
+            cancel: self.interrupt.handle(),
+            ..Request::new(Prompt::raw(""))
+        };
+        let mut questions = Vec::new();
+        for i in 0..self.plan.n_questions {
+            let Some(question) = self.question(i, &request)? else {
                 return Ok(None);
             };
-            let layout = encoded.layout();
-            let n_text = layout.n_rows - layout.n_vision();
-            if n_text != self.plan.n_text && correction == 0 {
-                correction = self.plan.n_text as isize - n_text as isize;
-                continue;
+            questions.push(question);
+        }
+        let n_rows = questions[0].prompt.layout().n_rows;
+        let n_beside = questions.len() + n_sequences as usize - 2;
+        let n_ctx = n_rows + n_gen + n_beside * (self.plan.n_text + n_gen);
+        let n_ctx = n_ctx.next_multiple_of(N_CTX_STEP) as u32;
+        Ok(Some(Setup {
+            images,
+            questions,
+            request,
+            n_ctx: self.args.compute.ctx_size.map_or(n_ctx, |asked| asked.max(n_ctx)),
+            n_sequences,
+        }))
+    }
+
+    /// A prompt of the length that was asked for, as far as the tokenizer lets it.
+    fn question(&mut self, number: usize, request: &Request) -> Result<Option<Question>, Error> {
+        let n_asked = self.plan.n_text;
+        let mut correction = 0;
+        loop {
+            let text = prompt_text(n_asked, request.images.len(), number, correction);
+            let request = Request {
+                prompt: Prompt::raw(&text.concat()),
+                ..request.clone()
+            };
+            let Some(prompt) = self.encode(&request)? else {
+                return Ok(None);
+            };
+            let n_text = prompt.layout().n_rows - prompt.layout().n_vision();
+            if n_text == n_asked || correction != 0 {
+                return Ok(Some(Question { text, prompt }));
             }
-            let n_ctx = (layout.n_rows + self.args.n_gen).next_multiple_of(N_CTX_STEP) as u32;
-            return Ok(Some(Setup {
-                text,
-                images,
-                n_ctx: self.args.compute.ctx_size.map_or(n_ctx, |asked| asked.max(n_ctx)),
-                prompt: encoded,
-                request,
-            }));
+            correction = n_asked as isize - n_text as isize;
         }
     }
 
@@ -187,25 +204,22 @@ impl Bench<'_> {
         Ok(encoded?)
     }
 
-    fn session(&self, variant: &Variant, n_ctx: u32) -> Result<Session, Error> {
+    fn cache(&self, variant: &Variant, setup: &Setup) -> Result<Cache, Error> {
         let options = SessionOptions {
-            n_ctx: Some(n_ctx),
-            remember: false,
-            ..session_options(&self.args.compute, n_ctx, &variant.policy)
+            n_ctx: Some(setup.n_ctx),
+            n_sequences: setup.n_sequences,
+            ..session_options(&self.args.compute, setup.n_ctx, &variant.policy)
         };
-        Ok(Session::new(&self.loaded.model, options)?)
+        Ok(Cache::new(&self.loaded.model, &options)?)
     }
 
-    /// One run that is not measured, of this variant alone: what it holds, and the memory that it takes.
+    /// One round that is not measured, of this variant alone, for the memory that it takes.
     fn warm_up(&self, variant: &Variant, setup: &Setup) -> Result<Option<Series>, Error> {
         let can_tell = memory::reset_peak();
-        let mut session = self.session(variant, setup.n_ctx)?;
-        let report = measure(&mut session, setup)?;
-        Ok(report.map(|report| Series {
-            peak: can_tell.then(memory::peak).flatten(),
-            generated: report.generated.clone(),
-            report: Some(report),
-            ..Series::new(variant.label.clone())
+        let run = run(&mut self.cache(variant, setup)?, setup)?;
+        Ok(run.map(|_| {
+            let peak = can_tell.then(memory::peak).flatten();
+            Series::new(variant.label.clone(), peak)
         }))
     }
 
@@ -216,7 +230,7 @@ impl Bench<'_> {
         self.terminal.busy("starting stock");
         let params = StockParams {
             program,
-            prompt: &setup.text,
+            questions: setup.questions.iter().map(|question| &question.text).collect(),
             images: &setup.images,
             n_ctx: setup.n_ctx,
             n_threads: self.n_threads(),
@@ -225,15 +239,13 @@ impl Bench<'_> {
     }
 
     fn run_stock(&self, stock: &mut Stock) -> Result<Run, Error> {
-        let run = stock.run().map_err(|reason| Error::Stock {
+        let answers = stock.run(self.plan.n_questions).map_err(|reason| Error::Stock {
             program: self.args.stock.clone().unwrap_or_default(),
             reason,
         })?;
         Ok(Run {
-            prefill_ms: run.prefill_ms,
-            decode_ms: run.decode_ms,
-            generated: run.generated,
-            report: None,
+            answers,
+            together_ms: None,
         })
     }
 
@@ -243,7 +255,8 @@ impl Bench<'_> {
     }
 
     fn results(&self, setup: &Setup, series: &[Series]) -> Case {
-        let layout = setup.prompt.layout();
+        let prompt = &setup.questions[0].prompt;
+        let layout = prompt.layout();
         let encoder_flops: u64 = self.files.projector.as_ref().map_or(0, |(gguf, shape)| {
             let shape = vision_shape(gguf, shape, self.args.compute.vision_encoder);
             let of_image = |span: &std::ops::Range<usize>| encoder_flops(&shape, span.len());
@@ -255,12 +268,13 @@ impl Bench<'_> {
             n_rows: layout.n_rows,
             n_vision: layout.n_vision(),
             n_gen: self.args.n_gen,
+            n_questions: setup.questions.len(),
             n_ctx: setup.n_ctx,
-            encode_ms: setup.prompt.encode_time().as_secs_f64() * 1e3,
-            n_rounds: dense.prefill_ms.len(),
+            encode_ms: prompt.encode_time().as_secs_f64() * 1e3,
+            n_rounds: dense.n_rounds(),
             variants: series
                 .iter()
-                .map(|series| series.result(dense, encoder_flops))
+                .map(|series| series.result(dense, encoder_flops, setup.n_sequences))
                 .collect(),
         }
     }
@@ -294,88 +308,60 @@ impl Bench<'_> {
     }
 }
 
-/// Runs the prompt once. `None` if Ctrl-C was pressed.
-fn measure(session: &mut Session, setup: &Setup) -> Result<Option<RunReport>, Error> {
-    let outcome = session.generate_encoded(&setup.prompt, &setup.request, |_| ControlFlow::Continue(()))?;
+/// Asks everything once, of a cache that knows nothing. `None` if Ctrl-C was pressed.
+fn run(cache: &mut Cache, setup: &Setup) -> Result<Option<Run>, Error> {
+    cache.forget();
+    let mut answers = Vec::new();
+    for question in &setup.questions {
+        let Some(answer) = answer(cache, question, setup)? else {
+            return Ok(None);
+        };
+        answers.push(answer);
+    }
+    let mut together_ms = None;
+    if setup.n_sequences > 1 {
+        together_ms = answer_together(cache, setup)?;
+        if together_ms.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Run { answers, together_ms }))
+}
+
+fn answer(cache: &mut Cache, question: &Question, setup: &Setup) -> Result<Option<Answered>, Error> {
+    let mut answer = begin(cache, question, setup)?;
+    while answer.stop().is_none() {
+        cache.step(&mut [&mut answer])?;
+    }
+    let outcome = cache.finish(answer);
     let is_complete = outcome.tokens.len() == setup.request.n_predict;
-    Ok(is_complete.then_some(outcome.report))
+    Ok(is_complete.then_some(Answered {
+        prefill_ms: outcome.report.times_ms.prefill,
+        decode_ms: outcome.report.times_ms.decode,
+        generated: outcome.tokens,
+        report: Some(outcome.report),
+    }))
 }
 
-/// One run of one variant.
-struct Run {
-    prefill_ms: f64,
-    decode_ms: f64,
-    generated: Vec<i32>,
-    report: Option<RunReport>,
+/// Milliseconds for each of the tokens that several answers come to after their first.
+fn answer_together(cache: &mut Cache, setup: &Setup) -> Result<Option<f64>, Error> {
+    let mut answers = Vec::new();
+    for i in 0..setup.n_sequences as usize {
+        answers.push(begin(cache, &setup.questions[i % setup.questions.len()], setup)?);
+    }
+    let began = Instant::now();
+    while answers.iter().any(|answer| answer.stop().is_none()) {
+        cache.step(&mut answers.iter_mut().collect::<Vec<_>>())?;
+    }
+    let ms = began.elapsed().as_secs_f64() * 1e3;
+    let n_decoded = setup.request.n_predict.saturating_sub(1);
+    let is_complete = |answer: &Generation| answer.tokens().len() == setup.request.n_predict;
+    Ok(answers
+        .iter()
+        .all(is_complete)
+        .then_some(ms / (n_decoded * answers.len()) as f64))
 }
 
-impl Run {
-    fn of(report: RunReport) -> Self {
-        Self {
-            prefill_ms: report.times_ms.prefill,
-            decode_ms: report.times_ms.decode,
-            generated: report.generated.clone(),
-            report: Some(report),
-        }
-    }
-}
-
-impl Series {
-    fn new(label: String) -> Self {
-        Self {
-            label,
-            prefill_ms: Vec::new(),
-            decode_ms: Vec::new(),
-            generated: Vec::new(),
-            report: None,
-            peak: None,
-        }
-    }
-
-    fn push(&mut self, run: Run) {
-        self.prefill_ms.push(run.prefill_ms);
-        self.decode_ms.push(run.decode_ms);
-        self.generated = run.generated;
-        self.report = run.report;
-    }
-
-    fn result(&self, dense: &Self, encoder_flops: u64) -> VariantResult {
-        // The first token comes from the prefill, so one fewer is decoded than is generated.
-        let n_decoded = self.generated.len().saturating_sub(1);
-        let per_token =
-            |series: &Self| Measured::of(series.decode_ms.iter().map(|ms| ms / n_decoded as f64).collect());
-        let prefill_ms = Measured::of(self.prefill_ms.clone());
-        let prefill_speedup = Measured::of(dense.prefill_ms.clone()).ratio(&prefill_ms);
-        VariantResult {
-            label: self.label.clone(),
-            prefill_speedup,
-            decode_ms_per_token: (n_decoded > 0).then(|| per_token(self)),
-            decode_speedup: (n_decoded > 0).then(|| per_token(dense).ratio(&per_token(self))),
-            work: self
-                .report
-                .as_ref()
-                .map(|report| work(report, prefill_speedup, encoder_flops)),
-            peak_memory_bytes: self.peak,
-            same_tokens: self.generated == dense.generated,
-            prefill_ms,
-        }
-    }
-}
-
-fn work(report: &RunReport, prefill_speedup: f64, encoder_flops: u64) -> Work {
-    let rows: Vec<usize> = report.layers.iter().map(|layer| layer.rows).collect();
-    let n_dense = report.n_tokens * report.n_layer;
-    let ideal_by_rows = n_dense as f64 / rows.iter().sum::<usize>() as f64;
-    let llm_flops = |flops: u64| flops.saturating_sub(encoder_flops) as f64;
-    let ideal_by_flops = llm_flops(report.flops.model.dense) / llm_flops(report.flops.model.actual);
-    Work {
-        rows,
-        ideal_by_rows,
-        ideal_by_flops,
-        efficiency_by_rows: prefill_speedup / ideal_by_rows,
-        efficiency_by_flops: prefill_speedup / ideal_by_flops,
-        kv_held_bytes: report.kv_bytes.actual,
-        kv_allocated_bytes: report.kv_allocated_bytes,
-        policy_ms: report.times_ms.policy,
-    }
+fn begin(cache: &mut Cache, question: &Question, setup: &Setup) -> Result<Generation, Error> {
+    Ok(cache.begin(&question.prompt, &setup.request, |_| ControlFlow::Continue(()))?)
 }

@@ -24,6 +24,10 @@ pub struct Plan {
     pub n_images: Vec<usize>,
     /// Tokens of text in the prompt.
     pub n_text: usize,
+    /// Questions about the pictures.
+    pub n_questions: usize,
+    /// Answers that are generated together.
+    pub n_sequences: u32,
 }
 
 /// Of LLaVA-1.5-7B's 32 layers the paper's averages: fusion at 13, 10 tokens kept, exit at 24.
@@ -72,6 +76,8 @@ impl Plan {
             variants,
             n_images: args.n_images.clone(),
             n_text: args.n_text,
+            n_questions: args.questions,
+            n_sequences: args.sequences,
         })
     }
 }
@@ -99,18 +105,27 @@ const N_BEFORE: usize = 35;
 /// Tokens that a tokenizer adds in front by itself.
 const N_BOS: usize = 1;
 
-/// A prompt of about `n_text` tokens of text with pictures between them, as one piece of raw text. `correction` tokens
-/// are added (or left out, if negative) behind them.
-pub fn prompt_text(n_text: usize, n_images: usize, correction: isize) -> String {
+/// A prompt of about `n_text` tokens of text with pictures between them, as two pieces of raw text: up to the last picture,
+/// and the question. `correction` tokens are added to the question (or left out, if negative). Questions with other numbers
+/// have other words.
+pub fn prompt_text(n_text: usize, n_images: usize, question: usize, correction: isize) -> [String; 2] {
     let n_before = N_BEFORE.min(n_text / 2);
     let n_after = (n_text - n_before).saturating_add_signed(correction).max(1);
-    let filler = |n: usize| " a".repeat(n);
-    format!(
-        "{}{}{}",
-        filler(n_before.saturating_sub(N_BOS)),
-        "<__media__>".repeat(n_images),
-        filler(n_after)
-    )
+    let pictures = "<__media__>".repeat(n_images);
+    let before = " a".repeat(n_before.saturating_sub(N_BOS));
+    [before + &pictures, words(question, n_after)]
+}
+
+/// Words of one letter each, no two questions alike: the first say which one it is.
+fn words(question: usize, n: usize) -> String {
+    const LETTERS: usize = 26;
+    let mut number = question;
+    let letters = (0..n).map(|_| {
+        let letter = (number % LETTERS) as u8;
+        number /= LETTERS;
+        [' ', char::from(b'a' + letter)]
+    });
+    letters.flatten().collect()
 }
 
 #[cfg(test)]
@@ -131,9 +146,18 @@ mod tests {
 
     #[test]
     fn prompts_have_their_pictures_between_text() {
-        assert_eq!(prompt_text(6, 2, 0), " a a<__media__><__media__> a a a");
-        assert_eq!(prompt_text(6, 1, 1), " a a<__media__> a a a a");
-        assert_eq!(prompt_text(6, 1, -9), " a a<__media__> a");
-        assert_eq!(prompt_text(48, 1, 0).matches(" a").count(), 34 + 13);
+        assert_eq!(
+            prompt_text(6, 2, 0, 0).concat(),
+            " a a<__media__><__media__> a a a"
+        );
+        assert_eq!(prompt_text(6, 1, 0, 1).concat(), " a a<__media__> a a a a");
+        assert_eq!(prompt_text(6, 1, 0, -9).concat(), " a a<__media__> a");
+        assert_eq!(prompt_text(48, 1, 0, 0).concat().matches(" a").count(), 34 + 13);
+    }
+
+    #[test]
+    fn questions_differ_in_their_first_words() {
+        assert_eq!(prompt_text(6, 1, 1, 0).concat(), " a a<__media__> b a a");
+        assert_eq!(prompt_text(6, 1, 27, 0).concat(), " a a<__media__> b b a");
     }
 }

@@ -53,6 +53,8 @@ pub struct Case {
     pub n_vision: usize,
     /// Tokens generated after it.
     pub n_gen: usize,
+    /// Questions about the pictures, one after the other.
+    pub n_questions: usize,
     /// Size of the context.
     pub n_ctx: u32,
     /// Milliseconds of encoding the pictures, once.
@@ -81,8 +83,42 @@ pub struct VariantResult {
     /// The most memory that the process held in a run of this variant alone, mapped files included; `None` where the
     /// system does not tell, and for stock llama.cpp.
     pub peak_memory_bytes: Option<u64>,
-    /// Whether the generated tokens equal those of `dense`.
+    /// Whether the generated tokens equal those of `dense`, for every question.
     pub same_tokens: bool,
+    /// The questions after the first; `None` if there was one.
+    pub further: Option<Further>,
+    /// Several answers together; `None` if there was one at a time, and for stock llama.cpp.
+    pub together: Option<Together>,
+}
+
+/// Questions about pictures that the KV cache has.
+#[derive(Debug, Clone, Serialize)]
+pub struct Further {
+    /// Milliseconds of the prefill, the mean of each round's.
+    pub prefill_ms: Measured,
+    /// Prefill of the variant's own first question over that of these: the median over the rounds.
+    pub speedup_to_first: f64,
+    /// Prefill of these questions with `dense` over that of this variant.
+    pub prefill_speedup: f64,
+    /// Milliseconds per token decoded after it; `None` if fewer than two tokens were generated.
+    pub decode_ms_per_token: Option<Measured>,
+    /// Its speed to that of `dense`.
+    pub decode_speedup: Option<f64>,
+    /// Bytes of keys, values and hidden rows held between the first and the second question; `None` for stock llama.cpp.
+    pub held_bytes: Option<u64>,
+    /// Rows of the second question's prompt that were there already; `None` for stock llama.cpp.
+    pub reused_rows: Option<usize>,
+}
+
+/// Several answers in one batch.
+#[derive(Debug, Clone, Serialize)]
+pub struct Together {
+    /// How many.
+    pub n_sequences: u32,
+    /// Milliseconds for each of all their tokens.
+    pub ms_per_token: Measured,
+    /// Tokens per second, all together over one alone: the median over the rounds.
+    pub speedup: f64,
 }
 
 /// What was run and held, by count.

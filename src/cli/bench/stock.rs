@@ -9,6 +9,7 @@ use visipruner::engine::Image;
 
 use super::super::args::BenchArgs;
 use super::super::error::Error;
+use super::series::Answered;
 
 const HAS_ENDED: &str = "it has ended; --verbose shows what it said";
 
@@ -19,22 +20,12 @@ pub struct Stock {
     stdout: BufReader<ChildStdout>,
 }
 
-/// One run of the prompt.
-pub struct StockRun {
-    /// Milliseconds of the prefill.
-    pub prefill_ms: f64,
-    /// Milliseconds of generating all tokens.
-    pub decode_ms: f64,
-    /// The tokens.
-    pub generated: Vec<i32>,
-}
-
 /// What it is told to do.
 pub struct StockParams<'a> {
     /// The program.
     pub program: &'a Path,
-    /// The prompt, with `<__media__>` for each picture.
-    pub prompt: &'a str,
+    /// The prompts: all begin with the same text up to the last `<__media__>`, the place of the last picture.
+    pub questions: Vec<&'a [String; 2]>,
     /// Its pictures.
     pub images: &'a [Image],
     /// Size of the context.
@@ -66,9 +57,14 @@ impl Stock {
                 .map_err(|error| failed(error.to_string()))?;
             command.arg("--image").arg(path);
         }
+        if let Some((first, further)) = params.questions.split_first() {
+            command.arg("-p").arg(first.concat());
+            for [_, question] in further {
+                command.arg("--question").arg(question);
+            }
+        }
         let compute = &args.compute;
         let flags = [
-            ("-p", params.prompt.to_owned()),
             ("-n", args.n_gen.to_string()),
             ("-c", params.n_ctx.to_string()),
             ("-t", params.n_threads.to_string()),
@@ -109,20 +105,25 @@ impl Stock {
         Ok(stock)
     }
 
-    /// Runs the prompt once.
+    /// Asks all questions once.
     ///
     /// # Errors
     /// In words, if the program has ended.
-    pub fn run(&mut self) -> Result<StockRun, String> {
+    pub fn run(&mut self, n_questions: usize) -> Result<Vec<Answered>, String> {
         writeln!(self.stdin).map_err(|_| HAS_ENDED.to_owned())?;
+        (0..n_questions).map(|_| self.answer()).collect()
+    }
+
+    fn answer(&mut self) -> Result<Answered, String> {
         let lines = self.read_until("times")?;
         let [prefill_ms, decode_ms] = numbers(&lines, "times")[..] else {
             return Err("it printed no times".to_owned());
         };
-        Ok(StockRun {
+        Ok(Answered {
             prefill_ms,
             decode_ms,
             generated: numbers(&lines, "generated"),
+            report: None,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The results as a table.
 
 use super::super::units;
-use super::result::{BenchReport, Case, Measured, VariantResult};
+use super::result::{BenchReport, Case, Measured, VariantResult, Work};
 
 const HEADINGS: [&str; 10] = [
     "",
@@ -16,6 +16,18 @@ const HEADINGS: [&str; 10] = [
     "peak memory",
 ];
 
+const FURTHER_HEADINGS: [&str; 7] = [
+    "",
+    "prefill",
+    "first / further",
+    "speedup",
+    "decode",
+    "rows reused",
+    "held between",
+];
+
+const TOGETHER_HEADINGS: [&str; 3] = ["", "tokens/s", "together / alone"];
+
 /// The table of each case, with what was measured above it and what the columns mean below.
 pub fn lines(report: &BenchReport) -> Vec<String> {
     let mut lines = header(report);
@@ -25,6 +37,9 @@ pub fn lines(report: &BenchReport) -> Vec<String> {
     }
     lines.push(String::new());
     lines.extend(LEGEND.lines().map(str::to_owned));
+    if report.cases.iter().any(|case| case.n_questions > 1) {
+        lines.extend(FURTHER_LEGEND.lines().map(str::to_owned));
+    }
     lines
 }
 
@@ -32,6 +47,10 @@ const LEGEND: &str = "\
 Medians; +/- is half the distance of the quartiles. speedup: dense / variant, the median over the rounds.
 ideal: rows times layers, dense / variant. efficiency: speedup / ideal; in brackets against FLOPs instead of rows.
 * generated other tokens than dense. first token: pictures encoded and prompt read. peak memory: of the process, with the model's file as far as it was read.";
+
+const FURTHER_LEGEND: &str = "\
+first / further: the variant's own first question over a further one. held between: keys, values and hidden rows that the
+next question comes upon.";
 
 fn header(report: &BenchReport) -> Vec<String> {
     let compute = &report.compute;
@@ -76,13 +95,56 @@ fn case_lines(case: &Case) -> Vec<String> {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(case.variants.iter().map(|variant| cells(case, variant)));
     lines.extend(aligned(&rows));
+    lines.extend(further_lines(case));
+    lines.extend(together_lines(case));
     lines
 }
 
+fn further_lines(case: &Case) -> Vec<String> {
+    let mut rows = vec![FURTHER_HEADINGS.map(str::to_owned)];
+    for variant in &case.variants {
+        let Some(further) = &variant.further else {
+            return Vec::new();
+        };
+        rows.push([
+            variant.label.clone(),
+            with_spread(&further.prefill_ms),
+            format!("{:.1}x", further.speedup_to_first),
+            format!("{:.3}x", further.prefill_speedup),
+            decode(further.decode_ms_per_token.as_ref(), further.decode_speedup),
+            or_dash(further.reused_rows, |n_rows| n_rows.to_string()),
+            or_dash(further.held_bytes, units::bytes),
+        ]);
+    }
+    let title = format!(
+        "further questions: {} after the first, each of as much text",
+        case.n_questions - 1
+    );
+    [vec![title], aligned(&rows)].concat()
+}
+
+fn together_lines(case: &Case) -> Vec<String> {
+    let mut rows = vec![TOGETHER_HEADINGS.map(str::to_owned)];
+    let mut n_sequences = 0;
+    for variant in &case.variants {
+        if let Some(together) = &variant.together {
+            n_sequences = together.n_sequences;
+            rows.push([
+                variant.label.clone(),
+                format!("{:.1}", 1e3 / together.ms_per_token.median),
+                format!("{:.2}x", together.speedup),
+            ]);
+        }
+    }
+    if rows.len() == 1 {
+        return Vec::new();
+    }
+    let title = format!("{n_sequences} answers together");
+    [vec![title], aligned(&rows)].concat()
+}
+
 fn cells(case: &Case, variant: &VariantResult) -> [String; 10] {
-    let work = |cell: &dyn Fn(&super::result::Work) -> String| {
-        variant.work.as_ref().map_or_else(|| "-".to_owned(), cell)
-    };
+    let work = |cell: &dyn Fn(&Work) -> String| or_dash(variant.work.as_ref(), cell);
     let note = if variant.same_tokens { "" } else { " *" };
     [
         format!("{}{note}", variant.label),
@@ -91,16 +153,21 @@ fn cells(case: &Case, variant: &VariantResult) -> [String; 10] {
         work(&|work| format!("{:.3}x", work.ideal_by_rows)),
         work(&|work| format!("{:.3} ({:.3})", work.efficiency_by_rows, work.efficiency_by_flops)),
         units::milliseconds(case.encode_ms + variant.prefill_ms.median),
-        match (&variant.decode_ms_per_token, variant.decode_speedup) {
-            (Some(decode), Some(speedup)) => format!("{:.1} ms/token {speedup:.3}x", decode.median),
-            _ => "-".to_owned(),
-        },
+        decode(variant.decode_ms_per_token.as_ref(), variant.decode_speedup),
         work(&|work| units::bytes(work.kv_held_bytes)),
         work(&|work| units::bytes(work.kv_allocated_bytes)),
-        variant
-            .peak_memory_bytes
-            .map_or_else(|| "-".to_owned(), units::bytes),
+        or_dash(variant.peak_memory_bytes, units::bytes),
     ]
+}
+
+fn or_dash<T>(value: Option<T>, cell: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), cell)
+}
+
+fn decode(ms_per_token: Option<&Measured>, speedup: Option<f64>) -> String {
+    or_dash(ms_per_token.zip(speedup), |(decode, speedup)| {
+        format!("{:.1} ms/token {speedup:.3}x", decode.median)
+    })
 }
 
 fn with_spread(measured: &Measured) -> String {
@@ -112,14 +179,14 @@ fn with_spread(measured: &Measured) -> String {
 }
 
 /// Columns as wide as their widest cell: the first to the left, the others to the right.
-fn aligned(rows: &[[String; 10]]) -> Vec<String> {
+fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())
             .max()
             .unwrap_or(0)
     };
-    let line = |row: &[String; 10]| {
+    let line = |row: &[String; N]| {
         let cells = row.iter().enumerate().map(|(column, cell)| match column {
             0 => format!("{cell:<width$}", width = width(0)),
             _ => format!("{cell:>width$}", width = width(column)),
