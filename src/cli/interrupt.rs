@@ -1,8 +1,11 @@
 //! Ctrl-C: the first one ends the work cleanly, the second one ends the program.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "native")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "native")]
 use visipruner::engine::CancelHandle;
 
 /// What a shell reports for a program that was ended by Ctrl-C.
@@ -17,6 +20,7 @@ struct State {
     is_pressed: AtomicBool,
     /// Whether the next press ends the program.
     is_last: AtomicBool,
+    #[cfg(feature = "native")]
     requests: Mutex<CancelHandle>,
 }
 
@@ -35,11 +39,13 @@ impl Interrupt {
     }
 
     /// What requests are given so that Ctrl-C stops them.
+    #[cfg(feature = "native")]
     pub fn handle(&self) -> CancelHandle {
         self.requests().clone()
     }
 
     /// Forgets earlier presses: the next one stops the requests that get the handle that comes back, and no others.
+    #[cfg(feature = "native")]
     pub fn renew(&self) -> CancelHandle {
         let fresh = CancelHandle::default();
         *self.requests() = fresh.clone();
@@ -58,16 +64,18 @@ impl Interrupt {
         if self.0.is_last.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_CODE);
         }
+        #[cfg(feature = "native")]
         self.requests().cancel();
     }
 
     /// A handle is whole whatever happened to a thread that held it.
+    #[cfg(feature = "native")]
     fn requests(&self) -> MutexGuard<'_, CancelHandle> {
         self.0.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "native"))]
 mod tests {
     use super::*;
 

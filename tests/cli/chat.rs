@@ -376,7 +376,7 @@ fn endless() -> Child {
 fn ctrl_c_stops_an_answer_and_no_more() {
     let mut child = endless();
     let mut stdin = child.stdin.take().expect("a pipe");
-    let stdout = child.stdout.take().expect("a pipe");
+    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
     let (pieces, answered) = mpsc::channel();
     std::thread::spawn(move || stdout.bytes().try_for_each(|byte| pieces.send(byte)));
     let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines();
