@@ -304,6 +304,7 @@ fn what_cannot_be_done_is_told_and_the_conversation_goes_on() {
             "<image> and <image>?",
             &long,
             QUESTION,
+            &long,
             "/exit",
             "not answered",
         ],
@@ -327,10 +328,12 @@ fn what_cannot_be_done_is_told_and_the_conversation_goes_on() {
         "FIELD=VALUE",
         "2 image marker(s)",
         "holds 256",
+        "holds 256",
     ]) {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
     }
-    assert_eq!(errors.len(), 12, "{}", ran.stderr);
+    assert_eq!(errors.len(), 13, "{}", ran.stderr);
+    assert!(ran.stderr.ends_with("/undo and /clear make room in it)\n"));
 }
 
 #[test]

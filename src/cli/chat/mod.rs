@@ -73,7 +73,14 @@ pub fn run(args: ChatArgs) -> Result<(), Error> {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => return Ok(()),
             Err(error @ Error::Stdout(_)) => return Err(error),
-            Err(error) => chat.terminal.error(&error),
+            Err(error) => {
+                chat.terminal.error(&error);
+                let is_long = matches!(error, Error::Engine(engine::Error::PromptTooLong { .. }));
+                if is_long && !chat.conversation.turns.is_empty() {
+                    chat.terminal
+                        .say("(the conversation is as it was: /undo and /clear make room in it)");
+                }
+            }
         }
     }
 }
