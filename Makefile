@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions
+.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -57,26 +57,22 @@ FEATURES ?=
 TYPE     ?= Q4_K_M
 SYNTH    := target/synth/synthetic-llava-1.5-7b
 
-bench-7b: setup
+$(SYNTH)-$(TYPE).gguf: | release
+	target/release/visipruner synth --shape llava-1.5-7b --type $(TYPE) --force -o target/synth
+
+release: setup
 	$(CARGO) build --release $(if $(FEATURES),--features $(FEATURES))
-	test -f $(SYNTH)-$(TYPE).gguf || \
-		target/release/visipruner synth --shape llava-1.5-7b --type $(TYPE) --force -o target/synth
+
+bench-7b: release $(SYNTH)-$(TYPE).gguf
 	target/release/visipruner bench -m $(SYNTH)-$(TYPE).gguf --mmproj $(SYNTH)-mmproj-F16.gguf \
 		--policy visipruner --stages middle --layer-threshold -1 --schedule 18/10/28 --schedule 13/10/24 \
 		--report target/bench-7b-$(TYPE).json --plot target/bench-7b-$(TYPE).svg $(FLAGS)
 
-# The second question about a picture, and several answers together, beside stock llama.cpp on the CPU. Of the 32 layers
-# LAYERS are enough: the schedules are those of bench-7b at the same depths.
-LAYERS ?= 8
-SYNTH_QUESTIONS := target/synth-$(LAYERS)
-
-bench-questions: setup stock
-	$(CARGO) build --release
-	test -d $(SYNTH_QUESTIONS) || \
-		target/release/visipruner synth --shape llava-1.5-7b --layers $(LAYERS) --type $(TYPE) -o $(SYNTH_QUESTIONS)
-	target/release/visipruner bench -m $(SYNTH_QUESTIONS)/*-$(TYPE).gguf --mmproj $(SYNTH_QUESTIONS)/*-mmproj-F16.gguf \
+# The second question about a picture, and several answers together, on the same shape, beside stock llama.cpp on the CPU.
+bench-questions: release stock $(SYNTH)-$(TYPE).gguf
+	target/release/visipruner bench -m $(SYNTH)-$(TYPE).gguf --mmproj $(SYNTH)-mmproj-F16.gguf \
 		--stock target/stock/stock-eval --vision-encoder upstream --n-text 64 --questions 2 --sequences 4 \
-		--report target/bench-questions.json $(FLAGS)
+		--schedule 18/10/28 --schedule 13/10/24 --report target/bench-questions-$(TYPE).json $(FLAGS)
 
 # Without MODEL the one that ships.
 MODEL  ?= models/tiny-llava-shapes-f16.gguf

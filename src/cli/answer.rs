@@ -217,7 +217,7 @@ fn completed(mut report: RunReport, options: &RunOptions, model: &Model) -> RunR
 }
 
 /// An answer that does not end by itself looks as if the model had stopped in the middle of a sentence.
-fn say_why_it_ended(stop: StopReason, request: &Request, n_ctx: u32, terminal: &mut Terminal) {
+pub fn say_why_it_ended(stop: StopReason, request: &Request, n_ctx: u32, terminal: &mut Terminal) {
     match stop {
         StopReason::Length => {
             terminal.say(format_args!("(stopped at the limit of -n {})", request.n_predict));

@@ -2,6 +2,7 @@
 
 mod bench;
 pub mod calibrate;
+mod chat;
 pub mod eval;
 mod inspect;
 mod policy;
@@ -17,6 +18,7 @@ use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
 
 pub use bench::BenchArgs;
 pub use calibrate::CalibrateArgs;
+pub use chat::ChatArgs;
 pub use eval::EvalArgs;
 pub use inspect::InspectArgs;
 pub use policy::{PolicyArgs, flag_name};
@@ -89,6 +91,9 @@ pub enum Command {
     /// Answer a prompt about pictures
     #[command(after_help = RUN_EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Talk about pictures: several questions, one after the other
+    #[command(after_help = chat::EXAMPLES, args_override_self = true)]
+    Chat(Box<ChatArgs>),
     /// Ask the small model that comes with the program, without and with pruning, side by side
     #[command(args_override_self = true)]
     Demo(Box<DemoArgs>),

@@ -13,7 +13,7 @@ const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
 ];
 
 /// Flags whose value is free text, which may look like a flag.
-const TEXT_FLAGS: &[&str] = &["-p", "--prompt"];
+const TEXT_FLAGS: &[&str] = &["-p", "--prompt", "--system"];
 
 /// Replaces multi-letter short flags by the long ones, also in the form `-ngl=99`. What follows a flag for free text,
 /// and everything after `--`, stays as it is.

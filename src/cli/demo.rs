@@ -12,9 +12,10 @@ use super::embedded::{self, ModelFiles};
 use super::error::Error;
 use super::image::{self, ImageSource};
 use super::interrupt::Interrupt;
+use super::mosaic::Kept;
 use super::run::{model_options, projector_options, session_options};
 use super::terminal::Terminal;
-use super::{mosaic, output, units};
+use super::{output, units};
 
 /// Tokens of an answer at most: the longest that the model was taught takes about 30.
 const N_PREDICT: usize = 48;
@@ -262,19 +263,13 @@ fn pictures(image: &Image, comparisons: &[Comparison]) -> Vec<String> {
 
 /// Columns and lines of one picture, with a title; `None` without a square of tokens or where nothing was dropped.
 fn mosaic_of(image: &Image, number: usize, report: &RunReport) -> Option<(usize, Vec<String>)> {
-    let kept = report.chosen()?;
-    let &[[_, n_vision]] = report.image_spans.as_slice() else {
+    let [_] = report.image_spans.as_slice() else {
         return None;
     };
-    let n_side = n_vision.isqrt();
-    if n_side * n_side != n_vision {
-        return None;
-    }
-    let n_columns = 2 * n_side;
-    let title = format!("{number}: {} of {n_vision}", kept.len());
-    let has_colours = std::env::var_os("NO_COLOR").is_none()
-        && std::env::var("COLORTERM").is_ok_and(|term| term == "truecolor" || term == "24bit");
+    let kept = Kept::of(report, 0, image)?;
+    let (n_columns, picture) = kept.picture?;
+    let title = format!("{number}: {} of {}", kept.n_kept, kept.n_vision);
     let mut lines = vec![format!("{title:<n_columns$}")];
-    lines.extend(mosaic::lines(image, n_side, kept, has_colours));
+    lines.extend(picture);
     Some((n_columns, lines))
 }

@@ -165,6 +165,19 @@ pub enum Error {
     #[error("interrupted: no report was written")]
     NothingWritten,
 
+    /// A file that is no saved conversation, or that cannot be read.
+    #[error("cannot read the conversation {}: {reason}", path.display())]
+    ReadConversation {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// Standard input that cannot be read.
+    #[error("cannot read from standard input")]
+    Stdin(#[source] std::io::Error),
+
     /// Standard output that cannot be written.
     #[error("cannot write to standard output")]
     Stdout(#[source] std::io::Error),
@@ -232,6 +245,15 @@ impl Error {
                 flag: flag.into(),
             },
             None => self,
+        }
+    }
+
+    /// Whether the context is too small for a prompt.
+    pub fn is_too_long(&self) -> bool {
+        match self {
+            Self::WithFlag { error, .. } => error.is_too_long(),
+            Self::Engine(error) => matches!(error, engine::Error::PromptTooLong { .. }),
+            _ => false,
         }
     }
 

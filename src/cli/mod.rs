@@ -16,6 +16,8 @@ mod bench;
 #[cfg(feature = "native")]
 mod calibrate;
 #[cfg(feature = "native")]
+mod chat;
+#[cfg(feature = "native")]
 mod demo;
 #[cfg(feature = "native")]
 mod embedded;
@@ -59,6 +61,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     };
     match cli.command {
         Command::Run(args) => run::run(*args),
+        #[cfg(feature = "native")]
+        Command::Chat(args) => chat::run(*args),
+        #[cfg(not(feature = "native"))]
+        Command::Chat(_) => Err(Error::NoEngine),
         #[cfg(feature = "native")]
         Command::Demo(args) => demo::run(*args),
         #[cfg(not(feature = "native"))]

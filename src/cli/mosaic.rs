@@ -1,6 +1,7 @@
 //! A picture as coloured half blocks, with the tokens that were kept bright and the others dimmed.
 
 use visipruner::engine::Image;
+use visipruner::report::RunReport;
 
 /// What surrounds pictures that are not square, as the projector pads them.
 pub const PADDING: [u8; 3] = [122, 116, 104];
@@ -9,9 +10,47 @@ const DIMMED: f32 = 0.25;
 /// Character cells per token and line, and pixels per token and side.
 const PER_TOKEN: usize = 2;
 
+/// What was kept of a picture.
+pub struct Kept {
+    /// How many of its tokens went on.
+    pub n_kept: usize,
+    /// Of how many.
+    pub n_vision: usize,
+    /// The picture with its tokens, as [`lines`], and their width in columns; `None` if they form no square.
+    pub picture: Option<(usize, Vec<String>)>,
+}
+
+impl Kept {
+    /// What a run kept of its picture `i_image`; `None` where nothing was dropped.
+    pub fn of(report: &RunReport, i_image: usize, image: &Image) -> Option<Self> {
+        let chosen = report.chosen()?;
+        let n_before: usize = report.image_spans.iter().take(i_image).map(|[_, n]| n).sum();
+        let [_, n_vision] = *report.image_spans.get(i_image)?;
+        let kept: Vec<u32> = chosen
+            .iter()
+            .filter_map(|&token| token.checked_sub(n_before as u32))
+            .filter(|&token| (token as usize) < n_vision)
+            .collect();
+        let n_side = n_vision.isqrt();
+        let picture =
+            (n_side * n_side == n_vision).then(|| (2 * n_side, lines(image, n_side, &kept, has_colours())));
+        Some(Self {
+            n_kept: kept.len(),
+            n_vision,
+            picture,
+        })
+    }
+}
+
+/// Whether the terminal says that it has colours beyond the usual 16.
+fn has_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none()
+        && std::env::var("COLORTERM").is_ok_and(|term| term == "truecolor" || term == "24bit")
+}
+
 /// The picture as `n_side` lines of `2 * n_side` character cells, two for each token: `kept` are the tokens, counted
 /// line by line from the upper left, that are shown bright. Without `has_colours` only kept and dropped are told apart.
-pub fn lines(image: &Image, n_side: usize, kept: &[u32], has_colours: bool) -> Vec<String> {
+fn lines(image: &Image, n_side: usize, kept: &[u32], has_colours: bool) -> Vec<String> {
     let line = |row: usize| {
         let tokens = (0..n_side).map(|column| {
             let is_kept = kept.contains(&((row * n_side + column) as u32));
@@ -94,6 +133,25 @@ mod tests {
             lines[0]
         );
         assert!(lines[0].contains("48;2;0;0;25m") && lines[1].contains("48;2;50;0;0m"));
+    }
+
+    #[test]
+    fn of_several_pictures_each_has_its_own_tokens() {
+        let report = RunReport {
+            image_spans: vec![[1, 4], [7, 4], [12, 3]],
+            kept: Some(vec![0, 3, 5, 8, 9]),
+            ..RunReport::default()
+        };
+        let kept = |i| {
+            let kept = Kept::of(&report, i, &halves(8, 8)).expect("tokens were dropped");
+            (kept.n_kept, kept.n_vision, kept.picture.is_some())
+        };
+        assert_eq!(
+            [kept(0), kept(1), kept(2)],
+            [(2, 4, true), (1, 4, true), (2, 3, false)]
+        );
+        assert!(Kept::of(&report, 3, &halves(8, 8)).is_none());
+        assert!(Kept::of(&RunReport::default(), 0, &halves(8, 8)).is_none());
     }
 
     #[test]

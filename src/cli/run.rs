@@ -177,7 +177,8 @@ pub fn session_options(args: &ComputeArgs, n_ctx_train: u32, policy: &PolicyConf
     }
 }
 
-fn sampling(args: &SamplingArgs) -> Sampling {
+/// How the flags want tokens to be chosen.
+pub fn sampling(args: &SamplingArgs) -> Sampling {
     Sampling {
         temp: args.temp,
         top_k: args.top_k,
@@ -200,7 +201,10 @@ fn check_images(prompt: &Prompt, n_images: usize, is_raw: bool, model: &ModelArg
 }
 
 /// The template itself, or what stands in the file of that name.
-fn chat_template(argument: String) -> Result<String, Error> {
+///
+/// # Errors
+/// [`Error::ReadTemplate`]
+pub fn chat_template(argument: String) -> Result<String, Error> {
     if argument.contains("{{") || argument.contains("{%") {
         return Ok(argument);
     }
@@ -210,7 +214,8 @@ fn chat_template(argument: String) -> Result<String, Error> {
     })
 }
 
-fn say_about_policy(policy: &ChosenPolicy, terminal: &mut Terminal) {
+/// Says where no thresholds are known for a model that is to see pictures.
+pub fn say_about_policy(policy: &ChosenPolicy, terminal: &mut Terminal) {
     let resolved = &policy.resolved;
     if resolved.not_calibrated {
         terminal.say(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::OutputArgs;
+use super::error::in_one_line;
 
 /// How far a bar counts: fractions are shown in percent.
 const BAR_LENGTH: u64 = 1000;
@@ -94,6 +95,18 @@ impl Terminal {
     pub fn warn(&mut self, message: impl std::fmt::Display) {
         self.clear();
         eprintln!("warning: {message}");
+    }
+
+    /// Something that was asked for and could not be done, where the program goes on.
+    pub fn error(&mut self, error: &dyn std::error::Error) {
+        self.clear();
+        eprintln!("error: {}", in_one_line(error));
+    }
+
+    /// The answer to something that was asked: also under `--quiet`.
+    pub fn tell(&mut self, message: impl std::fmt::Display) {
+        self.clear();
+        eprintln!("{message}");
     }
 
     /// A line of a summary or a hint.

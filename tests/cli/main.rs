@@ -7,6 +7,8 @@ mod answers;
 mod bench;
 #[cfg(feature = "native")]
 mod calibrate;
+#[cfg(feature = "native")]
+mod chat;
 #[path = "../common/mod.rs"]
 mod common;
 mod errors;
@@ -126,6 +128,7 @@ fn help_of_every_subcommand() {
         ("help_short", vec!["-h"]),
         ("help_run", vec!["run", "--help"]),
         ("help_run_short", vec!["run", "-h"]),
+        ("help_chat", vec!["chat", "--help"]),
         ("help_demo", vec!["demo", "-h"]),
         ("help_info", vec!["info", "--help"]),
         ("help_bench", vec!["bench", "-h"]),
