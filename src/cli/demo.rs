@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stdout};
 
-use visipruner::engine::{Image, Prompt, Request, Session, model_shape};
+use visipruner::engine::{Image, Prompt, Request, Session, SessionOptions, model_shape};
 use visipruner::policy::{PolicyConfig, PolicyOverrides, presets};
 use visipruner::report::{RunReport, summary};
 
@@ -142,7 +142,11 @@ fn policy(args: &PolicyArgs, loaded: &Loaded) -> Result<PolicyConfig, Error> {
 }
 
 fn session(loaded: &Loaded, args: &ComputeArgs, policy: &PolicyConfig) -> Result<Session, Error> {
-    let options = session_options(args, loaded.model.shape().n_ctx_train, policy);
+    let options = SessionOptions {
+        // the table compares reading a picture, not remembering one
+        remember: false,
+        ..session_options(args, loaded.model.shape().n_ctx_train, policy)
+    };
     Ok(Session::new(&loaded.model, options)?)
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct EncodedBy {
 }
 
 /// A prompt as the language model gets it: tokens, and images as embeddings. Made by [`encode`](super::encode), used by
-/// [`Session::generate_encoded`](super::Session::generate_encoded) and [`Sessions`](super::Sessions), as often as one likes.
+/// [`Session::generate_encoded`](super::Session::generate_encoded) and [`Cache::begin`](super::Cache::begin), as often as one likes.
 #[derive(Debug, Clone)]
 pub struct EncodedPrompt {
     /// The model that it is for; none while it is put together. It may be gone: the prompt does not keep its weights.

@@ -44,7 +44,7 @@ impl Inspector {
     /// Sets up a session that can look into every layer. `options.policy` is not looked at.
     ///
     /// # Errors
-    /// As [`Session::with_policy`]; [`Error::OptionRange`] for a quantized cache of values, whose vectors are stored
+    /// As [`Session::with_policy`](super::Session::with_policy); [`Error::OptionRange`] for a quantized cache of values, whose vectors are stored
     /// rotated.
     pub fn new(model: &Model, options: SessionOptions) -> Result<Self, Error> {
         if options.type_v.is_quantized() {

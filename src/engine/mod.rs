@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  Image ──► Projector ──► embeddings ┐
-//!                                     ├──► the prompt's rows ──► prefill ──► KV cache ──► tokens ──► text
-//!  Prompt ─► chat template ─► tokens ─┘          ▲                 │
-//!                                            Decision ◄── policy ◄─┘ probe
+//!                                     ├──► the prompt's rows ──► prefill of what is new ──► KV cache ──► tokens ──► text
+//!  Prompt ─► chat template ─► tokens ─┘                             ▲              │            │
+//!                                                               Decision ◄─ policy ◄┘ probe      └─► prefixes
 //! ```
 //!
 #![cfg_attr(
@@ -12,8 +12,11 @@
     doc = "- [`Model`]: weights and vocabulary; clones share them.
 - [`Projector`]: turns pictures into embeddings; belongs to a model.
 - [`quantize`]: a smaller copy of a model's file.
-- [`Session`]: a KV cache; answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an iterator
-  ([`Session::stream`]), and can be stopped from elsewhere ([`CancelHandle`])."
+- [`Session`]: one caller's conversation: answers one [`Request`] at a time, to a callback ([`Session::generate`]) or as an
+  iterator ([`Session::stream`]), and computes only what it has not read before.
+- [`Cache`]: the KV cache beneath it, for several answers at a time: [`encode`] a prompt anywhere, [`begin`](Cache::begin) an
+  answer, [`step`](Cache::step) all of them together.
+- [`CancelHandle`]: stops a request from elsewhere."
 )]
 #![cfg_attr(
     all(feature = "native", feature = "lab"),

@@ -92,9 +92,9 @@ impl Sampler {
                 "the model's logits are not numbers: its weights or the backend are broken",
             ));
         }
+        let row = row.map_or(Ok(-1), int)?;
         // SAFETY: both are live and used by nobody else. The two things the function asserts hold: there are logits,
         // and, as their maximum is finite and every sampler keeps at least one candidate, the last one selects.
-        let row = row.map_or(Ok(-1), int)?;
         Ok(unsafe { sys::llama_sampler_sample(self.ptr.as_ptr(), context.llama_context(), row) })
     }
 }

@@ -45,7 +45,7 @@ fn text_before() -> Vec<i32> {
 fn kept(question: u64) -> Vec<i32> {
     vision_rows()
         .into_iter()
-        .filter(|row| (*row as u64 + question) % 7 == 0)
+        .filter(|row| (*row as u64 + question).is_multiple_of(7))
         .collect()
 }
 
