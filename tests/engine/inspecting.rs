@@ -12,24 +12,6 @@ fn inspector(model: &Model) -> Inspector {
     Inspector::new(model, options).expect("an inspector")
 }
 
-/// Qwen2-VL with a projector of its own kind, the others with LLaVA's.
-pub fn pair(arch: Arch) -> Pair {
-    if arch != Arch::Qwen2Vl {
-        return Pair::new(arch);
-    }
-    let folder = tempfile::tempdir().expect("a folder");
-    let llm = RandomLlm::new(arch, 7);
-    llm.write(folder.path().join("model.gguf"));
-    RandomProjector::qwen2vl(8, llm.n_embd()).write(folder.path().join("mmproj.gguf"));
-    let model = load(&folder.path().join("model.gguf")).expect("the model loads");
-    let projector = load_projector(&folder.path().join("mmproj.gguf"), &model).expect("the projector loads");
-    Pair {
-        folder,
-        model,
-        projector,
-    }
-}
-
 fn inspect(pair: &mut Pair, request: &Request) -> (Option<(usize, usize)>, Vec<InspectedLayer>) {
     let mut inspector = inspector(&pair.model);
     let prompt = encode(&pair.model, Some(&mut pair.projector), request, ignore);
@@ -43,7 +25,7 @@ fn inspect(pair: &mut Pair, request: &Request) -> (Option<(usize, usize)>, Vec<I
 #[test]
 fn every_architecture_can_be_inspected() {
     for arch in [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Qwen2Vl, Arch::Gemma3] {
-        let mut pair = pair(arch);
+        let mut pair = Pair::of_kind(arch);
         let request = Request {
             images: vec![picture(96, 64, 1)],
             ..question()

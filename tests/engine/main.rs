@@ -34,6 +34,25 @@ struct Pair {
 }
 
 impl Pair {
+    /// Qwen2-VL with a projector of its own kind, the others with LLaVA's.
+    fn of_kind(arch: Arch) -> Self {
+        if arch != Arch::Qwen2Vl {
+            return Self::new(arch);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let llm = RandomLlm::new(arch, 7);
+        llm.write(folder.path().join("model.gguf"));
+        RandomProjector::qwen2vl(8, llm.n_embd()).write(folder.path().join("mmproj.gguf"));
+        let model = load(&folder.path().join("model.gguf")).expect("the model loads");
+        let projector =
+            load_projector(&folder.path().join("mmproj.gguf"), &model).expect("the projector loads");
+        Self {
+            folder,
+            model,
+            projector,
+        }
+    }
+
     fn new(arch: Arch) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let llm = RandomLlm::new(arch, 7);

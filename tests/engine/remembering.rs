@@ -2,7 +2,7 @@
 //! and policies come, each answer is the one that a session gives that remembers nothing.
 
 use super::*;
-use visipruner::engine::{AnyPolicy, Cache, Cuts, EncodedPrompt, Exchange};
+use visipruner::engine::{AnyPolicy, Cache, Cuts, EncodedPrompt, Exchange, Generation};
 use visipruner::policy::PolicyOverrides;
 
 /// How far logits of about 2 differ that were computed in other batches, at most.
@@ -188,7 +188,7 @@ fn assert_same(found: &Outcome, alone: &Outcome, what: &str) {
 }
 
 fn check(arch: Arch, n_conversations: usize, n_requests: usize, seed: u64) {
-    let mut pair = inspecting::pair(arch);
+    let mut pair = Pair::of_kind(arch);
     let mut draw = Draw(seed);
     let conversations = draw.conversations(n_conversations);
     let policies = policies();
@@ -328,6 +328,127 @@ fn a_policy_that_cuts_elsewhere_is_refused() {
     let mut stock = pair.session(SessionOptions::default());
     let refused = stock.generate(Some(&mut pair.projector), &request, ignore);
     assert!(matches!(refused, Err(Error::NoCut { .. })), "{refused:?}");
+}
+
+/// One of several answers of a cache goes on or ends, another begins, in whatever order.
+struct Soak<'a> {
+    pair: &'a mut Pair,
+    draw: Draw,
+    prompts: Vec<(EncodedPrompt, Request)>,
+    policies: Vec<PolicyConfig>,
+    cache: Cache,
+    answers: Vec<Generation>,
+}
+
+impl Soak<'_> {
+    const MOST_ANSWERS: usize = 3;
+
+    fn step(&mut self) -> Option<Outcome> {
+        match self.draw.below(8) {
+            0..=2 => self.begin(),
+            3 | 4 => self
+                .cache
+                .step(&mut self.answers.iter_mut().collect::<Vec<_>>())
+                .expect("a step"),
+            // taken back: as if it had never been asked
+            5 => drop(self.taken()),
+            6 => return self.taken().map(|answer| self.cache.finish(answer)),
+            _ if self.draw.below(10) == 0 => self.cache.forget(),
+            _ => {}
+        }
+        None
+    }
+
+    fn taken(&mut self) -> Option<Generation> {
+        let n = self.answers.len();
+        (n > 0).then(|| self.answers.swap_remove(self.draw.below(n)))
+    }
+
+    /// A question, a turn or a new picture, with any policy; one in four is cancelled while its prompt is read.
+    fn begin(&mut self) {
+        if self.answers.len() == Self::MOST_ANSWERS {
+            return;
+        }
+        let (prompt, request) = &self.prompts[self.draw.below(self.prompts.len())];
+        let request = Request {
+            policy: Some(AnyPolicy::Config(
+                self.policies[self.draw.below(self.policies.len())].clone(),
+            )),
+            ..request.clone()
+        };
+        let mut n_events = if self.draw.below(4) == 0 {
+            self.draw.below(8)
+        } else {
+            usize::MAX
+        };
+        let begun = self.cache.begin(prompt, &request, |_| {
+            n_events = n_events.saturating_sub(1);
+            if n_events == 0 { Break(()) } else { Continue(()) }
+        });
+        match begun {
+            Ok(answer) => self.answers.push(answer),
+            Err(Error::NoRoom { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[test]
+fn memory_is_flat_whatever_happens() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut draw = Draw(7);
+    let policies = policies();
+    let mut prompts = Vec::new();
+    for asked in draw.conversations(12) {
+        let request = asked.request(&policies[0]);
+        let prompt = engine::encode(&pair.model, Some(&mut pair.projector), &request, ignore);
+        prompts.push((prompt.expect("encodes").expect("nothing stops it"), request));
+    }
+    let options = SessionOptions {
+        n_sequences: Soak::MOST_ANSWERS as u32,
+        ..options(true)
+    };
+    let cache = Cache::new(&pair.model, &options).expect("a cache");
+    let mut soak = Soak {
+        pair: &mut pair,
+        draw,
+        prompts,
+        policies,
+        cache,
+        answers: Vec::new(),
+    };
+    // of each hundred operations: the most that was allocated, and that was held
+    let mut most = [(0, 0); 5];
+    for n in 0..500 {
+        if let Some(outcome) = soak.step() {
+            let (allocated, held) = &mut most[n / 100];
+            *allocated = outcome.report.kv_allocated_bytes.max(*allocated);
+            *held = outcome.report.prefix_bytes.max(*held);
+        }
+    }
+    let [.., middle, _, last] = most;
+    assert!(most.iter().all(|&(_, held)| held > 0), "{most:?}");
+    assert!(last.0 <= middle.0 && last.1 <= middle.1, "{most:?}");
+
+    // what is left of all that is nothing
+    soak.answers.clear();
+    soak.cache.forget();
+    let (prompt, request) = &soak.prompts[0];
+    let ask = |cache: &mut Cache| {
+        let mut answer = cache.begin(prompt, request, ignore).expect("it begins");
+        while answer.stop().is_none() {
+            cache.step(&mut [&mut answer]).expect("a step");
+        }
+        cache.finish(answer)
+    };
+    let found = ask(&mut soak.cache);
+    let mut fresh = Cache::new(&soak.pair.model, &options).expect("a cache");
+    let expected = ask(&mut fresh);
+    assert_same(&found, &expected, "after 500 operations");
+    assert_eq!(found.report.prefix_bytes, expected.report.prefix_bytes);
+    let (kv, n_rows) = (&expected.report.kv_bytes, expected.report.n_tokens as u64);
+    let most_bytes = u64::from(soak.cache.n_ctx()) * kv.dense / n_rows;
+    assert!(last.0 <= most_bytes, "{most:?} of {most_bytes}");
 }
 
 /// What is promised to programs with several threads.
