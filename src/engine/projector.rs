@@ -290,7 +290,7 @@ impl Projector {
             return Ok(true);
         }
         let began = Instant::now();
-        let embd = match self.native.encode(chunk, n_embd_inp, on_layer) {
+        let embd = match self.native.encode(chunk, on_layer) {
             Ok(embd) => embd,
             Err(error) if error.status == Status::Aborted => return Ok(false),
             Err(error) => return Err(encode_error(place.index, place.image, &error)),

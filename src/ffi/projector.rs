@@ -30,7 +30,7 @@ pub(crate) struct Projector {
     /// From `Box::into_raw`; the projector's callback points to it. Touched only while `&mut self` is held.
     hook: NonNull<LayerHook>,
     /// Dropped after the projector, which uses its vocabulary.
-    _model: Arc<Model>,
+    model: Arc<Model>,
 }
 
 // SAFETY: an mtmd_context has no thread affinity (mtmd.cpp@0.1.161: clip contexts, buffers, a vocabulary pointer).
@@ -192,7 +192,7 @@ impl Projector {
         let this = Self {
             ptr,
             hook,
-            _model: Arc::clone(model),
+            model: Arc::clone(model),
         };
         progress.finish();
         Ok(this)
@@ -264,7 +264,6 @@ impl Projector {
     pub(crate) fn encode(
         &mut self,
         image: &ImageChunk<'_>,
-        n_embd_inp: usize,
         on_layer: &mut dyn FnMut(usize) -> bool,
     ) -> Result<&[f32], Error> {
         let mut closure = |n_done: f32| on_layer(n_done as usize);
@@ -293,11 +292,10 @@ impl Projector {
             });
         }
         encoded?;
-        // SAFETY: mtmd.h promises n_tokens * n_embd_inp floats after a successful encoding; the next one needs
-        // `&mut self` and so ends the borrow.
-        Ok(unsafe {
-            std::slice::from_raw_parts(sys::mtmd_get_output_embd(ptr), image.n_tokens() * n_embd_inp)
-        })
+        let n_values = image.n_tokens() * self.model.n_embd_inp();
+        // SAFETY: mtmd.h promises n_tokens * n_embd_inp floats of the model that the projector was loaded for after a
+        // successful encoding; the next one needs `&mut self` and so ends the borrow.
+        Ok(unsafe { std::slice::from_raw_parts(sys::mtmd_get_output_embd(ptr), n_values) })
     }
 }
 
