@@ -69,10 +69,20 @@ pub fn times(report: &RunReport) -> String {
     } else {
         format!("images {}, ", ms(times.encode))
     };
-    let policy = if times.policy > 0.0 {
-        format!(" (policy {})", ms(times.policy))
-    } else {
+    let mut notes = Vec::new();
+    if report.reused_rows > 0 {
+        notes.push(format!(
+            "{} of {} rows read before",
+            report.reused_rows, report.n_tokens
+        ));
+    }
+    if times.policy > 0.0 {
+        notes.push(format!("policy {}", ms(times.policy)));
+    }
+    let notes = if notes.is_empty() {
         String::new()
+    } else {
+        format!(" ({})", notes.join(", "))
     };
     let n = report.generated.len();
     let tokens = if n == 1 { "token" } else { "tokens" };
@@ -80,7 +90,7 @@ pub fn times(report: &RunReport) -> String {
         .tokens_per_second
         .map_or(String::new(), |speed| format!(", {speed:.1} per second"));
     format!(
-        "load {}, {images}prompt {}{policy}, answer {}: {n} {tokens}{speed}",
+        "load {}, {images}prompt {}{notes}, answer {}: {n} {tokens}{speed}",
         ms(times.load),
         ms(times.prefill),
         ms(times.decode),
@@ -168,6 +178,13 @@ mod tests {
         pruned: 12 rows in layers 0-4, 7 in 5-6, 5 in 7-9 (vision tokens: 7, 2 after layer 4, none after 6); prefill 75% of the FLOPs, KV cache 45.0 of 60.0 KiB (75%)
         load 812 ms, images 95 ms, prompt 620 ms (policy 0.2 ms), answer 410 ms: 2 tokens, 4.9 per second
         ");
+    }
+
+    #[test]
+    fn what_was_there_is_told() {
+        let mut report = sample();
+        report.reused_rows = 9;
+        assert!(times(&report).contains("prompt 620 ms (9 of 12 rows read before, policy 0.2 ms), answer"));
     }
 
     #[test]
