@@ -288,7 +288,7 @@ mod tests {
         let mut asked = question("1", Scoring::Mme, &["Yes"]);
         asked.category = Some("color".to_owned());
         asked.group = Some("a".to_owned());
-        let second = super::super::question::Question {
+        let second = crate::eval::question::Question {
             id: "2".to_owned(),
             ..asked.clone()
         };

@@ -8,19 +8,19 @@ use visipruner::engine::{
 };
 use visipruner::policy::cost::encoder_flops;
 
-use super::super::answer::Loaded;
-use super::super::args::BenchArgs;
-use super::super::error::Error;
-use super::super::files::Files;
-use super::super::interrupt::Interrupt;
-use super::super::run::{model_options, session_options};
-use super::super::terminal::Terminal;
 use super::memory;
 use super::plan::{Plan, Variant, prompt_text};
 use super::result::{BenchReport, Case, Compute};
 use super::rounds::{self, Ended};
 use super::series::{Answered, Run, Series};
 use super::stock::{Stock, StockParams};
+use crate::cli::answer::Loaded;
+use crate::cli::args::BenchArgs;
+use crate::cli::error::Error;
+use crate::cli::files::Files;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::run::{model_options, session_options};
+use crate::cli::terminal::Terminal;
 
 /// Contexts are a multiple of this long.
 const N_CTX_STEP: usize = 256;

@@ -3,8 +3,8 @@
 use visipruner::policy::fixed::Schedule;
 use visipruner::policy::{PolicyConfig, PolicyError};
 
-use super::super::args::BenchArgs;
-use super::super::files::Files;
+use crate::cli::args::BenchArgs;
+use crate::cli::files::Files;
 
 /// One way to run the model.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,8 +3,8 @@
 
 use visipruner::plot::{Axis, Bar, BarChart, BarGroup};
 
-use super::super::units;
 use super::result::{BenchReport, Case, Measured, VariantResult, Work};
+use crate::cli::units;
 
 /// The chart as an SVG document.
 pub fn svg(report: &BenchReport) -> String {

@@ -1,6 +1,6 @@
 //! What is left of a benchmark that ends early: whatever was complete before Ctrl-C or an error counts.
 
-use super::super::error::Error;
+use crate::cli::error::Error;
 
 /// What came of a piece of work.
 pub struct Ended<T> {

@@ -7,9 +7,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use visipruner::engine::Image;
 
-use super::super::args::BenchArgs;
-use super::super::error::Error;
 use super::series::Answered;
+use crate::cli::args::BenchArgs;
+use crate::cli::error::Error;
 
 const HAS_ENDED: &str = "it has ended; --verbose shows what it said";
 
@@ -75,7 +75,7 @@ impl Stock {
             ("-ctv", compute.cache_type_v.to_string()),
             (
                 "-ngl",
-                super::super::run::model_options(compute).n_gpu_layers.to_string(),
+                crate::cli::run::model_options(compute).n_gpu_layers.to_string(),
             ),
             ("--bench", "1".to_owned()),
         ];

@@ -1,7 +1,7 @@
 //! The results as a table.
 
-use super::super::units;
 use super::result::{BenchReport, Case, Measured, VariantResult, Work};
+use crate::cli::units;
 
 const HEADINGS: [&str; 10] = [
     "",

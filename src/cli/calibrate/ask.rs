@@ -9,14 +9,14 @@ use visipruner::engine::{
 use visipruner::eval;
 use visipruner::policy::PolicyConfig;
 
-use super::super::answer::Loaded;
-use super::super::args::CalibrateArgs;
-use super::super::error::Error;
-use super::super::image::{self, ImageSource};
-use super::super::interrupt::Interrupt;
-use super::super::run::session_options;
-use super::super::terminal::Terminal;
 use super::prompts::{AskedPrompt, Pictures, Prompts};
+use crate::cli::answer::Loaded;
+use crate::cli::args::CalibrateArgs;
+use crate::cli::error::Error;
+use crate::cli::image::{self, ImageSource};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::run::session_options;
+use crate::cli::terminal::Terminal;
 
 /// Contexts are a multiple of this long.
 const N_CTX_STEP: usize = 256;

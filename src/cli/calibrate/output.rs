@@ -4,12 +4,12 @@ use serde::Serialize;
 use visipruner::calibrate::{Calibration, Closest};
 use visipruner::policy::PolicyConfig;
 
-use super::super::args::calibrate::CalibrateResultArgs;
-use super::super::error::Error;
-use super::super::files::Files;
-use super::super::output;
-use super::super::terminal::Terminal;
 use super::prompts::Prompts;
+use crate::cli::args::calibrate::CalibrateResultArgs;
+use crate::cli::error::Error;
+use crate::cli::files::Files;
+use crate::cli::output;
+use crate::cli::terminal::Terminal;
 
 /// The JSON object.
 #[derive(Serialize)]

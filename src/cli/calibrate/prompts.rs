@@ -3,11 +3,11 @@
 use visipruner::engine::Image;
 use visipruner::eval::{self, Question, QuestionFile, Scoring, check_images, select};
 
-use super::super::args::calibrate::CalibratePromptArgs;
-use super::super::embedded;
-use super::super::error::Error;
-use super::super::image;
-use super::super::terminal::Terminal;
+use crate::cli::args::calibrate::CalibratePromptArgs;
+use crate::cli::embedded;
+use crate::cli::error::Error;
+use crate::cli::image;
+use crate::cli::terminal::Terminal;
 
 /// Questions about pictures.
 pub struct Prompts {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::args::spec::PolicySpec;
+use crate::cli::args::spec::PolicySpec;
 
 /// The commands, what they take, and what they do.
 pub const COMMANDS: [(&str, &str, &str); 10] = [

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use visipruner::engine::{self, Exchange, Image, Part, Prompt};
 
-use super::super::error::Error;
-use super::super::image::{self, ImageSource};
+use crate::cli::error::Error;
+use crate::cli::image::{self, ImageSource};
 
 /// A picture of the conversation. Clones share its pixels.
 #[derive(Debug, Clone)]

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use visipruner::engine::Model;
 
-use super::super::error::Error;
-use super::super::output;
 use super::conversation::{Conversation, Picture, Turn, with_places};
+use crate::cli::error::Error;
+use crate::cli::output;
 
 /// The version of the format.
 const VERSION: u32 = 1;

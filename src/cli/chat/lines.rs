@@ -12,9 +12,9 @@ use rustyline::{
     Behavior, Cmd, CompletionType, Config, Context, Editor, Helper, KeyCode, KeyEvent, Modifiers,
 };
 
-use super::super::error::Error;
-use super::super::terminal::Terminal;
 use super::command::COMMANDS;
+use crate::cli::error::Error;
+use crate::cli::terminal::Terminal;
 
 const PROMPT: &str = "> ";
 

@@ -4,9 +4,9 @@ use serde_json::Value;
 use visipruner::policy::PolicyConfig;
 use visipruner::report::{RunReport, summary};
 
-use super::super::mosaic::Kept;
-use super::super::units;
 use super::conversation::Picture;
+use crate::cli::mosaic::Kept;
+use crate::cli::units;
 
 /// One line after an answer.
 ///

@@ -11,15 +11,15 @@ use visipruner::engine::{
 use visipruner::eval::{self, Question, Record, Store};
 use visipruner::policy::PolicyConfig;
 
-use super::super::answer::Loaded;
-use super::super::args::EvalArgs;
-use super::super::error::Error;
-use super::super::image::{self, ImageSource};
-use super::super::interrupt::Interrupt;
-use super::super::run::{model_options, projector_options, session_options};
-use super::super::terminal::Terminal;
 use super::equal_cost::{Scales, Target};
 use super::plan::ModelPlan;
+use crate::cli::answer::Loaded;
+use crate::cli::args::EvalArgs;
+use crate::cli::error::Error;
+use crate::cli::image::{self, ImageSource};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::run::{model_options, projector_options, session_options};
+use crate::cli::terminal::Terminal;
 
 /// Contexts are a multiple of this long.
 const N_CTX_STEP: usize = 256;

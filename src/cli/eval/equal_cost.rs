@@ -7,11 +7,11 @@ use visipruner::eval::equal_cost::count_at_cost;
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::PolicyName;
 
-use super::super::error::Error;
-use super::super::interrupt::Interrupt;
-use super::super::terminal::Terminal;
 use super::budget::BudgetField;
 use super::plan::{Candidate, ModelPlan, candidate};
+use crate::cli::error::Error;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::terminal::Terminal;
 
 /// What is to be met.
 pub enum Target<'a> {

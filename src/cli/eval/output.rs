@@ -6,11 +6,11 @@ use visipruner::eval::curve::{CostAxis, OnCurve, accuracy_curve};
 use visipruner::eval::table::{self, Table};
 use visipruner::eval::{Contents, Question, Settings, Summary};
 
-use super::super::args::EvalArgs;
-use super::super::error::Error;
-use super::super::output;
-use super::super::terminal::Terminal;
 use super::plan::{Candidate, ModelPlan, Plan};
+use crate::cli::args::EvalArgs;
+use crate::cli::error::Error;
+use crate::cli::output;
+use crate::cli::terminal::Terminal;
 
 /// The JSON object.
 #[derive(Serialize)]

@@ -9,12 +9,12 @@ use visipruner::eval::{Question, QuestionFile, Settings, file_hash};
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::{PolicyChoice, PolicyName};
 
-use super::super::args::eval::{PoliciesArgs, QuestionArgs};
-use super::super::args::spec::PolicySpec;
-use super::super::args::{EvalArgs, ModelArgs};
-use super::super::error::Error;
-use super::super::files::{self, Files};
-use super::super::terminal::Terminal;
+use crate::cli::args::eval::{PoliciesArgs, QuestionArgs};
+use crate::cli::args::spec::PolicySpec;
+use crate::cli::args::{EvalArgs, ModelArgs};
+use crate::cli::error::Error;
+use crate::cli::files::{self, Files};
+use crate::cli::terminal::Terminal;
 
 /// Every model with its policies.
 pub struct Plan {

@@ -7,7 +7,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use visipruner::engine::Image;
 use visipruner::inspect::InspectedImage;
 
-use super::super::mosaic::PADDING;
+use crate::cli::mosaic::PADDING;
 
 /// The longer side in the report, in pixels: heat maps are drawn smaller, and the file holds every picture.
 const LONGER_SIDE: u32 = 672;
