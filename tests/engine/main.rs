@@ -36,28 +36,22 @@ struct Pair {
 impl Pair {
     /// Qwen2-VL with a projector of its own kind, the others with LLaVA's.
     fn of_kind(arch: Arch) -> Self {
-        if arch != Arch::Qwen2Vl {
-            return Self::new(arch);
-        }
-        let folder = tempfile::tempdir().expect("a folder");
-        let llm = RandomLlm::new(arch, 7);
-        llm.write(folder.path().join("model.gguf"));
-        RandomProjector::qwen2vl(8, llm.n_embd()).write(folder.path().join("mmproj.gguf"));
-        let model = load(&folder.path().join("model.gguf")).expect("the model loads");
-        let projector =
-            load_projector(&folder.path().join("mmproj.gguf"), &model).expect("the projector loads");
-        Self {
-            folder,
-            model,
-            projector,
+        if arch == Arch::Qwen2Vl {
+            Self::with_projector(arch, |n_embd| RandomProjector::qwen2vl(8, n_embd))
+        } else {
+            Self::new(arch)
         }
     }
 
     fn new(arch: Arch) -> Self {
+        Self::with_projector(arch, |n_embd| RandomProjector::new(8, n_embd))
+    }
+
+    fn with_projector(arch: Arch, projector: impl FnOnce(usize) -> RandomProjector) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let llm = RandomLlm::new(arch, 7);
         llm.write(folder.path().join("model.gguf"));
-        RandomProjector::new(8, llm.n_embd()).write(folder.path().join("mmproj.gguf"));
+        projector(llm.n_embd()).write(folder.path().join("mmproj.gguf"));
         let model = load(&folder.path().join("model.gguf")).expect("the model loads");
         let projector =
             load_projector(&folder.path().join("mmproj.gguf"), &model).expect("the projector loads");
