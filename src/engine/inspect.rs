@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
 use super::cache::{Cache, OnProbe, failed};
-use super::encoded::EncodedPrompt;
 use super::options::{Cuts, SessionOptions};
+use super::prompt::EncodedPrompt;
 use super::session::{Event, OnEvent, hear};
 use super::{CancelHandle, Error, Model};
 use crate::ffi::{self, Status};

@@ -38,65 +38,44 @@ staged prefill ([`prefill`]), prompts and options."
 
 mod cancel;
 mod error;
-mod image;
+pub(crate) mod model;
 mod options;
 pub mod prefill;
-#[cfg_attr(not(feature = "native"), allow(dead_code))]
 mod prompt;
-mod shapes;
-#[cfg_attr(not(feature = "native"), allow(dead_code))]
-pub(crate) mod vocabulary;
+mod vision;
 
 #[cfg(feature = "native")]
 mod cache;
-#[cfg(feature = "native")]
-mod encoded;
-#[cfg(feature = "native")]
-mod encoder;
 #[cfg(all(feature = "native", feature = "lab"))]
 mod inspect;
 #[cfg(feature = "native")]
 mod log;
 #[cfg(feature = "native")]
-mod model;
-#[cfg(feature = "native")]
-mod picture_cache;
-#[cfg(feature = "native")]
-mod projector;
-#[cfg(feature = "native")]
-mod quantize;
-#[cfg(feature = "native")]
 mod session;
-#[cfg(feature = "native")]
-mod template;
 
 pub use cancel::CancelHandle;
 pub use error::{Error, Unsupported};
-pub use image::Image;
+pub use model::{model_shape, vision_shape};
 pub use options::{
     Cuts, FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
 };
 pub use prompt::{Exchange, IMAGE_MARKERS, Part, Prompt};
-pub use shapes::{model_shape, vision_shape};
+pub use vision::Image;
 
 #[cfg(feature = "native")]
 pub use cache::Cache;
-#[cfg(feature = "native")]
-pub use encoded::{EncodedPrompt, MediaKind, MediaSpan};
-#[cfg(feature = "native")]
-pub use encoder::encode;
 #[cfg(all(feature = "native", feature = "lab"))]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]
-pub use model::{Model, devices, supported_archs};
+pub use model::{Model, QuantizeOptions, Quantized, TypeShare, devices, quantize, supported_archs};
 #[cfg(feature = "native")]
-pub use projector::Projector;
-#[cfg(feature = "native")]
-pub use quantize::{QuantizeOptions, Quantized, TypeShare, quantize};
+pub use prompt::{EncodedPrompt, MediaKind, MediaSpan, encode};
 #[cfg(feature = "native")]
 pub use session::{Answer, AnyPolicy, Event, Generation, Outcome, Request, Session, StopReason};
+#[cfg(feature = "native")]
+pub use vision::Projector;
 
 /// Threads to compute with: as many as asked for, else as many as there are.
 #[cfg(feature = "native")]

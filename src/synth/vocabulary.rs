@@ -72,7 +72,7 @@ mod tests {
             gguf.opt_array(&key).unwrap().unwrap().len()
         });
         assert_eq!(lens, [n_vocab; 2]);
-        assert_eq!(crate::engine::vocabulary::defect(&gguf).unwrap(), None);
+        assert_eq!(crate::engine::model::vocabulary::defect(&gguf).unwrap(), None);
         match gguf.get("tokenizer.ggml.tokens") {
             Some(Value::Array(Array::String(tokens))) => tokens.clone(),
             other => panic!("{other:?}"),

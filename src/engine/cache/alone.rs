@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::staged::OnProbe;
 use super::{Cache, failed, turns};
-use crate::engine::encoded::EncodedPrompt;
+use crate::engine::prompt::EncodedPrompt;
 use crate::engine::{CancelHandle, Error, prefill};
 use crate::ffi;
 use crate::policy::StagePolicy;

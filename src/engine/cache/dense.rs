@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::engine::encoded::EncodedPrompt;
+use crate::engine::prompt::EncodedPrompt;
 use crate::ffi;
 use crate::policy::PromptLayout;
 

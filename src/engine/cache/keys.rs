@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::store::RowKey;
-use crate::engine::encoded::EncodedPrompt;
+use crate::engine::prompt::EncodedPrompt;
 use crate::policy::Policy;
 
 /// A token that no picture has.

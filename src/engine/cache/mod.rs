@@ -26,9 +26,9 @@ pub(crate) use staged::OnProbe;
 use store::PrefixStore;
 pub(crate) use turns::{Read, Turn};
 
-use super::encoded::EncodedPrompt;
 use super::error::{Error, computing};
 use super::options::{KvType, SessionOptions};
+use super::prompt::EncodedPrompt;
 use super::session::{AnyPolicy, Event, Generation, Request};
 use super::{CancelHandle, Model, n_threads};
 use crate::ffi::{self, Status};

@@ -16,9 +16,8 @@ pub use policy::AnyPolicy;
 pub use request::{Event, Outcome, Request, StopReason};
 
 use super::cache::Cache;
-use super::encoded::EncodedPrompt;
-use super::encoder::encode;
 use super::options::SessionOptions;
+use super::prompt::{EncodedPrompt, encode};
 use super::{Error, Model, Projector};
 use crate::policy::Policy;
 

@@ -29,7 +29,7 @@ struct vp_access {
 };
 
 // the architectures whose layers pass on one tensor, and whose memory is llama_kv_cache or llama_kv_cache_iswa, used
-// through build_attn_inp_kv() or build_attn_inp_kv_iswa() alone; each has a test of exactness (src/ffi/tests.rs)
+// through build_attn_inp_kv() or build_attn_inp_kv_iswa() alone; each has a test of exactness (src/ffi/tests/)
 const std::vector<std::pair<llm_arch, const char *>> & vp_upstream_archs();
 
 // whether the logits of an architecture go through the soft cap: hparams has a default for all of them

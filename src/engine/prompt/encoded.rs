@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Model, WeakModel};
+use crate::engine::model::{Model, WeakModel};
 use crate::ffi;
 use crate::policy::PromptLayout;
 use crate::policy::shape::VisionShape;

@@ -4,16 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::cache::hash;
-use super::encoded::{EncodedBy, EncodedPrompt, Shown};
 use super::image::{Image, check_size};
-use super::model::load_native;
-use super::options::{FlashAttention, ProjectorOptions, VisionEncoder};
 use super::picture_cache::{Encoded, PictureCache, Tile};
-use super::prompt::Part;
-use super::shapes::vision_shape;
-use super::template::RenderedTurn;
-use super::{Error, Model, n_threads};
+use crate::engine::cache::hash;
+use crate::engine::model::{load_native, vision_shape};
+use crate::engine::options::{FlashAttention, ProjectorOptions, VisionEncoder};
+use crate::engine::prompt::template::RenderedTurn;
+use crate::engine::prompt::{EncodedBy, EncodedPrompt, Part, Shown};
+use crate::engine::{Error, Model, n_threads};
 use crate::ffi::{self, Status};
 use crate::gguf::{Gguf, ProjectorShape, open_projector};
 

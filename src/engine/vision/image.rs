@@ -1,6 +1,6 @@
 //! Pictures as pixels.
 
-use super::Error;
+use crate::engine::Error;
 
 /// An RGB picture, 8 bits per channel.
 ///

@@ -285,7 +285,7 @@ fn cuts_are_where_something_may_change() {
 /// `docs/pruning.md` has a row `| key | values | default | meaning |` for every key of a policy file.
 #[test]
 fn the_documentation_states_every_field_and_its_default() {
-    let docs = include_str!("../../../docs/pruning.md");
+    let docs = include_str!("../../../../docs/pruning.md");
     let column = |key: &str, n: usize| {
         let row = docs
             .lines()

@@ -1,6 +1,6 @@
 //! What the model is asked: text with places for images.
 
-use super::Error;
+use crate::engine::Error;
 
 /// Text that marks the place of an image: `<image>` as LLaVA writes it, `<__media__>` as llama.cpp does.
 pub const IMAGE_MARKERS: [&str; 2] = ["<image>", "<__media__>"];

@@ -1,6 +1,6 @@
 //! The sizes that policies and costs are computed from, out of files' metadata.
 
-use super::options::VisionEncoder;
+use crate::engine::options::VisionEncoder;
 use crate::gguf::{Gguf, LlmShape, ProjectorShape};
 use crate::policy::shape::{ModelShape, VisionShape};
 

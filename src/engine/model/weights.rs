@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::options::ModelOptions;
-use super::prompt::{Part, Prompt};
-use super::session::text::Utf8Stream;
-use super::template::{self, Specials};
 use super::vocabulary;
-use super::{Error, Unsupported};
+use crate::engine::options::ModelOptions;
+use crate::engine::prompt::template::{self, Specials};
+use crate::engine::prompt::{Part, Prompt};
+use crate::engine::session::text::Utf8Stream;
+use crate::engine::{Error, Unsupported};
 use crate::ffi;
 use crate::gguf::{Gguf, LlmShape, open_llm};
 

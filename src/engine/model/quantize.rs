@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::options::{MAX_THREADS, in_range};
-use super::{Error, n_threads};
+use crate::engine::options::{MAX_THREADS, in_range};
+use crate::engine::{Error, n_threads};
 use crate::ffi::{self, Status};
 use crate::gguf::{FileType, GgmlType, Gguf, GgufError, Problem, TensorInfo, open_llm};
 use crate::part_file::PartFile;

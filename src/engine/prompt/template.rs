@@ -4,7 +4,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 
-use super::prompt::{Exchange, Part, join_texts};
+use super::parts::{Exchange, Part, join_texts};
 
 /// What a template is given besides the messages.
 #[derive(Debug, Clone, Default)]

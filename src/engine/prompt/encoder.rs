@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::encoded::EncodedPrompt;
-use super::session::{Event, Request, hear};
-use super::{CancelHandle, Error, Model, Projector};
+use crate::engine::session::{Event, Request, hear};
+use crate::engine::{CancelHandle, Error, Model, Projector};
 
 /// Encodes a request's prompt. There is none if `on_event` or the request's [`cancel`](Request::cancel) stopped it.
 ///

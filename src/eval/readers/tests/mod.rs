@@ -185,7 +185,7 @@ fn files_of_no_format() {
 fn format_names_read_back_and_are_documented() {
     for (name, format) in Format::ALL {
         assert_eq!((name.parse(), format.name()), (Ok(format), name));
-        assert!(include_str!("../../../docs/eval.md").contains(&format!("| `{name}` |")));
+        assert!(include_str!("../../../../docs/eval.md").contains(&format!("| `{name}` |")));
     }
     assert!("vqav2".parse::<Format>().unwrap_err().contains("textvqa"));
 }

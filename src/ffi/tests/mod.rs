@@ -1,6 +1,6 @@
 //! The staged engine against itself, for every architecture that it accepts.
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../../tests/common/mod.rs"]
 mod common;
 mod cuts;
 #[cfg(feature = "lab")]

@@ -1,0 +1,13 @@
+//! From a picture's pixels to embeddings.
+
+mod image;
+
+#[cfg(feature = "native")]
+mod picture_cache;
+#[cfg(feature = "native")]
+mod projector;
+
+pub use image::Image;
+
+#[cfg(feature = "native")]
+pub use projector::Projector;
