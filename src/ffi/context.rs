@@ -220,9 +220,8 @@ impl Context {
         work(&mut *unwatch.0)
     }
 
-    pub(super) fn llama_context(&mut self) -> *mut sys::llama_context {
-        // SAFETY: `ptr` is live; a field is read.
-        unsafe { sys::vp_llama_context(self.ptr.as_ptr()) }
+    pub(super) fn as_ptr(&mut self) -> *mut sys::vp_context {
+        self.ptr.as_ptr()
     }
 
     /// Tokens one call may run.

@@ -101,7 +101,7 @@ pub(crate) struct Bitmap {
 
 impl Drop for Bitmap {
     fn drop(&mut self) {
-        // SAFETY: `ptr` came from mtmd_bitmap_init and is freed only here.
+        // SAFETY: `ptr` came from vp_bitmap_init and is freed only here.
         unsafe { sys::mtmd_bitmap_free(self.ptr.as_ptr()) }
     }
 }
@@ -112,14 +112,14 @@ impl Bitmap {
         if data.len() as u64 != u64::from(width) * u64::from(height) * 3 {
             let message = format!("{width}x{height} pixels with {} bytes", data.len());
             return Err(Error {
-                call: "mtmd_bitmap_init",
+                call: "vp_bitmap_init",
                 status: Status::BadArgument,
                 message,
             });
         }
         // SAFETY: `data` has width * height * 3 bytes, checked above, and is copied.
-        let ptr = call("mtmd_bitmap_init", || unsafe {
-            sys::mtmd_bitmap_init(width, height, data.as_ptr())
+        let ptr = call("vp_bitmap_init", || unsafe {
+            sys::vp_bitmap_init(width, height, data.as_ptr())
         })?;
         Ok(Self { ptr })
     }
@@ -127,8 +127,8 @@ impl Bitmap {
     /// A picture without pixels, of which only tokens can be counted.
     pub(crate) fn placeholder(width: u32, height: u32) -> Result<Self, Error> {
         // SAFETY: mtmd.h documents NULL data as a placeholder.
-        let ptr = call("mtmd_bitmap_init", || unsafe {
-            sys::mtmd_bitmap_init(width, height, std::ptr::null())
+        let ptr = call("vp_bitmap_init", || unsafe {
+            sys::vp_bitmap_init(width, height, std::ptr::null())
         })?;
         Ok(Self { ptr })
     }
@@ -239,10 +239,10 @@ impl Projector {
         let pointers: Vec<*const sys::mtmd_input_part> = c_parts.iter().map(std::ptr::from_ref).collect();
         let new_list = || {
             // SAFETY: no preconditions.
-            unsafe { sys::mtmd_input_chunks_init() }
+            unsafe { sys::vp_input_chunks_init() }
         };
         let chunks = Chunks {
-            ptr: call("mtmd_input_chunks_init", new_list)?,
+            ptr: call("vp_input_chunks_init", new_list)?,
         };
         call("mtmd_tokenize_from_parts", || {
             // SAFETY: `ptr` is live; each part has exactly one of text and bitmap, and all of them outlive the call.
@@ -306,7 +306,7 @@ pub(crate) struct Chunks {
 
 impl Drop for Chunks {
     fn drop(&mut self) {
-        // SAFETY: `ptr` came from mtmd_input_chunks_init and is freed only here; chunks borrow from `self`.
+        // SAFETY: `ptr` came from vp_input_chunks_init and is freed only here; chunks borrow from `self`.
         unsafe { sys::mtmd_input_chunks_free(self.ptr.as_ptr()) }
     }
 }

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::context::{Context, int};
-use super::status::{Error, Status, call};
+use super::status::{Error, Status, VpStatus, call};
 use super::sys;
 
 /// Names as llama.cpp's. A temperature of 0 takes the most likely token and ignores the rest.
@@ -27,7 +27,7 @@ unsafe impl Send for Sampler {}
 
 impl Drop for Sampler {
     fn drop(&mut self) {
-        // SAFETY: `ptr` is the chain made in `new`, which owns the samplers added to it; freed only here.
+        // SAFETY: `ptr` came from vp_sampler_init and is freed only here.
         unsafe { sys::llama_sampler_free(self.ptr.as_ptr()) }
     }
 }
@@ -36,50 +36,25 @@ impl Sampler {
     /// Top-k, top-p, min-p, temperature, draw: llama.cpp's order. `banned` tokens are never chosen; they must not be the
     /// whole vocabulary.
     pub(crate) fn new(params: &SamplerParams, banned: &[i32], n_vocab: usize) -> Result<Self, Error> {
-        // SAFETY: no preconditions.
-        let chain = call("llama_sampler_chain_init", || unsafe {
-            sys::llama_sampler_chain_init(sys::llama_sampler_chain_default_params())
+        let params = sys::vp_sampler_params {
+            temp: params.temp,
+            top_k: params.top_k,
+            top_p: params.top_p,
+            min_p: params.min_p,
+            seed: params.seed,
+        };
+        let (n_vocab, n_banned) = (int(n_vocab)?, int(banned.len())?);
+        // SAFETY: the parameters and `n_banned` tokens are read during the call only.
+        let ptr = call("vp_sampler_init", || unsafe {
+            sys::vp_sampler_init(&params, n_vocab, banned.as_ptr(), n_banned)
         })?;
-        let this = Self { ptr: chain };
-        if !banned.is_empty() {
-            let bias: Vec<_> = banned
-                .iter()
-                .map(|&token| sys::llama_logit_bias {
-                    token,
-                    bias: f32::NEG_INFINITY,
-                })
-                .collect();
-            let (n_vocab, n_bias) = (int(n_vocab)?, int(bias.len())?);
-            // SAFETY: `bias` has `n_bias` entries and is copied.
-            this.add(unsafe { sys::llama_sampler_init_logit_bias(n_vocab, n_bias, bias.as_ptr()) })?;
-        }
-        if params.temp <= 0.0 {
-            // SAFETY: no preconditions.
-            this.add(unsafe { sys::llama_sampler_init_greedy() })?;
-            return Ok(this);
-        }
-        // SAFETY: the constructors have no preconditions; at least one candidate is kept by each.
-        unsafe {
-            this.add(sys::llama_sampler_init_top_k(params.top_k))?;
-            this.add(sys::llama_sampler_init_top_p(params.top_p, 1))?;
-            this.add(sys::llama_sampler_init_min_p(params.min_p, 1))?;
-            this.add(sys::llama_sampler_init_temp(params.temp))?;
-            this.add(sys::llama_sampler_init_dist(params.seed))?;
-        }
-        Ok(this)
-    }
-
-    fn add(&self, sampler: *mut sys::llama_sampler) -> Result<(), Error> {
-        let sampler = call("llama_sampler_init", || sampler)?;
-        // SAFETY: both are live, and the chain takes ownership.
-        unsafe { sys::llama_sampler_chain_add(self.ptr.as_ptr(), sampler.as_ptr()) };
-        Ok(())
+        Ok(Self { ptr })
     }
 
     /// Chooses a token from the logits of a row of the context's last call, of the last one by default.
     pub(crate) fn sample(&mut self, context: &mut Context, row: Option<usize>) -> Result<i32, Error> {
         let refused = |message: &str| Error {
-            call: "llama_sampler_sample",
+            call: "vp_sampler_sample",
             status: Status::BadArgument,
             message: message.to_owned(),
         };
@@ -93,8 +68,17 @@ impl Sampler {
             ));
         }
         let row = row.map_or(Ok(-1), int)?;
-        // SAFETY: both are live and used by nobody else. The two things the function asserts hold: there are logits,
+        let mut token = 0;
+        // SAFETY: both are live and used by nobody else. The two things that llama.cpp asserts hold: there are logits,
         // and, as their maximum is finite and every sampler keeps at least one candidate, the last one selects.
-        Ok(unsafe { sys::llama_sampler_sample(self.ptr.as_ptr(), context.llama_context(), row) })
+        call("vp_sampler_sample", || unsafe {
+            VpStatus(sys::vp_sampler_sample(
+                self.ptr.as_ptr(),
+                context.as_ptr(),
+                row,
+                &mut token,
+            ))
+        })?;
+        Ok(token)
     }
 }

@@ -7,6 +7,7 @@ mod cache;
 mod common;
 #[cfg(feature = "lab")]
 mod inspecting;
+mod memory;
 mod pruning;
 mod quantize;
 mod refusals;

@@ -1,4 +1,4 @@
-# Our own C++, compiled into llama.cpp's target `llama`: included from src/CMakeLists.txt by
+# Our own C++, compiled into llama.cpp's target `llama` (vp-mtmd.cpp into `mtmd`): included from src/CMakeLists.txt by
 # patches/build_attach_visipruner_sources.patch.
 
 set(VISIPRUNER_SOURCES
@@ -12,6 +12,7 @@ set(VISIPRUNER_SOURCES
     vp-probe.cpp
     vp-quantize.cpp
     vp-run.cpp
+    vp-sampler.cpp
     vp-seq.cpp
     vp-status.cpp
     vp-upstream.cpp

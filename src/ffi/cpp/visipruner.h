@@ -241,11 +241,43 @@ LLAMA_API int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_
 LLAMA_API int32_t vp_bytes_beside(struct vp_context * ctx, size_t * n_bytes);
 
 //
-// pictures
+// choosing tokens
 //
 
+// names as llama.cpp's; temp 0 takes the most likely token and ignores the rest
+struct vp_sampler_params {
+    float    temp;
+    int32_t  top_k;
+    float    top_p;
+    float    min_p;
+    uint32_t seed;
+};
+
+// top-k, top-p, min-p, temperature, draw; banned tokens are never chosen, and must not be the whole vocabulary
+// free it with llama_sampler_free()
+LLAMA_API struct llama_sampler * vp_sampler_init(
+        const struct vp_sampler_params * params,
+        int32_t             n_vocab,
+        const llama_token * banned,
+        int32_t             n_banned);
+
+// a token by the logits of a row of the last call, -1 for its last one; the caller checks that they are finite
+LLAMA_API int32_t vp_sampler_sample(struct llama_sampler * sampler, struct vp_context * ctx, int32_t i_row, llama_token * token);
+
+//
+// pictures: the functions of mtmd that let exceptions pass, with exceptions caught
+//
+
+struct mtmd_bitmap;
+struct mtmd_input_chunks;
+
+// a copy of RGB pixels, [ny][nx][3]; without data only tokens can be counted
+LLAMA_API struct mtmd_bitmap * vp_bitmap_init(uint32_t nx, uint32_t ny, const unsigned char * data);
+
+LLAMA_API struct mtmd_input_chunks * vp_input_chunks_init(void);
+
 enum vp_vision_encoder {
-    VP_VISION_ENCODER_REFERENCE = 0, // class token first, all stored layers: what LLaVA was trained with
+    VP_VISION_ENCODER_REFERENCE = 0, // class token first, all stored layers of LLaVA: as models were trained
     VP_VISION_ENCODER_UPSTREAM  = 1, // as stock llama.cpp runs it
 };
 

@@ -32,11 +32,11 @@ void vp_hidden_rows::reserve(llama_context & lctx, int64_t n) {
     }
     vp_access::forget_graphs(lctx); // they read the old buffer
 
+    free.reserve(n_new);
+    owners.resize(n_new, 0);
     ctx    = std::move(new_ctx);
     buf    = std::move(new_buf);
     hidden = new_hidden;
-
-    owners.resize(n_new, 0);
     for (int64_t slot = n_old; slot < n_new; ++slot) {
         free.push_back(slot);
     }
@@ -49,6 +49,12 @@ int32_t vp_hidden_rows::take() {
     return slot;
 }
 
+void vp_hidden_rows::share(int32_t slot) {
+    if (slot >= 0) {
+        owners[slot]++;
+    }
+}
+
 void vp_hidden_rows::release(int32_t slot) {
     if (slot >= 0 && --owners[slot] == 0) {
         free.push_back(slot);
@@ -56,9 +62,9 @@ void vp_hidden_rows::release(int32_t slot) {
 }
 
 int32_t vp_hidden_rows::copy(int32_t slot) {
-    const int32_t res = take();
     std::vector<float> row(hidden->ne[0]);
     read(slot, row.data());
+    const int32_t res = take();
     ggml_backend_tensor_set(hidden, row.data(), res*hidden->nb[1], hidden->nb[1]);
     return res;
 }

@@ -17,8 +17,9 @@ public:
     // a slot for one row, with one owner; there must be room
     int32_t take();
 
-    void share  (int32_t slot) { owners[slot]++; }
-    void release(int32_t slot); // -1 is no slot
+    // one owner more, one less; -1 is no slot
+    void share  (int32_t slot);
+    void release(int32_t slot);
 
     // a new slot with a copy of another one; there must be room
     int32_t copy(int32_t slot);

@@ -102,20 +102,12 @@ static void forget_cells(vp_context & ctx, llama_seq_id id) {
 // making and freeing
 //
 
-static llama_seq_id take_id(vp_context & ctx) {
+static llama_seq_id unused_id(const vp_context & ctx) {
     const auto it = std::find(ctx.ids.begin(), ctx.ids.end(), false);
     if (it == ctx.ids.end()) {
         throw vp_error(VP_NO_SLOT, format("all %zu sequences of the context are in use", ctx.ids.size()));
     }
-    *it = true;
     return it - ctx.ids.begin();
-}
-
-static vp_sequence & new_sequence(vp_context & ctx, vp_seq * out) {
-    auto seq = std::make_shared<vp_sequence>();
-    seq->id = take_id(ctx);
-    *out = ctx.next_seq++;
-    return *(ctx.seqs[*out] = std::move(seq));
 }
 
 static void release_rows(vp_context & ctx, vp_sequence & seq) {
@@ -154,26 +146,40 @@ static void drop(vp_context & ctx, const vp_sequence_ptr & seq) {
     }
 }
 
+// make a sequence and let `fill` say what it starts with; if that throws there is no new sequence
+template <typename F>
+static int32_t new_sequence(vp_context & ctx, vp_seq * out, F && fill) {
+    const auto seq = std::make_shared<vp_sequence>();
+    seq->id = unused_id(ctx);
+    ctx.seqs.emplace(ctx.next_seq, seq);
+    ctx.ids[seq->id] = true;
+    try {
+        fill(*seq);
+    } catch (...) {
+        drop(ctx, seq);
+        throw;
+    }
+    *out = ctx.next_seq++;
+    return VP_OK;
+}
+
 int32_t vp_seq_new(struct vp_context * ctx, vp_seq * seq) {
-    return vp_guard(VP_ALLOC_FAILED, [&]() -> int32_t {
-        new_sequence(*ctx, seq);
-        return VP_OK;
-    });
+    return vp_guard(VP_ALLOC_FAILED, [&] { return new_sequence(*ctx, seq, [](vp_sequence &) {}); });
 }
 
 int32_t vp_seq_branch(struct vp_context * ctx, vp_seq parent, vp_seq * seq) {
     return vp_guard(VP_ALLOC_FAILED, [&]() -> int32_t {
         const auto src = ctx->get(parent);
         check(!src->parent, "a branch has no branches");
-        auto & res = new_sequence(*ctx, seq);
-        res.parent   = src;
-        res.n_parent = src->n_rows();
-        res.il_left.assign(res.n_parent, ctx->n_layer());
-        src->n_branches++;
-        if (!ctx->kv) {
-            llama_memory_seq_cp(llama_get_memory(ctx->lctx.get()), src->id, res.id, -1, -1);
-        }
-        return VP_OK;
+        return new_sequence(*ctx, seq, [&](vp_sequence & res) {
+            res.parent = src;
+            src->n_branches++;
+            res.n_parent = src->n_rows();
+            res.il_left.assign(res.n_parent, ctx->n_layer());
+            if (!ctx->kv) {
+                llama_memory_seq_cp(llama_get_memory(ctx->lctx.get()), src->id, res.id, -1, -1);
+            }
+        });
     });
 }
 
@@ -181,19 +187,17 @@ int32_t vp_seq_fork(struct vp_context * ctx, vp_seq src, vp_seq * seq) {
     return vp_guard(VP_ALLOC_FAILED, [&]() -> int32_t {
         const auto old = ctx->get(src);
         check(!old->parent, "a branch cannot be forked");
-        auto & res = new_sequence(*ctx, seq);
-        res.rows = old->rows;
-        for (const auto & row : res.rows) {
-            if (row.slot >= 0) {
+        return new_sequence(*ctx, seq, [&](vp_sequence & res) {
+            res.rows = old->rows;
+            for (const auto & row : res.rows) {
                 ctx->hidden.share(row.slot);
             }
-        }
-        if (ctx->kv) {
-            for_each_cell_of(*ctx, old->id, [&](uint32_t g, uint32_t cell, int32_t) { ctx->kv->mark(g, cell, res.id); });
-        } else {
-            llama_memory_seq_cp(llama_get_memory(ctx->lctx.get()), old->id, res.id, -1, -1);
-        }
-        return VP_OK;
+            if (ctx->kv) {
+                for_each_cell_of(*ctx, old->id, [&](uint32_t g, uint32_t cell, int32_t) { ctx->kv->mark(g, cell, res.id); });
+            } else {
+                llama_memory_seq_cp(llama_get_memory(ctx->lctx.get()), old->id, res.id, -1, -1);
+            }
+        });
     });
 }
 
@@ -402,7 +406,7 @@ int32_t vp_seq_settle(struct vp_context * ctx, vp_seq seq, const int32_t * rows,
             if (is_settled(i)) {
                 all[i].il_next = n_layer;
                 all[i].slot    = -1;
-            } else if (all[i].slot >= 0) {
+            } else {
                 ctx->hidden.share(all[i].slot);
             }
         }

@@ -7,10 +7,10 @@
 #include <stdexcept>
 #include <string>
 
-void vp_set_error(const std::string & message);
+LLAMA_API void vp_set_error(const std::string & message);
 
 // leave a message and return the status
-int32_t vp_fail(enum vp_status status, const std::string & message);
+LLAMA_API int32_t vp_fail(enum vp_status status, const std::string & message);
 
 // an exception with a status of its own
 struct vp_error : std::runtime_error {
