@@ -79,6 +79,18 @@ impl Policy for Switch {
         (1..n_layer).collect()
     }
 
+    fn key(&self) -> String {
+        format!("{:?}", self.state().experiment)
+    }
+
+    fn shared_key(&self) -> String {
+        match &self.state().experiment {
+            Experiment::Policy(config) => PolicyConfig::VisiPruner(config.clone()).shared_key(),
+            // what they do is done to text that follows a picture, or to vision once such text has judged it
+            Experiment::Dense | Experiment::Hide(_) | Experiment::DropFrom(_) => String::new(),
+        }
+    }
+
     fn build(&self, n_layer: usize, layout: &PromptLayout) -> Result<Box<dyn StagePolicy>, PolicyError> {
         let experiment = self.state().experiment.clone();
         Ok(match experiment {

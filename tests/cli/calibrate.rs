@@ -24,6 +24,29 @@ fn succeeded(ran: &Ran) {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
 }
 
+/// What a policy file says, without the comments, in which measured numbers stand.
+fn fields(path: &std::path::Path) -> Vec<String> {
+    let file = std::fs::read_to_string(path).expect("a file");
+    let lines = file.lines().filter(|line| !line.starts_with('#'));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn pictures_that_are_read_once_lead_to_the_same_policy() {
+    let folder = Folder::new();
+    let [once, anew] = ["once.toml", "anew.toml"].map(|name| folder.path(name));
+    let few = ["--questions", QUESTIONS, "--limit", "6", "--max-runs", "30"];
+    succeeded(&visipruner(&calibrate_with(text(&once), &few)));
+    let few = [&few[..], &["--no-prefix-cache"]].concat();
+    succeeded(&visipruner(&calibrate_with(text(&anew), &few)));
+    assert!(
+        fields(&once)
+            .iter()
+            .any(|line| line.starts_with("shallow_mid_layer = "))
+    );
+    assert_eq!(fields(&once), fields(&anew));
+}
+
 /// Few questions, few runs: what is checked is that all results say the same, and that the policy is one.
 #[test]
 fn the_policy_that_is_found_can_be_used() {

@@ -92,6 +92,10 @@ pub struct CalibratePromptArgs {
     /// Tokens of an answer that are compared, at most
     #[arg(short, long, value_name = "N", default_value_t = 16, value_parser = positive, allow_negative_numbers = true)]
     pub n_predict: usize,
+
+    /// Read a picture anew for every run; the policy is the same, up to what rounding decides
+    #[arg(long)]
+    pub no_prefix_cache: bool,
 }
 
 /// What is allowed, and how long the search may take.

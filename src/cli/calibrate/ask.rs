@@ -66,8 +66,7 @@ impl<'a> Asking<'a> {
             n_ctx: options
                 .n_ctx
                 .map(|n_ctx| if is_open { n_ctx.min(n_needed) } else { n_ctx }),
-            // What the policy does changes from run to run.
-            remember: false,
+            remember: !args.prompts.no_prefix_cache,
             ..options
         };
         let switch = Switch::default();
