@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release
+.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -13,6 +13,8 @@ help:
 	@echo 'make bench   benchmarks'
 	@echo 'make bench-7b           dense and pruned on the shape of LLaVA-1.5-7B, see docs/performance.md'
 	@echo 'make bench-questions    the second question about a picture, here and in stock llama.cpp'
+	@echo 'make models-check       this program and stock llama.cpp beside Hugging Face transformers, on small random models'
+	@echo 'make fixtures           what transformers makes of pictures, for the tests, see tests/transformers/README.md'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -84,3 +86,18 @@ bench-stock: setup
 	$(MAKE) --no-print-directory stock
 	target/release/visipruner bench -m $(MODEL) --mmproj $(MMPROJ) --stock target/stock/stock-eval \
 		--vision-encoder upstream $(FLAGS)
+
+# Small models of Hugging Face transformers, converted by llama.cpp's converters. FAMILIES names some of them.
+TRANSFORMERS := target/transformers
+FAMILIES     ?=
+
+$(TRANSFORMERS)/venv/installed: tests/transformers/requirements.txt
+	python3 -m venv $(TRANSFORMERS)/venv
+	$(TRANSFORMERS)/venv/bin/pip install --quiet -r $<
+	touch $@
+
+models-check: release $(TRANSFORMERS)/venv/installed
+	$(TRANSFORMERS)/venv/bin/python tests/transformers/models_check.py $(FAMILIES)
+
+fixtures: $(TRANSFORMERS)/venv/installed
+	$(TRANSFORMERS)/venv/bin/python tests/transformers/make_fixtures.py $(FAMILIES)
