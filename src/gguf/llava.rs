@@ -249,10 +249,12 @@ impl Tensors<'_> {
         self.linear(name, n_in, None)
     }
 
-    /// A convolution of 3x3 over each channel by itself.
+    /// A convolution of 3x3 over each channel by itself. The converter leaves out the dimension of 1.
     fn depthwise(&self, name: &str, n_channels: u64) -> Result<(), GgufError> {
         let tensor = self.need(name)?;
-        self.has_shape(tensor, &[3, 3, 1, n_channels])?;
+        if self.has_shape(tensor, &[3, 3, n_channels]).is_err() {
+            self.has_shape(tensor, &[3, 3, 1, n_channels])?;
+        }
         self.has_type(tensor, &[GgmlType::F32, GgmlType::F16])
     }
 }

@@ -290,7 +290,7 @@ impl Gguf {
     }
 
     /// An error about this file.
-    fn error(&self, problem: Problem) -> GgufError {
+    pub(crate) fn error(&self, problem: Problem) -> GgufError {
         GgufError {
             path: self.path.clone(),
             problem,

@@ -167,6 +167,6 @@ impl Encoder<'_> {
     fn depthwise(&mut self, name: &str, n_channels: usize) {
         let weights = Weights::centred(1.0 / 3.0);
         self.plan
-            .tensor(name, &[3, 3, 1, n_channels], GgmlType::F16, weights);
+            .tensor(name, &[3, 3, n_channels], GgmlType::F16, weights);
     }
 }

@@ -19,7 +19,7 @@ fn inspect(pair: &mut Pair, request: &Request) -> (Option<(usize, usize)>, Vec<I
     let layers = inspector
         .layers(&prompt, 2, &CancelHandle::default(), ignore)
         .expect("measures");
-    (prompt.grid(0), layers.expect("nothing stopped it"))
+    (prompt.media()[0].grid, layers.expect("nothing stopped it"))
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Inspecting<'_> {
             .enumerate()
         {
             let n_tokens = spans[i].len();
-            let grid = prompt.grid(i).ok_or_else(|| {
+            let grid = prompt.media()[i].grid.ok_or_else(|| {
                 Error::Usage(format!(
                     "{name} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture"
                 ))

@@ -377,7 +377,7 @@ pub(super) const MAX_THREADS: u32 = 512;
 /// llama.cpp marks at most 256 (llama-cparams.h: LLAMA_MAX_SEQ@0.1.161); each that is at work may need two.
 const MAX_SEQUENCES: u32 = 64;
 /// Far more than any encoder makes; keeps pixels counted in 32 bits.
-const MAX_IMAGE_TOKENS: u32 = 65_536;
+pub(crate) const MAX_IMAGE_TOKENS: u32 = 65_536;
 /// Upstream rounds up to 256 and multiplies in 32 bits.
 const MAX_CTX: u32 = 1 << 24;
 

@@ -67,6 +67,9 @@ pub struct MediaSpan {
     pub tile: usize,
     /// What it is.
     pub kind: MediaKind,
+    /// Columns and rows of the grid that the tokens form, line by line from the upper left; `None` if they form none.
+    /// In the map of a LLaVA-1.6 picture (tile 1) the last column is that of newlines, which show nothing.
+    pub grid: Option<(usize, usize)>,
     /// Of pixels and encoder.
     pub(crate) hash: u64,
 }
@@ -134,23 +137,6 @@ impl EncodedPrompt {
         &self.embd
     }
 
-    /// Columns and rows of the grid that the tokens of an image form, line by line from the upper left. Images count
-    /// from 0, and so do the tiles that some projectors cut an image into.
-    ///
-    /// With M-RoPE the tokens' positions say so; otherwise the tokens form a square, if they can.
-    pub fn grid(&self, image: usize) -> Option<(usize, usize)> {
-        let span = self.layout.vision.get(image)?.clone();
-        let n_tokens = span.len();
-        if self.n_pos_per_embd == 1 {
-            let side = n_tokens.isqrt();
-            return (side * side == n_tokens).then_some((side, side));
-        }
-        let x = |row: usize| self.pos[row * self.n_pos_per_embd + 2];
-        let first = x(span.start);
-        let n_cols = 1 + span.skip(1).take_while(|&row| x(row) != first).count();
-        (n_tokens % n_cols == 0).then_some((n_cols, n_tokens / n_cols))
-    }
-
     /// How long templating, tokenizing and encoding took.
     pub fn encode_time(&self) -> Duration {
         self.encode_time
@@ -167,36 +153,57 @@ impl EncodedPrompt {
     pub(crate) fn push_text(&mut self, tokens: &[i32]) {
         for &token in tokens {
             self.token.push(token);
-            // With M-RoPE text has the same time, y and x, and 0 in the fourth section: llama-batch.cpp@0.1.161
-            // expands it so.
-            let sections = [self.next_pos, self.next_pos, self.next_pos, 0];
-            self.pos.extend_from_slice(&sections[..self.n_pos_per_embd]);
-            self.next_pos += 1;
+            self.push_pos();
         }
         self.layout.n_rows = self.token.len();
     }
 
     /// Adds a picture or a tile of one.
     pub(crate) fn push_image(&mut self, image: &ffi::ImageChunk<'_>, embd: &[f32], shown: Shown) {
-        let (begin, n_tokens) = (self.token.len(), image.n_tokens());
+        let n_tokens = image.n_tokens();
+        if self.n_pos_per_embd == 1 {
+            let grid = square(n_tokens);
+            self.pos.extend(self.next_pos..self.next_pos + n_tokens as i32);
+            self.push_vision(embd, n_tokens, grid, shown);
+        } else {
+            let positions = image.mrope_positions(self.next_pos);
+            self.pos.extend(positions.as_flattened());
+            self.push_vision(embd, n_tokens, grid_of(&positions), shown);
+        }
+        self.next_pos += image.n_pos();
+    }
+
+    /// Adds the map that tiles of a picture form: `[rows][columns][n_embd_inp]`, at the positions that follow.
+    pub(crate) fn push_map(&mut self, embd: &[f32], grid: (usize, usize), shown: Shown) {
+        let n_tokens = grid.0 * grid.1;
+        for _ in 0..n_tokens {
+            self.push_pos();
+        }
+        self.push_vision(embd, n_tokens, Some(grid), shown);
+    }
+
+    fn push_vision(&mut self, embd: &[f32], n_tokens: usize, grid: Option<(usize, usize)>, shown: Shown) {
+        let begin = self.token.len();
         self.media.push(MediaSpan {
             rows: begin..begin + n_tokens,
             item: shown.item,
             tile: shown.tile,
             kind: MediaKind::Image,
+            grid,
             hash: shown.hash,
         });
         self.token.resize(begin + n_tokens, -1);
         self.embd.extend_from_slice(embd);
-        if self.n_pos_per_embd == 1 {
-            self.pos.extend(self.next_pos..self.next_pos + n_tokens as i32);
-        } else {
-            self.pos
-                .extend(image.mrope_positions(self.next_pos).as_flattened());
-        }
-        self.next_pos += image.n_pos();
         self.layout.vision.push(begin..begin + n_tokens);
         self.layout.n_rows = self.token.len();
+    }
+
+    /// A position of its own. With M-RoPE it has the same time, y and x, and 0 in the fourth section, as llama-batch.cpp@0.1.161
+    /// expands those of text.
+    fn push_pos(&mut self) {
+        let sections = [self.next_pos, self.next_pos, self.next_pos, 0];
+        self.pos.extend_from_slice(&sections[..self.n_pos_per_embd]);
+        self.next_pos += 1;
     }
 
     /// What was added since the last turn's answer is a turn, with its answer if it has one.
@@ -265,6 +272,22 @@ impl EncodedPrompt {
     }
 }
 
+/// Without positions to tell, tokens form a square, if they can.
+fn square(n_tokens: usize) -> Option<(usize, usize)> {
+    let side = n_tokens.isqrt();
+    (side * side == n_tokens).then_some((side, side))
+}
+
+/// With M-RoPE the positions (time, y, x, other) tell: a line ends where x is as at its beginning.
+fn grid_of(positions: &[[i32; 4]]) -> Option<(usize, usize)> {
+    let (first, rest) = positions.split_first()?;
+    let n_columns = 1 + rest.iter().take_while(|position| position[2] != first[2]).count();
+    let n_tokens = positions.len();
+    n_tokens
+        .is_multiple_of(n_columns)
+        .then_some((n_columns, n_tokens / n_columns))
+}
+
 /// What a chunk of vision tokens shows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shown {
@@ -279,20 +302,17 @@ mod tests {
 
     #[test]
     fn grids_are_squares_or_what_mrope_says() {
-        let mut prompt = EncodedPrompt::new(1, false);
-        prompt.layout.vision = vec![0..9, 9..17];
-        assert_eq!(
-            [0, 1, 2].map(|image| prompt.grid(image)),
-            [Some((3, 3)), None, None]
-        );
-
-        let mut prompt = EncodedPrompt::new(4, false);
-        prompt.push_text(&[5]);
-        for (y, x) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
-            prompt.pos.extend([1, 1 + y, 1 + x, 0]);
-        }
-        prompt.layout.vision = std::iter::once(1..7).collect();
-        assert_eq!(prompt.grid(0), Some((3, 2)));
+        assert_eq!([9, 8].map(square), [Some((3, 3)), None]);
+        let lines = [
+            [1, 0, 0, 0],
+            [1, 0, 1, 0],
+            [1, 0, 2, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [1, 1, 2, 0],
+        ];
+        assert_eq!(grid_of(&lines), Some((3, 2)));
+        assert_eq!((grid_of(&lines[..5]), grid_of(&[])), (None, None));
     }
 
     #[test]

@@ -42,6 +42,13 @@ impl Image {
         Ok(Self { width, height, data })
     }
 
+    /// A picture whose length follows from its sides.
+    #[cfg_attr(not(feature = "native"), allow(dead_code))]
+    pub(super) fn from_checked(width: u32, height: u32, data: Vec<u8>) -> Self {
+        debug_assert_eq!(data.len(), width as usize * height as usize * 3);
+        Self { width, height, data }
+    }
+
     /// Pixels per row.
     pub fn width(&self) -> u32 {
         self.width

@@ -3,6 +3,8 @@
 mod image;
 
 #[cfg(feature = "native")]
+mod fit;
+#[cfg(feature = "native")]
 mod picture_cache;
 #[cfg(feature = "native")]
 mod projector;

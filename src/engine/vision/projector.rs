@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::fit::{Fit, Size};
 use super::image::{Image, check_size};
 use super::picture_cache::{Encoded, PictureCache, Tile};
 use crate::engine::cache::hash;
 use crate::engine::model::{load_native, vision_shape};
-use crate::engine::options::{FlashAttention, ProjectorOptions, VisionEncoder};
+use crate::engine::options::{FlashAttention, MAX_IMAGE_TOKENS, ProjectorOptions, VisionEncoder};
 use crate::engine::prompt::template::RenderedTurn;
 use crate::engine::prompt::{EncodedBy, EncodedPrompt, Part, Shown};
 use crate::engine::{Error, Model, n_threads};
@@ -24,6 +25,8 @@ pub struct Projector {
     gguf: Gguf,
     shape: ProjectorShape,
     encoder: VisionEncoder,
+    /// How pictures are fitted to it; `None` where mtmd does it.
+    fit: Option<Fit>,
     /// Layers that every image (or tile of one) goes through.
     n_encoder_layers: usize,
     load_time: Duration,
@@ -56,12 +59,21 @@ impl Projector {
                 model_width,
             });
         }
+        let fit = match options.encoder {
+            VisionEncoder::Reference => Fit::of(&gguf, &shape, options)?,
+            VisionEncoder::Upstream => None,
+        };
+        let (image_min_tokens, image_max_tokens) = match fit {
+            // mtmd leaves a picture that was fitted as it is
+            Some(_) => (Some(1), Some(MAX_IMAGE_TOKENS)),
+            None => (options.image_min_tokens, options.image_max_tokens),
+        };
         let params = ffi::ProjectorParams {
             use_gpu: options.use_gpu,
             n_threads: n_threads(options.n_threads),
             flash_attn: options.flash_attn.into(),
-            image_min_tokens: options.image_min_tokens.map(|n| n as i32),
-            image_max_tokens: options.image_max_tokens.map(|n| n as i32),
+            image_min_tokens: image_min_tokens.map(|n| n as i32),
+            image_max_tokens: image_max_tokens.map(|n| n as i32),
             upstream_encoder: options.encoder == VisionEncoder::Upstream,
         };
         let native = load_native(path, progress, |c_path, progress| {
@@ -79,6 +91,7 @@ impl Projector {
             model: model.clone(),
             gguf,
             shape,
+            fit,
             n_encoder_layers,
             encoder: options.encoder,
             load_time: began.elapsed(),
@@ -122,22 +135,35 @@ impl Projector {
     /// [`Error::ImageSize`], or [`Error::Encode`] if it cannot be fitted to the encoder.
     pub fn image_tokens(&self, width: u32, height: u32) -> Result<usize, Error> {
         check_size(width, height)?;
-        let failed = |error: ffi::Error| Error::Encode {
+        let failed = |reason: String| Error::Encode {
             index: 0,
             width,
             height,
-            reason: error.message,
+            reason,
         };
-        let bitmap = ffi::Bitmap::placeholder(width, height).map_err(failed)?;
-        let chunks = self
-            .native
-            .tokenize(&[ffi::Part::Image(&bitmap)], true)
-            .map_err(failed)?;
-        let n_tokens = chunks.iter().map(|chunk| match chunk {
-            ffi::Chunk::Text(_) => 0,
-            ffi::Chunk::Image(image) => image.n_tokens(),
+        let picture = Size { width, height };
+        let Some(fit) = &self.fit else {
+            return Ok(self.tiles_of_mtmd(picture).map_err(failed)?.into_iter().sum());
+        };
+        let (n_tiles, size) = fit.tile_size(picture).map_err(failed)?;
+        let per_tile: usize = self.tiles_of_mtmd(size).map_err(failed)?.into_iter().sum();
+        Ok(match fit.map(picture, per_tile) {
+            Some(map) => per_tile + map.n_rows(),
+            None => n_tiles * per_tile,
+        })
+    }
+
+    /// The tiles that mtmd makes of a picture: tokens of each.
+    fn tiles_of_mtmd(&self, size: Size) -> Result<Vec<usize>, String> {
+        let words = |error: ffi::Error| error.message;
+        let bitmap = ffi::Bitmap::placeholder(size.width, size.height).map_err(words)?;
+        let part = ffi::Part::Image(&bitmap);
+        let chunks = self.native.tokenize(&[part], true).map_err(words)?;
+        let n_tokens = chunks.iter().filter_map(|chunk| match chunk {
+            ffi::Chunk::Text(_) => None,
+            ffi::Chunk::Image(image) => Some(image.n_tokens()),
         });
-        Ok(n_tokens.sum())
+        Ok(n_tokens.collect())
     }
 
     /// Encodes an image: its embeddings as the language model gets them, `[image_tokens][n_embd]`.
@@ -181,72 +207,94 @@ impl Projector {
         images: &[Image],
         mut on_encoded: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<EncodedPrompt>, Error> {
-        let chunks = self.chunks(&turns, images)?;
-        // A large image may be cut into tiles, each a chunk of its own.
-        let n_chunks = chunks
+        let pictures: Vec<_> = images
             .iter()
-            .flat_map(ffi::Chunks::iter)
-            .filter(|chunk| matches!(chunk, ffi::Chunk::Image(_)))
-            .count();
+            .enumerate()
+            .map(|(i, image)| self.picture(i, image))
+            .collect::<Result<_, _>>()?;
+        let chunks = self.chunks(&turns, &pictures)?;
+        let n_tiles: usize = pictures.iter().map(|picture| picture.n_tiles).sum();
+        let n_steps = n_tiles * self.n_encoder_layers;
         let mut prompt = EncodedPrompt::new(self.model.native().n_pos_per_embd(), self.uses_non_causal());
         prompt.encoded_by = Some(self.facts());
-        let n_steps = n_chunks * self.n_encoder_layers;
-        let tiles = Tiles {
-            images,
-            hashes: images.iter().map(|image| self.hash_of(image)).collect(),
-            n_chunks,
-        };
-        let (mut n_encoded, mut fresh) = (0, Vec::new());
+        let (mut n_encoded, mut coming) = (0, pictures.iter());
+        let mut open: Option<Open<'_>> = None;
         for (turn, chunks) in turns.into_iter().zip(&chunks) {
             for chunk in chunks.iter() {
-                let image = match chunk {
+                let chunk = match chunk {
+                    // mtmd takes the tiles for pictures of their own, and puts what stands between two of them there
+                    ffi::Chunk::Text(_) if open.is_some() && self.fit.is_some() => continue,
                     ffi::Chunk::Text(tokens) => {
                         prompt.push_text(tokens);
                         continue;
                     }
-                    ffi::Chunk::Image(image) => image,
+                    ffi::Chunk::Image(chunk) => chunk,
+                };
+                let Some(mut picture) = open.take().or_else(|| coming.next().map(Open::new)) else {
+                    continue;
                 };
                 let n_done = n_encoded * self.n_encoder_layers;
                 if on_encoded(n_done, n_steps).is_break() {
                     return Ok(None);
                 }
                 let mut on_layer = |il: usize| on_encoded((n_done + il).min(n_steps), n_steps).is_continue();
-                let place = tiles.place(n_encoded);
-                if !self.push_tile(&mut prompt, &image, &place, &mut fresh, &mut on_layer)? {
+                if !self.push_tile(&mut prompt, &chunk, &mut picture, &mut on_layer)? {
                     return Ok(None);
                 }
                 n_encoded += 1;
+                if picture.is_complete() {
+                    self.close(&mut prompt, picture);
+                } else {
+                    open = Some(picture);
+                }
             }
             let answer = turn.answer.map(|answer| self.model.answer_tokens(answer));
             prompt.end_turn(answer.transpose()?.as_deref());
         }
-        if n_chunks > 0 && on_encoded(n_steps, n_steps).is_break() {
+        if n_tiles > 0 && on_encoded(n_steps, n_steps).is_break() {
             return Ok(None);
         }
         Ok(Some(prompt))
     }
 
-    /// The chunks of each turn.
-    fn chunks(&self, turns: &[RenderedTurn], images: &[Image]) -> Result<Vec<ffi::Chunks>, Error> {
-        let bitmap = |(i, image): (usize, &Image)| {
-            let bitmap = ffi::Bitmap::rgb8(image.width(), image.height(), image.data());
-            bitmap.map_err(|error| encode_error(i, image, &error))
+    /// A picture as mtmd gets it.
+    fn picture<'a>(&self, index: usize, image: &'a Image) -> Result<Picture<'a>, Error> {
+        let failed = |reason: String| encode_error(index, image, reason);
+        let bitmap = |tile: &Image| {
+            let bitmap = ffi::Bitmap::rgb8(tile.width(), tile.height(), tile.data());
+            bitmap.map_err(|error| failed(error.message))
         };
-        let bitmaps = images
-            .iter()
-            .enumerate()
-            .map(bitmap)
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut next_bitmap = bitmaps.iter();
+        let bitmaps = match &self.fit {
+            Some(fit) => fit.tiles(image).map_err(failed)?.iter().map(bitmap).collect(),
+            None => bitmap(image).map(|bitmap| vec![bitmap]),
+        }?;
+        let n_tiles = match &self.fit {
+            Some(_) => bitmaps.len(),
+            None => self.tiles_of_mtmd(Size::of(image)).map_err(failed)?.len(),
+        };
+        Ok(Picture {
+            image,
+            index,
+            hash: self.hash_of(image),
+            bitmaps,
+            n_tiles,
+        })
+    }
+
+    /// The chunks of each turn.
+    fn chunks(&self, turns: &[RenderedTurn], pictures: &[Picture<'_>]) -> Result<Vec<ffi::Chunks>, Error> {
+        let mut coming = pictures.iter();
         let mut of_turn = |(i, turn): (usize, &RenderedTurn)| {
-            let parts: Vec<_> = turn
-                .parts
-                .iter()
-                .filter_map(|part| match part {
-                    Part::Text(text) => Some(ffi::Part::Text(text)),
-                    Part::Image => next_bitmap.next().map(ffi::Part::Image),
-                })
-                .collect();
+            let mut parts = Vec::new();
+            for part in &turn.parts {
+                match part {
+                    Part::Text(text) => parts.push(ffi::Part::Text(text)),
+                    Part::Image => {
+                        let bitmaps = coming.next().map(|picture| &picture.bitmaps);
+                        parts.extend(bitmaps.into_iter().flatten().map(ffi::Part::Image));
+                    }
+                }
+            }
             self.native
                 .tokenize(&parts, i == 0)
                 .map_err(|error| Error::Tokenize {
@@ -267,92 +315,117 @@ impl Projector {
         ))
     }
 
-    /// Adds a picture or a tile of one to a prompt, from the cache if it is there. `fresh` holds the tiles of its picture
-    /// that were encoded so far. Returns whether to go on.
+    /// Adds a tile of a picture to a prompt, from the cache if it is there. Those that form a map are added when all of them
+    /// are there. Returns whether to go on.
     fn push_tile(
         &mut self,
         prompt: &mut EncodedPrompt,
         chunk: &ffi::ImageChunk<'_>,
-        place: &Place<'_>,
-        fresh: &mut Vec<Tile>,
+        open: &mut Open<'_>,
         on_layer: &mut dyn FnMut(usize) -> bool,
     ) -> Result<bool, Error> {
-        let n_embd_inp = self.model.native().n_embd_inp();
-        let of_image = place.of_image.filter(|_| self.cache.is_on());
-        if let Some((i, _)) = of_image
-            && let Some(tile) = self.cache.get(place.image).and_then(|kept| kept.tiles.get(i))
-            && tile.embd.len() == chunk.n_tokens() * n_embd_inp
-        {
-            prompt.push_image(chunk, &tile.embd, place.shown);
-            prompt.saved_time += tile.took;
-            return Ok(true);
-        }
-        let began = Instant::now();
-        let embd = match self.native.encode(chunk, on_layer) {
-            Ok(embd) => embd,
-            Err(error) if error.status == Status::Aborted => return Ok(false),
-            Err(error) => return Err(encode_error(place.index, place.image, &error)),
-        };
-        prompt.push_image(chunk, embd, place.shown);
-        let Some((i, n_tiles)) = of_image else {
-            return Ok(true);
-        };
-        fresh.push(Tile {
-            embd: embd.to_vec(),
-            took: began.elapsed(),
-        });
-        if i + 1 == n_tiles {
-            let tiles = std::mem::take(fresh);
-            if tiles.len() == n_tiles {
-                let image = place.image.clone();
-                self.cache.put(Encoded { image, tiles });
+        let (picture, i_tile) = (open.picture, open.tiles.len());
+        let kept = self
+            .cache
+            .get(picture.image)
+            .and_then(|kept| kept.tiles.get(i_tile));
+        let n_values = chunk.n_tokens() * self.model.native().n_embd_inp();
+        let tile = match kept.filter(|kept| kept.embd.len() == n_values) {
+            Some(kept) => {
+                prompt.saved_time += kept.took;
+                kept.clone()
             }
+            None => {
+                let began = Instant::now();
+                let embd = match self.native.encode(chunk, on_layer) {
+                    Ok(embd) => embd.to_vec(),
+                    Err(error) if error.status == Status::Aborted => return Ok(false),
+                    Err(error) => return Err(encode_error(picture.index, picture.image, error.message)),
+                };
+                open.is_fresh = true;
+                let took = began.elapsed();
+                Tile { embd, took }
+            }
+        };
+        let map = self
+            .fit
+            .as_ref()
+            .and_then(|fit| fit.map(picture.size(), chunk.n_tokens()));
+        if map.is_none() || i_tile == 0 {
+            prompt.push_image(chunk, &tile.embd, picture.shown(i_tile));
         }
+        open.tiles.push(tile);
         Ok(true)
+    }
+
+    /// The end of a picture: its map, if its tiles form one, and a place in the cache.
+    fn close(&mut self, prompt: &mut EncodedPrompt, open: Open<'_>) {
+        let Open {
+            picture,
+            tiles,
+            is_fresh,
+        } = open;
+        let rows_per_tile = tiles[0].embd.len() / self.model.native().n_embd_inp();
+        let map = self
+            .fit
+            .as_ref()
+            .and_then(|fit| fit.map(picture.size(), rows_per_tile));
+        if let Some(map) = map.filter(|map| map.n_rows() > 0) {
+            let behind_overview: Vec<_> = tiles[1..].iter().map(|tile| tile.embd.as_slice()).collect();
+            prompt.push_map(&map.merge(&behind_overview), map.grid(), picture.shown(1));
+        }
+        if is_fresh && self.cache.is_on() {
+            let image = picture.image.clone();
+            self.cache.put(Encoded { image, tiles });
+        }
     }
 }
 
-/// The pictures of a prompt and the chunks that they became: a large one may be cut into tiles, which follow each other.
-struct Tiles<'a> {
-    images: &'a [Image],
-    /// Of the images.
-    hashes: Vec<u64>,
-    n_chunks: usize,
-}
-
-/// What a chunk shows.
-struct Place<'a> {
-    /// Its picture; where several are cut into tiles, only likely so.
+/// A picture of a prompt.
+struct Picture<'a> {
     image: &'a Image,
-    /// The number of that.
+    /// Which of the request's pictures it is.
     index: usize,
-    /// Which of its picture's tiles it is, and of how many; `None` where it is not sure.
-    of_image: Option<(usize, usize)>,
-    shown: Shown,
+    hash: u64,
+    /// What mtmd gets: the tiles that were cut here, or the picture itself.
+    bitmaps: Vec<ffi::Bitmap>,
+    /// Chunks that mtmd makes of it.
+    n_tiles: usize,
 }
 
-impl<'a> Tiles<'a> {
-    fn place(&self, i_chunk: usize) -> Place<'a> {
-        let index = i_chunk * self.images.len() / self.n_chunks;
-        let first = (index * self.n_chunks).div_ceil(self.images.len());
-        Place {
-            image: &self.images[index],
-            index,
-            of_image: match self.images.len() {
-                1 => Some((i_chunk, self.n_chunks)),
-                n_images if n_images == self.n_chunks => Some((0, 1)),
-                _ => None,
-            },
-            shown: Shown {
-                item: index,
-                tile: i_chunk - first,
-                // where it is not sure what a tile shows, it is all pictures together
-                hash: match self.images.len() {
-                    n_images if n_images == 1 || n_images == self.n_chunks => self.hashes[index],
-                    _ => hash(&(&self.hashes, i_chunk)),
-                },
-            },
+impl Picture<'_> {
+    fn size(&self) -> Size {
+        Size::of(self.image)
+    }
+
+    fn shown(&self, tile: usize) -> Shown {
+        Shown {
+            item: self.index,
+            tile,
+            hash: self.hash,
         }
+    }
+}
+
+/// A picture of which some tiles are encoded.
+struct Open<'a> {
+    picture: &'a Picture<'a>,
+    tiles: Vec<Tile>,
+    /// Whether one of them did not come from the cache.
+    is_fresh: bool,
+}
+
+impl<'a> Open<'a> {
+    fn new(picture: &'a Picture<'a>) -> Self {
+        Self {
+            picture,
+            tiles: Vec::new(),
+            is_fresh: false,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.tiles.len() == self.picture.n_tiles
     }
 }
 
@@ -375,11 +448,11 @@ impl From<FlashAttention> for ffi::FlashAttention {
     }
 }
 
-fn encode_error(index: usize, image: &Image, error: &ffi::Error) -> Error {
+fn encode_error(index: usize, image: &Image, reason: String) -> Error {
     Error::Encode {
         index,
         width: image.width(),
         height: image.height(),
-        reason: error.message.clone(),
+        reason,
     }
 }

@@ -60,8 +60,6 @@ class Family:
     """One family. A subclass says how its model is made, how a picture is fitted, and which tokens stand for it."""
 
     name = None
-    # Its pictures are right in this program: `make models-check` fails if they are not.
-    is_right = False
     # Whose language model it shares.
     model_of = None
     # Whether the prompt begins with a token of its own.

@@ -14,7 +14,6 @@ TILE, LONGEST_EDGE = 64, 128
 
 class SmolVlm(Family):
     name = "smolvlm"
-    is_right = True
     pictures = ("64x64", "100x40", "40x128", "150x130")
     prompt = "<|im_start|>User:<image>What is this?<end_of_utterance>\nAssistant:"
     prompt_three = "<|im_start|>User:<image>and <image>and <image>What differs?<end_of_utterance>\nAssistant:"

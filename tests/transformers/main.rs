@@ -1,0 +1,177 @@
+//! Every family's pictures as transformers gives them to its language model: rows, tokens, logits (README.md).
+#![cfg(all(feature = "native", feature = "cli"))]
+
+use std::ops::ControlFlow::Continue;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use visipruner::engine::{
+    EncodedPrompt, FlashAttention, Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt,
+    Request, Sampling, Session, SessionOptions, encode,
+};
+use visipruner::policy::PolicyConfig;
+
+/// What F16 comes to, in standard deviations of the logits.
+const TOLERANCE: f32 = 5e-3;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transformers/fixtures")
+}
+
+struct Family {
+    folder: PathBuf,
+    meta: Value,
+    model: Model,
+    projector: Projector,
+}
+
+impl Family {
+    fn load(name: &str) -> Self {
+        let folder = fixtures().join(name);
+        let meta = std::fs::read_to_string(folder.join("meta.json")).expect("a file");
+        let meta: Value = serde_json::from_str(&meta).expect("JSON");
+        let file = |key: &str| folder.join(meta[key].as_str().expect("a path"));
+        let model =
+            Model::load(file("model"), &ModelOptions::default(), |_| Continue(())).expect("the model loads");
+        let options = ProjectorOptions {
+            n_threads: Some(1),
+            flash_attn: FlashAttention::Off,
+            ..ProjectorOptions::default()
+        };
+        let projector =
+            Projector::load(file("mmproj"), &model, &options, |_| Continue(())).expect("the projector loads");
+        Self {
+            folder,
+            meta,
+            model,
+            projector,
+        }
+    }
+
+    fn encode(&mut self, prompt: &str, pictures: &[&str]) -> (Request, EncodedPrompt) {
+        let prompt = self.meta[prompt].as_str().expect("a prompt");
+        let request = Request {
+            images: pictures.iter().map(|name| read(name)).collect(),
+            n_predict: 1,
+            sampling: Sampling {
+                temp: 0.0,
+                ..Sampling::default()
+            },
+            report_logits: true,
+            ..Request::new(Prompt::raw(prompt))
+        };
+        let encoded = encode(&self.model, Some(&mut self.projector), &request, |_| Continue(()));
+        let encoded = encoded.expect("it is encoded").expect("it is not stopped");
+        (request, encoded)
+    }
+
+    fn check_tokens(&self, encoded: &EncodedPrompt, facts: &Value, what: &str) {
+        let expected: Vec<i64> = facts["token_ids"]
+            .as_array()
+            .expect("tokens")
+            .iter()
+            .map(|token| token.as_i64().expect("a token"))
+            .collect();
+        let ours: Vec<i64> = encoded.tokens().iter().map(|&token| token.into()).collect();
+        assert_eq!(ours, expected, "{what}");
+    }
+
+    fn check_logits(&self, session: &mut Session, asked: &(Request, EncodedPrompt), file: &str) {
+        let (request, encoded) = asked;
+        let outcome = session
+            .generate_encoded(encoded, request, |_| Continue(()))
+            .expect("an answer");
+        let ours = outcome.report.logits.expect("logits");
+        let expected = read_npy(&self.folder.join(file));
+        assert_eq!(ours.len(), expected.len());
+        let most = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        let most = most.fold(0.0, f32::max) / deviation(&expected);
+        assert!(
+            most <= TOLERANCE,
+            "{} {file}: off by {most:.1e}",
+            self.folder.display()
+        );
+    }
+}
+
+fn check(family: &str) {
+    let mut family = Family::load(family);
+    let options = SessionOptions {
+        policy: PolicyConfig::Off,
+        n_threads: Some(1),
+        flash_attn: FlashAttention::Off,
+        type_k: KvType::F32,
+        type_v: KvType::F32,
+        ..SessionOptions::default()
+    };
+    let mut session = Session::new(&family.model, options).expect("a session");
+    let pictures = family.meta["pictures"].as_object().expect("pictures").clone();
+    for (name, facts) in &pictures {
+        let what = format!("{} {name}", family.folder.display());
+        let asked = family.encode("prompt", &[name]);
+        family.check_tokens(&asked.1, facts, &what);
+        let expected = read_npy(&family.folder.join(format!("{name}.vision.npy")));
+        check_rows(asked.1.embeddings(), &expected, facts, &what);
+        let image = read(name);
+        let n_tokens = family.projector.image_tokens(image.width(), image.height());
+        assert_eq!(facts["n_rows"], n_tokens.expect("a number"), "{what}");
+        family.check_logits(&mut session, &asked, &format!("{name}.logits.npy"));
+    }
+    let three: Vec<String> = family.meta["three"]["pictures"]
+        .as_array()
+        .expect("names")
+        .iter()
+        .map(|name| name.as_str().expect("a name").to_owned())
+        .collect();
+    let names: Vec<&str> = three.iter().map(String::as_str).collect();
+    let asked = family.encode("prompt_three", &names);
+    family.check_tokens(&asked.1, &family.meta["three"], "three pictures");
+    family.check_logits(&mut session, &asked, "three.logits.npy");
+}
+
+/// Each vision row points where transformers' points.
+fn check_rows(ours: &[f32], expected: &[f32], facts: &Value, what: &str) {
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    let n_rows = facts["n_rows"].as_u64().expect("a number") as usize;
+    let n_embd = expected.len() / n_rows;
+    for (i, (a, b)) in ours.chunks(n_embd).zip(expected.chunks(n_embd)).enumerate() {
+        let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
+        let cos = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        assert!(cos >= 0.9999, "{what}, row {i}: cosine {cos:.6}");
+    }
+}
+
+fn read(name: &str) -> Image {
+    let picture = image::open(fixtures().join(format!("{name}.png"))).expect("a picture");
+    let picture = picture.into_rgb8();
+    Image::from_rgb8(picture.width(), picture.height(), picture.into_raw()).expect("pixels")
+}
+
+/// The numbers of a file of NumPy's, which are little-endian F32: behind 10 bytes and a header of the length that the last two
+/// of them say.
+fn read_npy(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).expect("a file");
+    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert!(bytes[10..10 + header].windows(5).any(|text| text == b"'<f4'"));
+    let numbers = bytes[10 + header..].chunks_exact(4);
+    numbers
+        .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+        .collect()
+}
+
+fn deviation(values: &[f32]) -> f32 {
+    let n = values.len() as f32;
+    let mean = values.iter().sum::<f32>() / n;
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / n).sqrt()
+}
+
+macro_rules! families {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            check(stringify!($name));
+        })*
+    };
+}
+
+families!(gemma3 internvl llava15 llava16 mobilevlm1 mobilevlm2 pixtral qwen25vl qwen2vl qwen3vl smolvlm);
