@@ -48,6 +48,17 @@ struct Turn {
     answer: Answer,
 }
 
+impl Turn {
+    fn new(asked: Message, answer: Answer) -> Turn {
+        Turn {
+            before: Vec::new(),
+            asked,
+            after: Vec::new(),
+            answer,
+        }
+    }
+}
+
 /// Draws conversations.
 struct Draw(Rng);
 
@@ -239,6 +250,11 @@ impl Table<'_> {
         Some((expected, answer.tokens))
     }
 
+    /// Asks a question that the definition does not come near to a threshold with.
+    fn ask_safely(&mut self, thread: &mut Thread, message: &Message, name: &str) {
+        self.ask(thread, message, name).expect("far from every threshold");
+    }
+
     /// Asks what is taken back: the thread is as before.
     fn ask_aside(&mut self, threads: &[Thread], messages: &[Message], name: &str) {
         for message in messages {
@@ -398,4 +414,110 @@ fn read_afresh_with_sliding_windows() {
 #[test]
 fn read_afresh_with_positions_on_a_grid() {
     check(Arch::Qwen2Vl, false, 20..22);
+}
+
+fn check_remembering(arch: Arch, seeds: Range<u64>) {
+    let seen = check(arch, true, seeds);
+    assert!(seen.n_reused * 2 > seen.n_compared, "{seen:?}");
+}
+
+#[test]
+fn remembered_by_llama() {
+    check_remembering(Arch::Llama, 0..2);
+}
+
+#[test]
+fn remembered_with_sliding_windows() {
+    check_remembering(Arch::Gemma3, 10..12);
+}
+
+#[test]
+fn remembered_with_positions_on_a_grid() {
+    check_remembering(Arch::Qwen2Vl, 20..22);
+}
+
+fn message(parts: &[Part], text: &str) -> Message {
+    let is_picture = |part: &&Part| **part == Part::Image;
+    let n_pictures = parts.iter().filter(is_picture).count() as u64;
+    Message {
+        parts: [parts, &[Part::Text(text.to_owned())]].concat(),
+        images: (0..n_pictures).map(|i| picture(1 + i, 32)).collect(),
+    }
+}
+
+/// With text between them, and before.
+fn two_pictures() -> [Part; 4] {
+    let text = |text: &str| Part::Text(text.to_owned());
+    [text(" x "), Part::Image, text(" what in x x "), Part::Image]
+}
+
+/// The last token of an answer that ended by its length was never computed: it is computed with the turn that follows, and
+/// sees of the pictures what the answer saw.
+#[test]
+fn an_answer_that_goes_on_sees_what_its_turn_kept() {
+    let fuses = "policy = 'fixed'\nfusion_layer = 3\nkeep = 5\nexit_from = 8";
+    let mut fixture = fixture(Arch::Llama);
+    for (answer, remember) in [
+        (Answer::AsGenerated, false),
+        (Answer::AsGenerated, true),
+        (Answer::Edited(1, vec![40, 41]), true),
+    ] {
+        let mut table = Table::new(Arch::Llama, &fixture.model, &mut fixture.projector, remember);
+        let thread = Thread::new(&fixture.reference, Arch::Llama, fuses);
+        let turn = Turn::new(message(&[Part::Image], " what is in the x "), answer);
+        let mut threads = table.turn(vec![thread], &turn, "first");
+        table.ask_safely(&mut threads[0], &message(&[], " is the y in "), "next");
+    }
+}
+
+/// Which tokens of two pictures enter the model is decided for both together, whether one of them is there already or not.
+#[test]
+fn pictures_of_one_message_are_chosen_among_together() {
+    let mut fixture = fixture(Arch::Llama);
+    for remember in [false, true] {
+        let mut table = Table::new(Arch::Llama, &fixture.model, &mut fixture.projector, remember);
+        for pictures in [&[Part::Image][..], &[Part::Image, Part::Image]] {
+            let policy = "policy = 'divprune'\nbudget = 5";
+            let mut thread = Thread::new(&fixture.reference, Arch::Llama, policy);
+            table.ask_safely(&mut thread, &message(pictures, " what is in the x "), "asked");
+        }
+    }
+}
+
+/// A question that lets all tokens through all layers, and one that drops some: the second runs what goes on once more, and
+/// text between the pictures with it. It follows a picture even if nothing of that is kept.
+#[test]
+fn text_between_pictures_runs_once_more() {
+    let shallow = "policy = 'visipruner'\nshallow_mid_layer = 3\nshallow_mask = 'skip'";
+    for (arch, remember) in [(Arch::Llama, true), (Arch::Gemma3, false), (Arch::Gemma3, true)] {
+        let mut fixture = fixture(arch);
+        let mut table = Table::new(arch, &fixture.model, &mut fixture.projector, remember);
+        for (stages, text) in [
+            ("'shallow'", " what is in "),
+            ("'shallow', 'middle'", " is the x "),
+        ] {
+            let policy = format!("{shallow}\nstages = [{stages}]");
+            let mut thread = Thread::new(&fixture.reference, arch, &policy);
+            table.ask_safely(&mut thread, &message(&two_pictures(), text), &format!("{arch:?}"));
+        }
+    }
+}
+
+/// What the tokens of a second picture are behind text that a turn has settled does not depend on who has asked before. The
+/// second turn looks at them in layers from which the first one had dropped others.
+#[test]
+fn text_between_pictures_is_settled() {
+    let judges = "policy = 'visipruner'\nstages = ['middle']\nshallow_mid_layer = 0\nlayer_threshold = 0.996";
+    let mut fixture = fixture(Arch::Llama);
+    for remember in [false, true] {
+        let mut table = Table::new(Arch::Llama, &fixture.model, &mut fixture.projector, remember);
+        let mut dense = Thread::new(&fixture.reference, Arch::Llama, "policy = 'fastv'\nkeep = '100%'");
+        table.ask_safely(&mut dense, &message(&two_pictures(), " what is in "), "dense");
+
+        let thread = Thread::new(&fixture.reference, Arch::Llama, judges);
+        let answer = Answer::Edited(0, Vec::new());
+        let turn = Turn::new(message(&two_pictures(), " is the x "), answer);
+        let mut threads = table.turn(vec![thread], &turn, "pruned");
+        table.ask_safely(&mut threads[0], &message(&[], " is the y in "), "next");
+    }
 }
