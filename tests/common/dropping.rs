@@ -52,7 +52,7 @@ impl<'a> Dropping<'a> {
         for row in call.rows.iter().map(|row| row.0 as usize) {
             let (x, n_layer) = &self.rows[row];
             assert_eq!(*n_layer, il, "row {row} runs through every layer once");
-            let (q, cell) = self.reference.project(il, x, row);
+            let (q, cell) = self.reference.project(il, x, [row; 3]);
             let old = self.cells[il].insert(row, cell);
             assert!(old.is_none());
             queries.push(q);

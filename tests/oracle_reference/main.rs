@@ -5,11 +5,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conversations;
 #[cfg(feature = "lab")]
 mod inspection;
 mod policies;
 
 use std::ops::ControlFlow::Continue;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use common::cases::{Case, Expected, Subject};
@@ -22,7 +24,7 @@ use visipruner::engine::{
 };
 use visipruner::gguf::{GgmlType, Gguf, GgufWriter};
 use visipruner::policy::{PolicyConfig, PromptLayout};
-use visipruner::report::RunReport;
+use visipruner::report::{ProbeKind, RunReport};
 
 /// How the engine computes, and how far from the definition that may take it.
 #[derive(Debug, Clone, Copy)]
@@ -87,10 +89,14 @@ struct Fixture {
 
 impl Fixture {
     fn random(llm: &RandomLlm) -> Fixture {
+        Fixture::with_projector(llm, &RandomProjector::new(llm.seed + 50, llm.n_embd()))
+    }
+
+    fn with_projector(llm: &RandomLlm, projector: &RandomProjector) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let (model, mmproj) = (folder.path().join("llm.gguf"), folder.path().join("mmproj.gguf"));
         llm.write(&model);
-        RandomProjector::new(llm.seed + 50, llm.n_embd()).write(&mmproj);
+        projector.write(&mmproj);
         Fixture::load(&model, &mmproj, folder)
     }
 
@@ -144,12 +150,7 @@ impl Fixture {
             .flat_map(|image| self.projector.encode(image).unwrap())
             .map(f64::from)
             .collect();
-        let mut rows = embd.chunks(self.reference.n_embd);
-        let input = |&token: &i32| match usize::try_from(token) {
-            Ok(token) => Input::Token(token),
-            Err(_) => Input::Embedding(rows.next().expect("a row for every vision token").to_vec()),
-        };
-        let prompt = report.token_ids.iter().map(input).collect();
+        let prompt = inputs(&report.token_ids, embd.chunks(self.reference.n_embd));
         let vision = report
             .image_spans
             .iter()
@@ -163,6 +164,15 @@ impl Fixture {
             },
         )
     }
+}
+
+/// Tokens, and the rows of pictures where there are none.
+fn inputs<'r>(tokens: &[i32], mut embd: impl Iterator<Item = &'r [f64]>) -> Vec<Input> {
+    let input = |&token: &i32| match usize::try_from(token) {
+        Ok(token) => Input::Token(token),
+        Err(_) => Input::Embedding(embd.next().expect("a row for every vision token").to_vec()),
+    };
+    tokens.iter().map(input).collect()
 }
 
 struct Question {
@@ -257,6 +267,25 @@ fn compare_decisions(report: &RunReport, expected: &Run, layout: &PromptLayout, 
         .as_ref()
         .map(|kept| kept.iter().map(|&token| rows[token].0).collect::<Vec<_>>());
     assert_eq!(report.kept_pos, positions, "{name}");
+    let are_all = expected.entered.len() == rows.len();
+    let entered = (!are_all).then(|| indices(&expected.entered));
+    assert_eq!(report.entered, entered, "{name}");
+    let drops: Vec<_> = report
+        .drops
+        .iter()
+        .map(|drop| (drop.layer, drop.kept.clone()))
+        .collect();
+    let expected: Vec<_> = expected
+        .drops
+        .iter()
+        .map(|(after, kept)| (*after, indices(kept)))
+        .collect();
+    assert_eq!(drops, expected, "{name}");
+}
+
+/// As reports have them.
+fn indices(tokens: &[usize]) -> Vec<u32> {
+    tokens.iter().map(|&token| token as u32).collect()
 }
 
 fn compare_layers(report: &RunReport, expected: &Run, setup: Setup, name: &str) {
@@ -269,7 +298,12 @@ fn compare_layers(report: &RunReport, expected: &Run, setup: Setup, name: &str) 
         let name = format!("{name}, layer {}", layer.layer);
         assert_eq!(layer.rows, expected_layer.n_rows, "{name}");
         assert_eq!(layer.kv, n_cells, "{name}");
-        assert_eq!(layer.cos.is_some(), layer.probe.is_some(), "{name}");
+        let is_ranked = layer.probe == Some(ProbeKind::Rank);
+        assert_eq!(layer.attention.is_some(), is_ranked, "{name}");
+        assert_eq!(layer.cos.is_some(), layer.probe.is_some() && !is_ranked, "{name}");
+        if let Some(attention) = &layer.attention {
+            assert_near(attention, &expected_layer.attention, setup.probe, &name);
+        }
         if let (Some(cos), Some(norm)) = (&layer.cos, &layer.norm) {
             assert_near(cos, &expected_layer.cos, setup.probe, &name);
             let scale = expected_layer.norm.iter().copied().fold(1.0, f64::max);
@@ -281,13 +315,14 @@ fn compare_layers(report: &RunReport, expected: &Run, setup: Setup, name: &str) 
 /// The same tokens. Where rounding may swap the two most likely ones, what follows is another text and is not
 /// compared.
 fn compare_decoded(report: &RunReport, expected: &Decoded, setup: Setup, name: &str) {
+    let n_decode = expected.tokens.len();
     let n_expected = expected
         .tokens
         .iter()
         .position(|&token| token == EOS)
-        .unwrap_or(N_DECODE);
+        .unwrap_or(n_decode);
     let generated = report.generated.iter().map(|&token| token as usize).chain([EOS]);
-    for (i, (token, &expected_token)) in generated.take(N_DECODE).zip(&expected.tokens).enumerate() {
+    for (i, (token, &expected_token)) in generated.take(n_decode).zip(&expected.tokens).enumerate() {
         if token != expected_token {
             let logits = &expected.logits[i];
             let gap = logits[expected_token] - logits[token];

@@ -75,7 +75,7 @@ fn text_embeddings(reference: &Reference, inputs: &Inputs) -> Vec<f32> {
         .collect()
 }
 
-fn indices(tokens: &[visipruner::policy::VisionIndex]) -> Vec<u32> {
+fn numbers(tokens: &[visipruner::policy::VisionIndex]) -> Vec<u32> {
     tokens.iter().map(|token| token.0).collect()
 }
 
@@ -113,8 +113,8 @@ fn the_engine_drops_and_reads_what_the_definition_says() {
                 let (trace, logits) = in_double(&fixture.reference, &inputs, &text, &policy);
                 let report = fixture.run(question, &policy, setup);
 
-                assert_eq!(report.entered, trace.entered.as_deref().map(indices), "{name}");
-                assert_eq!(report.kept, trace.kept.as_deref().map(indices), "{name}");
+                assert_eq!(report.entered, trace.entered.as_deref().map(numbers), "{name}");
+                assert_eq!(report.kept, trace.kept.as_deref().map(numbers), "{name}");
                 let drops: Vec<DropReport> = trace.drops.iter().map(DropReport::from).collect();
                 assert_eq!(report.drops, drops, "{name}");
                 assert_eq!(report.exit_layer, trace.exit_layer, "{name}");

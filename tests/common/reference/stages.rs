@@ -23,6 +23,20 @@ pub enum Operator {
     Skip { visual_self_attention: bool },
 }
 
+impl Operator {
+    /// Whether a key is hidden from a query before softmax.
+    pub fn masks(self, query: Kind, key: Kind) -> bool {
+        let Operator::Skip {
+            visual_self_attention,
+        } = self
+        else {
+            return false;
+        };
+        let is_vision = |kind| matches!(kind, Kind::Vision(_));
+        is_vision(key) && (query == Kind::After || is_vision(query) && !visual_self_attention)
+    }
+}
+
 impl Run<'_> {
     /// The first layer that runs on the kept set.
     pub fn prune_from(&self) -> Option<usize> {
@@ -42,59 +56,30 @@ impl Run<'_> {
             .collect()
     }
 
-    /// Generates `n` tokens, the most likely one each time, each layer attending to what its cache holds.
-    pub fn decode(&self, n: usize) -> Decoded {
-        let mut tokens = Vec::new();
-        let mut logits = vec![self.logits.clone()];
-        let mut caches: Vec<Vec<Cell>> = self
-            .layers
-            .iter()
-            .map(|layer| layer.cells.iter().flatten().cloned().collect())
-            .collect();
-        let n_prompt = self.layers[0].cells.len();
-        while tokens.len() < n {
-            let token = argmax(&logits[tokens.len()]);
-            tokens.push(token);
-            logits.push(self.step(token, n_prompt + tokens.len() - 1, &mut caches));
-        }
-        logits.truncate(n);
-        Decoded { tokens, logits }
-    }
-
-    /// Runs the prompt's successor at position `pos`, returns its logits.
-    fn step(&self, token: usize, pos: usize, caches: &mut [Vec<Cell>]) -> Vec<f64> {
-        let reference = self.reference;
-        let mut x = reference.embed(&Input::Token(token));
-        for (il, cache) in caches.iter_mut().enumerate() {
-            let (q, cell) = reference.project(il, &x, pos);
-            cache.push(cell);
-            let visible = vec![true; cache.len()];
-            let weights = reference.attention_weights(&q, cache, &visible);
-            let o = reference.attention_output(&weights, cache);
-            x = reference.finish_layer(il, &x, &o);
-        }
-        reference.logits(&x)
-    }
-
     /// Which rows are there in layer `il`, by prompt row.
     pub fn present(&self, il: usize, kinds: &[Kind], rule: &Rule) -> Vec<bool> {
-        let is_present = |token: usize| match rule {
-            Rule::Present(tokens) => tokens[il].contains(&token),
-            Rule::Policy(_) if self.exit_from().is_some_and(|from| il >= from) => false,
-            Rule::Policy(_) => self.kept.as_ref().is_none_or(|kept| kept.contains(&token)),
+        let tokens = match rule {
+            Rule::Present(tokens) => &tokens[il],
+            Rule::Policy(_) => &self.vision,
         };
-        let row = |kind: &Kind| match *kind {
-            Kind::Vision(token) => is_present(token),
+        let row = |kind: &Kind| match kind {
+            Kind::Vision(token) => tokens.contains(token),
             Kind::Before | Kind::After => true,
         };
         kinds.iter().map(row).collect()
     }
 
     pub fn decide(&mut self, il: usize, layer: &LayerRun, rule: &Rule, counted: &mut usize) {
+        if layer.tokens.is_empty() {
+            return;
+        }
         match rule {
-            Rule::Present(_) | Rule::Policy(PolicyConfig::Off) => {}
+            Rule::Present(_) | Rule::Policy(PolicyConfig::Off | PolicyConfig::DivPrune(_)) => {}
             Rule::Policy(PolicyConfig::Fixed(schedule)) => self.decide_fixed(il, layer, schedule),
             Rule::Policy(PolicyConfig::VisiPruner(config)) => self.decide_staged(il, layer, config, counted),
+            Rule::Policy(PolicyConfig::FastV(schedule) | PolicyConfig::PyramidDrop(schedule)) => {
+                self.decide_ranked(il, layer, schedule);
+            }
             Rule::Policy(other) => unimplemented!("{} has its own literal implementation", other.name()),
         }
     }
@@ -102,7 +87,7 @@ impl Run<'_> {
     fn decide_staged(&mut self, il: usize, layer: &LayerRun, config: &VisiPrunerConfig, counted: &mut usize) {
         let stages = config.stages;
         if stages.deep && !stages.middle && config.mid_deep_layer == Some(il + 1) {
-            self.exit_layer = Some(il);
+            self.exit(il);
         }
         if !stages.middle || il <= config.shallow_mid_layer || self.exit_layer.is_some() {
             return;
@@ -121,7 +106,7 @@ impl Run<'_> {
                 *counted = 0;
             }
             if *counted == config.exit_layers {
-                self.exit_layer = Some(il);
+                self.exit(il);
             }
         }
     }
@@ -129,29 +114,17 @@ impl Run<'_> {
     fn decide_fixed(&mut self, il: usize, layer: &LayerRun, schedule: &Schedule) {
         let exits = il + 1 == schedule.exit_from && il + 1 < self.reference.n_layer;
         if il == schedule.fusion_layer {
-            let mut by_norm: Vec<(f64, usize)> = layer
-                .norm
-                .iter()
-                .copied()
-                .zip(layer.tokens.iter().copied())
-                .collect();
-            by_norm.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            if let Some(&(next, _)) = by_norm.get(schedule.keep) {
-                let kept_norms: Vec<f64> = by_norm[..schedule.keep].iter().map(|&(norm, _)| norm).collect();
-                self.note_margin(&kept_norms, next);
-            }
             // where the exit follows at once, no token goes on
             let n_kept = if exits { 0 } else { schedule.keep };
-            let mut kept: Vec<usize> = by_norm.iter().take(n_kept).map(|&(_, token)| token).collect();
-            kept.sort_unstable();
+            let kept = self.largest(&layer.tokens, &layer.norm, n_kept);
             self.fuse(il, kept);
         }
         if exits && self.exit_layer.is_none() {
-            self.exit_layer = Some(il);
+            self.exit(il);
         }
     }
 
-    fn note_margin(&mut self, statistics: &[f64], threshold: f64) {
+    pub fn note_margin(&mut self, statistics: &[f64], threshold: f64) {
         for x in statistics {
             let scale = x.abs().max(threshold.abs()).max(f64::MIN_POSITIVE);
             self.margin = self.margin.min((x - threshold).abs() / scale);
@@ -161,19 +134,38 @@ impl Run<'_> {
     fn fuse(&mut self, il: usize, kept: Vec<usize>) {
         self.fusion_layer = Some(il);
         if kept.is_empty() {
-            self.exit_layer = Some(il);
+            self.exit(il);
+        } else {
+            self.keep(Some(il), kept.clone());
         }
         self.kept = Some(kept);
     }
 
-    pub fn evict_shallow(&mut self, kinds: &[Kind], rule: &Rule) {
-        let Rule::Policy(PolicyConfig::VisiPruner(config)) = rule else {
-            return;
-        };
-        if !config.evict_shallow_kv {
-            return;
+    pub fn exit(&mut self, il: usize) {
+        self.exit_layer = Some(il);
+        self.keep(Some(il), Vec::new());
+    }
+
+    /// Only these tokens go on after a layer, or enter the first.
+    pub fn keep(&mut self, after: Option<usize>, tokens: Vec<usize>) {
+        let is_last = after.is_some_and(|il| il + 1 == self.reference.n_layer);
+        if tokens.len() < self.vision.len() && !is_last {
+            self.drops.push((after, tokens.clone()));
         }
-        for layer in &mut self.layers[..config.shallow_mid_layer] {
+        self.vision = tokens;
+    }
+
+    pub fn evict_shallow(&mut self, kinds: &[Kind], rule: &Rule) {
+        let n_evicted = match rule {
+            Rule::Policy(PolicyConfig::VisiPruner(config)) if config.evict_shallow_kv => {
+                config.shallow_mid_layer
+            }
+            Rule::Policy(PolicyConfig::Fixed(schedule)) if schedule.evict_shallow_kv => {
+                schedule.shallow_mid_layer
+            }
+            _ => 0,
+        };
+        for layer in &mut self.layers[..n_evicted] {
             for (cell, kind) in layer.cells.iter_mut().zip(kinds) {
                 if matches!(kind, Kind::Vision(_)) {
                     *cell = None;
@@ -239,23 +231,6 @@ pub fn operator(rule: &Rule, il: usize) -> Operator {
             visual_self_attention,
         },
     }
-}
-
-/// Which keys query `i` sees before softmax.
-pub fn visible(i: usize, kinds: &[Kind], present: &[bool], operator: Operator) -> Vec<bool> {
-    let is_vision = |row: usize| matches!(kinds[row], Kind::Vision(_));
-    let is_masked = |j: usize| match operator {
-        Operator::Skip {
-            visual_self_attention,
-        } => is_vision(j) && (kinds[i] == Kind::After || is_vision(i) && !visual_self_attention),
-        _ => false,
-    };
-    let mut visible: Vec<bool> = (0..=i).map(|j| present[j] && !is_masked(j)).collect();
-    // A row that sees nothing keeps itself; so does a row that is gone, whose result nobody sees.
-    if !visible.contains(&true) {
-        visible[i] = true;
-    }
-    visible
 }
 
 /// What the shallow stage does to the weights of query `i` after softmax.
