@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::store::RowKey;
-use crate::engine::prompt::EncodedPrompt;
+use crate::engine::prompt::{EncodedPrompt, MediaSpan};
 use crate::policy::Policy;
 
 /// A token that no picture has.
@@ -30,6 +30,15 @@ impl PolicyKey {
         }
     }
 
+    /// Pictures of one turn: what is done to them before the model is decided for all of them together.
+    fn of_pictures<'a>(self, pictures: impl Iterator<Item = &'a MediaSpan>) -> u64 {
+        if self.shared == 0 {
+            return 0;
+        }
+        let pictures: Vec<_> = pictures.map(|media| (media.hash, media.tile)).collect();
+        hash(&(self.shared, pictures))
+    }
+
     /// Text that follows a picture.
     pub(crate) fn text(self, token: i32) -> RowKey {
         RowKey {
@@ -47,14 +56,6 @@ impl PolicyKey {
 /// The key of each row of a prompt: `[n_rows]`. The text between the pictures of `open_turn` has met no question.
 pub(crate) fn row_keys(prompt: &EncodedPrompt, policy: PolicyKey, open_turn: Option<usize>) -> Vec<RowKey> {
     let mut keys: Vec<RowKey> = prompt.token.iter().map(|&token| policy.text(token)).collect();
-    for media in &prompt.media {
-        for (i, row) in media.rows.clone().enumerate() {
-            keys[row] = RowKey {
-                what: (media.hash, ((media.tile as u64) << 32) | i as u64),
-                seen: policy.shared,
-            };
-        }
-    }
     let first = prompt.layout.vision.first().map_or(keys.len(), |span| span.start);
     for key in &mut keys[..first] {
         key.seen = 0;
@@ -62,6 +63,18 @@ pub(crate) fn row_keys(prompt: &EncodedPrompt, policy: PolicyKey, open_turn: Opt
     if let Some(turn) = open_turn.and_then(|turn| prompt.turns.get(turn)) {
         for key in &mut keys[turn.begin.max(first)..turn.vision_end.max(first)] {
             key.seen = policy.shared;
+        }
+    }
+    for turn in &prompt.turns {
+        let pictures = || prompt.media.iter().filter(|media| turn.holds(media));
+        let seen = policy.of_pictures(pictures());
+        for media in pictures() {
+            for (i, row) in media.rows.clone().enumerate() {
+                keys[row] = RowKey {
+                    what: (media.hash, ((media.tile as u64) << 32) | i as u64),
+                    seen,
+                };
+            }
         }
     }
     keys

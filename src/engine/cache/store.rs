@@ -59,9 +59,17 @@ impl PrefixStore {
     }
 
     /// The sequence that most rows of a prompt can be taken from, at most the first `most`. `keys` are those of the prompt
-    /// where a turn, if any, is open.
-    pub(crate) fn find(&mut self, most: usize, keys: impl Fn(Option<usize>) -> Vec<RowKey>) -> Option<Found> {
-        let common = |entry: &Entry| entry.kept.n_common(most, &keys(entry.kept.open_turn));
+    /// where a turn, if any, is open; answers of the prompt end at `answer_ends`.
+    pub(crate) fn find(
+        &mut self,
+        most: usize,
+        keys: impl Fn(Option<usize>) -> Vec<RowKey>,
+        answer_ends: &[usize],
+    ) -> Option<Found> {
+        let common = |entry: &Entry| {
+            let keys = keys(entry.kept.open_turn);
+            entry.kept.n_common(most, &keys, answer_ends)
+        };
         let found = self.entries.iter().map(common).enumerate();
         let (i, n_common) = found
             .filter(|&(_, n_common)| n_common > 0)
@@ -104,11 +112,13 @@ impl PrefixStore {
 }
 
 impl Kept {
-    /// Rows, at most `most`, that a prompt of these keys can take from it.
-    fn n_common(&self, most: usize, keys: &[RowKey]) -> usize {
+    /// Rows, at most `most`, that a prompt of these keys can take from it. What an answer saw of the pictures is gone with its
+    /// turn: it is there as a whole, or the turn is read anew.
+    fn n_common(&self, most: usize, keys: &[RowKey], answer_ends: &[usize]) -> usize {
         let n_equal = self.keys.iter().zip(keys).take_while(|(a, b)| a == b).count();
         let n_equal = n_equal.min(most);
-        if self.can_end_at(n_equal) {
+        let is_whole = self.open_turn.is_some() || answer_ends.contains(&n_equal);
+        if n_equal <= self.free_until || (is_whole && self.can_end_at(n_equal)) {
             n_equal
         } else {
             n_equal.min(self.free_until)

@@ -45,6 +45,9 @@ pub(crate) struct Turn {
     keys: Vec<RowKey>,
     /// The text between the pictures of this turn, which became the question's own.
     settles: Vec<i32>,
+    /// Pictures behind that text have been through more layers than it has for this question, for an earlier one. What they
+    /// became there they became of other text.
+    is_behind: bool,
     free_until: usize,
     policy: PolicyKey,
     has_vision: bool,
@@ -56,8 +59,11 @@ impl Turn {
     }
 
     /// The turn as a sequence by itself, with the tokens of its answer that were computed. There is none where the memory
-    /// cannot do that: then the next turn begins anew.
+    /// cannot do that, or where its pictures are to be read anew for it: then the next turn begins with reading this one.
     pub(crate) fn settled(self, context: &mut ffi::Context, answer: &[i32]) -> Option<Kept> {
+        if self.is_behind {
+            return None;
+        }
         context.settle(&self.branch, &self.settles).ok()?;
         let seen = if self.has_vision {
             self.policy
@@ -119,8 +125,13 @@ impl Reader<'_> {
                 self.turn(branch, &position, span.end, key)
             } else {
                 let mut on_progress = |done: f32| on_progress((i as f32 + done) / n_turns as f32);
-                let Some((turn, trace)) = self.read_turn(context, &mut position, i, key, &mut on_progress)?
-                else {
+                let mut read = self.read_turn(context, &mut position, i, key, &mut on_progress)?;
+                if !is_last && read.as_ref().is_some_and(|(turn, _)| turn.is_behind) {
+                    drop(read);
+                    position = self.back_to(context, &position, span.begin)?;
+                    read = self.read_turn(context, &mut position, i, key, &mut on_progress)?;
+                }
+                let Some((turn, trace)) = read else {
                     return Ok(None);
                 };
                 if is_last {
@@ -158,7 +169,9 @@ impl Reader<'_> {
             Some(last) if layout.ends_in_image() => last.start,
             _ => layout.n_rows - 1,
         };
-        while let Some(found) = self.store.find(most, |open| row_keys(self.prompt, key, open)) {
+        let answer_ends: Vec<usize> = self.prompt.turns.iter().map(|turn| turn.answer_end).collect();
+        let keys = |open| row_keys(self.prompt, key, open);
+        while let Some(found) = self.store.find(most, keys, &answer_ends) {
             if found.n_common == found.n_rows {
                 return Ok(Position {
                     sequence: found.sequence,
@@ -271,10 +284,47 @@ impl Reader<'_> {
             self.keep_pictures(position, i, key);
         }
         let mut turn = self.turn(branch, position, span.end, key);
-        if trace.drops.iter().any(|drop| drop.after.is_some()) {
+        if let Some(il) = trace.drops.iter().find_map(|drop| drop.after) {
             turn.settles = self.prompt.text_between_pictures(&span);
+            turn.is_behind = self.is_behind(context, position, &turn.settles, il)?;
         }
         Ok(Some((turn, trace)))
+    }
+
+    /// Whether pictures behind text that a question had to itself after layer `il` have been through more layers.
+    fn is_behind(
+        &self,
+        context: &mut ffi::Context,
+        position: &Position,
+        text: &[i32],
+        il: usize,
+    ) -> Result<bool, Error> {
+        let Some(&first) = text.first() else {
+            return Ok(false);
+        };
+        let due = context
+            .due(&position.sequence, position.n_rows)
+            .map_err(failed("the prompt"))?;
+        let rows = first as usize..position.n_rows;
+        Ok(rows
+            .into_iter()
+            .any(|row| self.prompt.token[row] == -1 && due[row] > il + 1))
+    }
+
+    /// A sequence with the first rows of another one.
+    fn back_to(
+        &mut self,
+        context: &mut ffi::Context,
+        position: &Position,
+        n_rows: usize,
+    ) -> Result<Position, Error> {
+        let fork = with_room(context, self.store, |context| context.fork(&position.sequence));
+        let fork = fork.map_err(failed("the prompt"))?;
+        context.truncate(&fork, n_rows).map_err(failed("the prompt"))?;
+        Ok(Position {
+            sequence: Arc::new(fork),
+            n_rows,
+        })
     }
 
     /// The sequence that ends with the pictures of a turn is what other questions about them begin with.
@@ -300,6 +350,7 @@ impl Reader<'_> {
             _parent: Arc::clone(&position.sequence),
             keys: row_keys(self.prompt, key, None)[..end].to_vec(),
             settles: Vec::new(),
+            is_behind: false,
             free_until: self.first_vision().min(end),
             policy: key,
             has_vision: self.first_vision() < end,

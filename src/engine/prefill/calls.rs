@@ -217,12 +217,9 @@ impl AliveRows {
         Ok(())
     }
 
-    /// What rows are.
-    pub(super) fn kinds(&self, rows: &[Row]) -> Kinds<'_> {
-        let first_vision = self
-            .vision
-            .first()
-            .map_or(u32::MAX, |&token| self.row_of(token).0);
+    /// What rows are where the vision tokens `present` are there.
+    pub(super) fn kinds(&self, rows: &[Row], present: &[VisionIndex]) -> Kinds<'_> {
+        let first_vision = present.first().map_or(u32::MAX, |&token| self.row_of(token).0);
         let kind = |&row: &Row| match self.image_of_row[row.0 as usize] {
             Some(image) => (row, Kind::Vision { image }),
             None if row.0 < first_vision => (row, Kind::TextBefore),

@@ -272,7 +272,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
     ) -> Result<(), PrefillError<E::Error>> {
         let calls = split_into_calls(
             self.params,
-            &self.alive.kinds(rows),
+            &self.alive.kinds(rows, present),
             present,
             layers,
             attention,

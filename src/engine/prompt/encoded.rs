@@ -94,6 +94,13 @@ pub(crate) struct TurnSpan {
     pub(crate) answer_end: usize,
 }
 
+impl TurnSpan {
+    /// Whether a picture is one of this turn's.
+    pub(crate) fn holds(&self, media: &MediaSpan) -> bool {
+        (self.begin..self.vision_end).contains(&media.rows.start)
+    }
+}
+
 impl EncodedPrompt {
     pub(crate) fn new(n_pos_per_embd: usize, non_causal: bool) -> Self {
         Self {
