@@ -13,7 +13,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use visipruner::engine::{
-    Cuts, EncodedPrompt, Event, Inspector, Model, Request, Session, SessionOptions, StopReason, encode,
+    Cuts, EncodedPrompt, Event, Image, Inspector, Model, Projector, Request, Session, SessionOptions,
+    StopReason, encode,
 };
 use visipruner::inspect::{InspectedImage, InspectedLayer, InspectedPolicy, Inspection, KeptBy, PromptPiece};
 use visipruner::policy::PolicyConfig;
@@ -107,8 +108,7 @@ struct Inspecting<'a> {
 
 impl Inspecting<'_> {
     fn inspection(mut self, compared: &[Candidate]) -> Result<Inspection, Error> {
-        let (prompt, layers) = self.measure()?;
-        let images = self.images(&prompt)?;
+        let (prompt, images, layers) = self.measure()?;
         let dense = self.answer(&prompt, &PolicyConfig::Off)?;
         let policy = match &self.options.session.policy {
             PolicyConfig::Off => None,
@@ -135,7 +135,7 @@ impl Inspecting<'_> {
     }
 
     /// Encodes the prompt, and measures every layer.
-    fn measure(&mut self) -> Result<(EncodedPrompt, Vec<InspectedLayer>), Error> {
+    fn measure(&mut self) -> Result<(EncodedPrompt, Vec<InspectedImage>, Vec<InspectedLayer>), Error> {
         let mut inspector = Inspector::new(&self.loaded.model, self.options.session.clone())?;
         let terminal = &mut *self.terminal;
         let mut show = |event: Event<'_>| {
@@ -160,43 +160,13 @@ impl Inspecting<'_> {
             &mut show,
         )?
         .ok_or(Error::NothingWritten)?;
+        let pictures = (&self.options.images[..], &self.args.prompt.images[..]);
+        let images = inspected_images(pictures, self.loaded.projector.as_ref(), &prompt)?;
         let n_words = usize::from(self.args.results.words);
         let layers = inspector
             .layers(&prompt, n_words, &request.cancel, &mut show)?
             .ok_or(Error::NothingWritten)?;
-        Ok((prompt, layers))
-    }
-
-    /// The pictures as the vision encoder saw them.
-    fn images(&self, prompt: &EncodedPrompt) -> Result<Vec<InspectedImage>, Error> {
-        let spans = &prompt.layout().vision;
-        if spans.len() != self.options.images.len() {
-            return Err(Error::Usage(
-                "the projector cuts pictures into tiles, and inspect can only show those that are encoded whole: give \
-                 a smaller picture, or another model"
-                    .to_owned(),
-            ));
-        }
-        let mut inspected = Vec::new();
-        let mut first_token = 0;
-        for (i, (image, name)) in self
-            .options
-            .images
-            .iter()
-            .zip(&self.args.prompt.images)
-            .enumerate()
-        {
-            let n_tokens = spans[i].len();
-            let grid = prompt.media()[i].grid.ok_or_else(|| {
-                Error::Usage(format!(
-                    "{name} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture"
-                ))
-            })?;
-            let file = Path::new(name).file_name().unwrap_or_default().to_string_lossy();
-            inspected.push(picture::inspected(image, &file, first_token, grid));
-            first_token += n_tokens;
-        }
-        Ok(inspected)
+        Ok((prompt, images, layers))
     }
 
     /// What a policy makes of the prompt.
@@ -231,6 +201,44 @@ impl Inspecting<'_> {
             _ => Ok(outcome.report),
         }
     }
+}
+
+/// The pictures as the vision encoder saw them, and their tiles.
+fn inspected_images(
+    (images, names): (&[Image], &[String]),
+    projector: Option<&Projector>,
+    prompt: &EncodedPrompt,
+) -> Result<Vec<InspectedImage>, Error> {
+    let mut inspected = Vec::new();
+    let mut first_token = 0;
+    for (i, image) in images.iter().enumerate() {
+        let spans: Vec<_> = prompt.media().iter().filter(|media| media.item == i).collect();
+        let fitted = projector.map(|projector| projector.fitted(image)).transpose()?;
+        let shown = picture::shown(image, fitted.flatten(), spans.len()).ok_or_else(|| {
+            Error::Usage(
+                "llama.cpp cuts pictures of this model into tiles, and inspect can only show those that are encoded \
+                 whole: give a smaller picture, or another model"
+                    .to_owned(),
+            )
+        })?;
+        let file = &names[i];
+        let file = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+        for (media, shown) in spans.iter().zip(&shown) {
+            let n_tokens = media.rows.len();
+            let grid = media.grid.ok_or_else(|| {
+                Error::Usage(format!(
+                    "{file} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture"
+                ))
+            })?;
+            let name = match spans.len() {
+                1 => file.to_string(),
+                n => format!("{file}, {} of {n}", media.tile + 1),
+            };
+            inspected.push(picture::inspected(shown, &name, first_token, grid));
+            first_token += n_tokens;
+        }
+    }
+    Ok(inspected)
 }
 
 /// What the model's file calls it, else what llama.cpp does.

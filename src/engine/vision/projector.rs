@@ -153,6 +153,16 @@ impl Projector {
         })
     }
 
+    /// A picture as the vision encoder gets it: one tile, or several in the order of their rows in the prompt. `None` where
+    /// llama.cpp fits it: with [`VisionEncoder::Upstream`], and for families that are not fitted here.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] for a picture that the model does not take.
+    pub fn fitted(&self, image: &Image) -> Result<Option<Vec<Image>>, Error> {
+        let tiles = self.fit.as_ref().map(|fit| fit.tiles(image)).transpose();
+        tiles.map_err(|reason| encode_error(0, image, reason))
+    }
+
     /// The tiles that mtmd makes of a picture: tokens of each.
     fn tiles_of_mtmd(&self, size: Size) -> Result<Vec<usize>, String> {
         let words = |error: ffi::Error| error.message;
