@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use image::ImageFormat;
 use serde_json::Value;
 
-#[cfg(unix)]
-use super::press_ctrl_c;
 use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, png, run_with, visipruner, with_stdin};
+#[cfg(unix)]
+use super::{killed_by, send};
 
 const QUESTION: &str = "What color is the star?";
 
@@ -348,17 +348,47 @@ fn a_reader_that_goes_away_ends_the_answer_without_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_the_answer_with_its_summary() {
-    let mut child = endless().spawn().expect("starts");
+fn a_signal_ends_the_answer_with_its_summary_and_then_the_program() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let mut child = endless().spawn().expect("starts");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        stdout.read_exact(&mut [0]).expect("the answer begins");
+        send(name, &child);
+        let mut answer = Vec::new();
+        stdout.read_to_end(&mut answer).expect("the answer ends");
+        let output = child.wait_with_output().expect("ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(killed_by(output.status), Some(number), "{stderr}");
+        let lines: Vec<_> = stderr.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (3, "(stopped)"), "{stderr}");
+        assert!(answer.ends_with(b"\n"));
+    }
+}
+
+/// What was started with the signal ignored, as by `nohup`, goes on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_that_is_ignored_ends_nothing() {
+    let run = endless();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", r#"trap "" HUP; exec "$0" "$@""#])
+        .arg(run.get_program());
+    let mut child = shell
+        .args(run.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut stdout = child.stdout.take().expect("a pipe");
     stdout.read_exact(&mut [0]).expect("the answer begins");
-    press_ctrl_c(&child);
-    stdout.read_to_end(&mut Vec::new()).expect("the answer ends");
+    send("HUP", &child);
+    std::io::copy(&mut stdout, &mut std::io::sink()).expect("the answer goes on");
     let output = child.wait_with_output().expect("ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    let lines: Vec<_> = stderr.lines().collect();
-    assert_eq!((lines.len(), lines[0]), (3, "(stopped)"), "{stderr}");
+    assert!(!stderr.contains("(stopped)"), "{stderr}");
 }
 
 /// A command whose answer fills the context: at such a temperature the token that ends it is one of hundreds.

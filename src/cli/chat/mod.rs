@@ -66,6 +66,9 @@ pub fn run(args: ChatArgs) -> Result<(), Error> {
     chat.say_what_waits();
     loop {
         chat.interrupt.rest();
+        if chat.interrupt.is_end() {
+            return Ok(());
+        }
         let Some(line) = lines.next(&mut chat.terminal)? else {
             return Ok(());
         };
