@@ -101,7 +101,10 @@ fn scene(args: &DemoArgs) -> Result<Scene, Error> {
     let (name, image) = match &args.image {
         Some(argument) => {
             let source = ImageSource::from(argument.as_str());
-            (source.to_string(), image::read(&source)?)
+            (
+                source.to_string(),
+                image::read(&source, args.compute.pictures.background)?,
+            )
         }
         None => (shipped.image.clone(), embedded::picture(&shipped.image)?),
     };

@@ -2,8 +2,11 @@
 
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, imageops};
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage, Rgba, imageops,
+};
 use visipruner::engine::Image;
 
 use super::error::Error;
@@ -42,6 +45,40 @@ impl std::fmt::Display for ImageSource {
             Self::Stdin => f.write_str("standard input"),
             Self::File(path) => path.display().fmt(f),
         }
+    }
+}
+
+/// What shows through where a picture is transparent, as red, green and blue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Background(pub [u8; 3]);
+
+impl Background {
+    /// What viewers and browsers show, and what pictures with transparent parts are mostly made for.
+    pub const WHITE: Self = Self([255; 3]);
+}
+
+impl FromStr for Background {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = match text {
+            "white" => return Ok(Self::WHITE),
+            "black" => return Ok(Self([0; 3])),
+            _ => text.strip_prefix('#').filter(|digits| digits.len() == 6),
+        };
+        let number = digits
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .ok_or("must be white, black or #rrggbb")?;
+        let [_, rgb @ ..] = number.to_be_bytes();
+        Ok(Self(rgb))
+    }
+}
+
+impl std::fmt::Display for Background {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self([red, green, blue]) = self;
+        write!(f, "#{red:02x}{green:02x}{blue:02x}")
     }
 }
 
@@ -93,22 +130,27 @@ pub enum PictureError {
 }
 
 /// Reads a picture as RGB, 8 bits per channel, upright (EXIF orientation applied), with no side longer than 4096
-/// pixels. Transparency is ignored, of an animation the first frame is taken.
+/// pixels. Where it is transparent, the background shows through; of an animation the first frame is taken.
 ///
 /// # Errors
 /// Whatever [`PictureError`] lists. Sizes are checked before memory is taken, so that a small file that claims to be
 /// a huge picture is refused.
-pub fn read(image: &ImageSource) -> Result<Image, Error> {
+pub fn read(image: &ImageSource, background: Background) -> Result<Image, Error> {
     let bytes = match image {
         ImageSource::Stdin => read_limited(std::io::stdin().lock(), image)?,
         ImageSource::File(path) => read_limited(open(path)?, image)?,
     };
-    from_bytes(&bytes, image)
+    from_bytes(&bytes, image, background)
+}
+
+/// As [`read`], of several pictures.
+pub fn read_all(images: &[ImageSource], background: Background) -> Result<Vec<Image>, Error> {
+    images.iter().map(|image| read(image, background)).collect()
 }
 
 /// As [`read`], of the content of a file.
-pub fn from_bytes(bytes: &[u8], image: &ImageSource) -> Result<Image, Error> {
-    let picture = fit(decode(bytes, image)?);
+pub fn from_bytes(bytes: &[u8], image: &ImageSource, background: Background) -> Result<Image, Error> {
+    let picture = fit(opaque(decode(bytes, image)?, background));
     let (width, height) = picture.dimensions();
     Ok(Image::from_rgb8(width, height, picture.into_raw())?)
 }
@@ -217,9 +259,33 @@ fn is_marker(code: u8) -> bool {
     !matches!(code, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
 }
 
-/// RGB, scaled down where a side is longer than a vision encoder has use for.
-fn fit(picture: DynamicImage) -> RgbImage {
-    let picture = picture.into_rgb8();
+/// RGB, with the background where nothing or not all of it is covered.
+fn opaque(picture: DynamicImage, background: Background) -> RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.into_rgb8();
+    }
+    let picture = picture.into_rgba8();
+    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        over(*picture.get_pixel(x, y), background)
+    })
+}
+
+/// A pixel over a background, as viewers and PIL's `alpha_composite` have it: the stored values are mixed, not the light.
+fn over(Rgba([red, green, blue, alpha]): Rgba<u8>, Background(below): Background) -> Rgb<u8> {
+    let alpha = u32::from(alpha);
+    let mixed = |above: u8, below: u8| {
+        let sum = u32::from(above) * alpha + u32::from(below) * (255 - alpha);
+        ((sum + 127) / 255) as u8 // a mean of bytes
+    };
+    Rgb([
+        mixed(red, below[0]),
+        mixed(green, below[1]),
+        mixed(blue, below[2]),
+    ])
+}
+
+/// Scaled down where a side is longer than a vision encoder has use for.
+fn fit(picture: RgbImage) -> RgbImage {
     let (width, height) = picture.dimensions();
     let longest = width.max(height);
     if longest <= MAX_ENCODED_SIDE {
@@ -240,7 +306,7 @@ fn fit(picture: DynamicImage) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::Rgb;
+    use image::RgbaImage;
 
     fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -258,8 +324,71 @@ mod tests {
 
     fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, String> {
         decode(bytes, &ImageSource::Stdin)
-            .map(fit)
+            .map(|picture| fit(opaque(picture, Background::WHITE)))
             .map_err(|error| error.to_string())
+    }
+
+    /// Noise that nothing covers, half of it, and all of it.
+    fn noise() -> RgbaImage {
+        RgbaImage::from_fn(12, 9, |x, y| {
+            let noise = |factor: u32| ((x * 37 + y * 101) * factor % 256) as u8;
+            Rgba([noise(1), noise(3), noise(7), [0, 128, 255][x as usize / 4]])
+        })
+    }
+
+    #[test]
+    fn the_background_shows_through_in_every_format_with_transparency() {
+        let noise = noise();
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::WebP,
+            ImageFormat::Tiff,
+            ImageFormat::Bmp,
+        ] {
+            let mut bytes = Cursor::new(Vec::new());
+            noise.write_to(&mut bytes, format).expect("encodes");
+            for below in [Background::WHITE, Background([0; 3]), Background([9, 99, 199])] {
+                let decoded = decode(bytes.get_ref(), &ImageSource::Stdin).expect("decodes");
+                let seen = opaque(decoded, below);
+                for (x, y, Rgba([red, _, _, alpha])) in noise.enumerate_pixels().map(|(x, y, p)| (x, y, *p)) {
+                    let expected = match alpha {
+                        0 => below.0[0],
+                        255 => red,
+                        _ => ((f64::from(red) * 128.0 + f64::from(below.0[0]) * 127.0) / 255.0).round() as u8,
+                    };
+                    assert_eq!(seen.get_pixel(x, y)[0], expected, "{format:?} {below} {x} {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_kinds_of_transparency() {
+        let white = |picture: DynamicImage| opaque(picture, Background::WHITE).get_pixel(0, 0).0;
+        let noise = || image::ImageBuffer::from_pixel(1, 1, image::LumaA([77u8, 0]));
+        assert_eq!(white(noise().into()), [255; 3]);
+        let deep = image::ImageBuffer::from_pixel(1, 1, Rgba([1000u16, 2, 3, 0]));
+        assert_eq!(white(deep.into()), [255; 3]);
+        // Half of the places of a GIF show nothing.
+        let mut gif = Cursor::new(Vec::new());
+        let holes = RgbaImage::from_fn(2, 1, |x, _| Rgba([0, 0, 255, 255 * x as u8]));
+        holes.write_to(&mut gif, ImageFormat::Gif).expect("encodes");
+        let seen = decode_rgb(gif.get_ref()).expect("decodes");
+        assert_eq!(seen.into_raw(), [255, 255, 255, 0, 0, 255]);
+    }
+
+    #[test]
+    fn backgrounds_are_names_or_six_digits() {
+        for (text, rgb) in [
+            ("white", [255; 3]),
+            ("black", [0; 3]),
+            ("#0aFf80", [10, 255, 128]),
+        ] {
+            assert_eq!(text.parse(), Ok(Background(rgb)));
+        }
+        for text in ["", "red", "#fff", "#12345g", "#+12345", "0aff80", "#äöü"] {
+            assert!(text.parse::<Background>().is_err(), "{text}");
+        }
     }
 
     #[test]

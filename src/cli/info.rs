@@ -8,7 +8,7 @@ use visipruner::gguf::{LlmShape, ProjectorShape, file_type_name};
 use super::args::{InfoArgs, PolicyArgs};
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
-use super::image::{self, ImageSource};
+use super::image::{self, Background, ImageSource};
 use super::{output, units};
 
 /// Bytes of a number in the KV cache, unless told otherwise (f16).
@@ -44,7 +44,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
 
 fn pictures(arguments: &[String], files: &Files) -> Result<Vec<Picture>, Error> {
     let sources = image::sources(arguments)?;
-    let images = sources.iter().map(image::read).collect::<Result<Vec<_>, _>>()?;
+    let images = image::read_all(&sources, Background::WHITE)?;
     let n_tokens = match files.n_tokens_per_image() {
         Some(n_tokens) => vec![n_tokens; images.len()],
         None if images.is_empty() => Vec::new(),

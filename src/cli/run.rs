@@ -93,7 +93,7 @@ impl RunOptions {
         }
         let files = Files::open(&args.model)?;
         let policy = files.policy(&args.policy)?;
-        let images = sources.iter().map(image::read).collect::<Result<Vec<_>, _>>()?;
+        let images = image::read_all(&sources, args.compute.pictures.background)?;
         if !images.is_empty() {
             say_about_policy(&policy, terminal);
         }
@@ -152,7 +152,7 @@ pub fn projector_options(args: &ComputeArgs) -> ProjectorOptions {
     ProjectorOptions {
         use_gpu: args.n_gpu_layers != Some(GpuLayers::Count(0)),
         n_threads: args.threads.map(u32::from),
-        encoder: args.vision_encoder,
+        encoder: args.pictures.vision_encoder,
         flash_attn: args.flash_attn,
         ..ProjectorOptions::default()
     }

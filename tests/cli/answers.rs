@@ -245,6 +245,42 @@ fn other_formats_are_read() {
     }
 }
 
+/// The demo's picture with its ground cut out, and noise where nothing is seen.
+fn cut_out() -> image::RgbaImage {
+    let picture = image::open(PICTURE).expect("a picture").to_rgb8();
+    let ground = *picture.get_pixel(0, 0);
+    image::RgbaImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let pixel = picture.get_pixel(x, y);
+        let noise = |factor: u32| ((x * x + 31 * y * y + x * y) * factor % 256) as u8;
+        match *pixel == ground {
+            true => image::Rgba([noise(7), noise(11), noise(13), 0]),
+            false => image::Rgba([pixel[0], pixel[1], pixel[2], 255]),
+        }
+    })
+}
+
+#[test]
+fn what_is_transparent_shows_the_background() {
+    let folder = Folder::new();
+    let ground = *image::open(PICTURE).expect("a picture").to_rgb8().get_pixel(0, 0);
+    let [red, green, blue] = ground.0;
+    let path = folder.path("cut-out.png");
+    cut_out().save(&path).expect("writes");
+    let path = path.to_str().expect("text");
+    let seen = |more: &[&str]| {
+        report(&[&["--image", path, "-p", QUESTION, "--report-logits"], more].concat())["logits"].clone()
+    };
+    let background = format!("#{red:02X}{green:02x}{blue:02x}");
+    let opaque = report(&["--image", PICTURE, "-p", QUESTION, "--report-logits"]);
+    assert_eq!(seen(&["--background", &background]), opaque["logits"]);
+    assert_eq!(seen(&[]), seen(&["--background", "white"]));
+    assert_ne!(seen(&[]), seen(&["--background", "black"]));
+    assert_error(
+        &run_with(&["--image", path, "-p", QUESTION, "--background", "none"]),
+        &["--background", "'none'", "white, black or #rrggbb"],
+    );
+}
+
 #[test]
 fn several_pictures_and_places_for_them() {
     let pictures = ["--image", PICTURE, "--image", PICTURE];

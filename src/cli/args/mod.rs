@@ -11,11 +11,13 @@ pub mod spec;
 mod synth;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
 
+use super::image::Background;
 pub use bench::BenchArgs;
 pub use calibrate::CalibrateArgs;
 pub use chat::ChatArgs;
@@ -346,6 +348,18 @@ pub struct ComputeArgs {
     /// Tokens computed at once, at most
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub ubatch_size: u32,
+
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+}
+
+/// How pictures are read and encoded.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pictures")]
+pub struct PictureArgs {
+    /// What shows through where a picture is transparent: white, black or #rrggbb
+    #[arg(long, value_name = "COLOR", value_parser = Background::from_str, default_value = "white")]
+    pub background: Background,
 
     /// How pictures are encoded: as the model was trained (reference), or as stock llama.cpp does it (upstream)
     #[arg(long, value_name = "WHICH", value_parser = vision_encoder(), default_value = "reference")]

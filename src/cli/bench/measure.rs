@@ -258,7 +258,7 @@ impl Bench<'_> {
         let prompt = &setup.questions[0].prompt;
         let layout = prompt.layout();
         let encoder_flops: u64 = self.files.projector.as_ref().map_or(0, |(gguf, shape)| {
-            let shape = vision_shape(gguf, shape, self.args.compute.vision_encoder);
+            let shape = vision_shape(gguf, shape, self.args.compute.pictures.vision_encoder);
             let of_image = |span: &std::ops::Range<usize>| encoder_flops(&shape, span.len());
             layout.vision.iter().map(of_image).sum()
         });

@@ -6,7 +6,7 @@ use visipruner::eval::{self, Question, QuestionFile, Scoring, check_images, sele
 use crate::cli::args::calibrate::CalibratePromptArgs;
 use crate::cli::embedded;
 use crate::cli::error::Error;
-use crate::cli::image;
+use crate::cli::image::{self, Background};
 use crate::cli::terminal::Terminal;
 
 /// Questions about pictures.
@@ -42,7 +42,11 @@ impl Prompts {
     ///
     /// # Errors
     /// Files that cannot be read; [`Error::CannotCalibrate`] if no question has a picture, or if there is but one.
-    pub fn read(args: &CalibratePromptArgs, terminal: &mut Terminal) -> Result<Self, Error> {
+    pub fn read(
+        args: &CalibratePromptArgs,
+        background: Background,
+        terminal: &mut Terminal,
+    ) -> Result<Self, Error> {
         let prompts = match &args.questions {
             Some(path) => {
                 let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -56,7 +60,7 @@ impl Prompts {
                 source: String::from("the questions that come with the program"),
             },
             None => Self {
-                list: from_flags(args)?,
+                list: from_flags(args, background)?,
                 source: format!(
                     "{} questions about {} pictures",
                     args.texts.len(),
@@ -123,10 +127,10 @@ fn from_file(
     Ok(with_picture.into_iter().map(prompt).collect())
 }
 
-fn from_flags(args: &CalibratePromptArgs) -> Result<Vec<AskedPrompt>, Error> {
+fn from_flags(args: &CalibratePromptArgs, background: Background) -> Result<Vec<AskedPrompt>, Error> {
     let mut prompts = Vec::new();
     for (picture, source) in image::sources(&args.images)?.iter().enumerate() {
-        let read = image::read(source)?;
+        let read = image::read(source, background)?;
         prompts.extend(about(picture, &source.to_string(), &read, &args.texts));
     }
     Ok(prompts)

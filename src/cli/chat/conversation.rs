@@ -6,7 +6,7 @@ use std::rc::Rc;
 use visipruner::engine::{self, Exchange, Image, Part, Prompt};
 
 use crate::cli::error::Error;
-use crate::cli::image::{self, ImageSource};
+use crate::cli::image::{self, Background, ImageSource};
 
 /// A picture of the conversation. Clones share its pixels.
 #[derive(Debug, Clone)]
@@ -22,14 +22,14 @@ impl Picture {
     ///
     /// # Errors
     /// [`Error::Picture`]; [`Error::Usage`] for `-`, as standard input holds the messages.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: &Path, background: Background) -> Result<Self, Error> {
         if path.as_os_str() == "-" {
             return Err(Error::Usage(
                 "a conversation takes its messages from standard input, and no picture: save it to a file"
                     .to_owned(),
             ));
         }
-        let image = Rc::new(image::read(&ImageSource::File(path.to_owned()))?);
+        let image = Rc::new(image::read(&ImageSource::File(path.to_owned()), background)?);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Ok(Self { path, image })
     }

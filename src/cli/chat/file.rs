@@ -17,6 +17,7 @@ use visipruner::engine::Model;
 
 use super::conversation::{Conversation, Picture, Turn, with_places};
 use crate::cli::error::Error;
+use crate::cli::image::Background;
 use crate::cli::output;
 
 /// The version of the format.
@@ -84,7 +85,7 @@ pub fn save(path: &Path, conversation: &Conversation) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::ReadConversation`] for files that are no conversations, [`Error::Picture`] for pictures that are gone.
-pub fn load(path: &Path) -> Result<Conversation, Error> {
+pub fn load(path: &Path, background: Background) -> Result<Conversation, Error> {
     let cannot_read = |reason: String| Error::ReadConversation {
         path: path.to_owned(),
         reason,
@@ -103,7 +104,7 @@ pub fn load(path: &Path) -> Result<Conversation, Error> {
             pictures: saved
                 .pictures
                 .iter()
-                .map(|path| Picture::read(path))
+                .map(|path| Picture::read(path, background))
                 .collect::<Result<_, Error>>()?,
             text: saved.text,
             answer: saved.answer,
@@ -141,7 +142,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("c.json");
         std::fs::write(&path, text).expect("writes");
-        load(&path).map_err(|error| error.to_string())
+        load(&path, Background::WHITE).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         };
         conversation.answered("what?\nwhere?".to_owned(), " é".to_owned(), vec![5, 6]);
         save(&path, &conversation).unwrap();
-        let loaded = load(&path).unwrap();
+        let loaded = load(&path, Background::WHITE).unwrap();
         assert_eq!(loaded.system, conversation.system);
         assert_eq!(loaded.prompt("x").unwrap(), conversation.prompt("x").unwrap());
     }

@@ -152,7 +152,11 @@ pub fn settings(args: &EvalArgs) -> Result<Settings, Error> {
         ("questions", json!(file_hash(&args.questions.questions)?)),
         ("mmproj", args.mmproj.as_deref().map_or(Value::Null, file_facts)),
         ("n_predict", json!(args.questions.n_predict)),
-        ("vision_encoder", json!(compute.vision_encoder.to_string())),
+        ("background", json!(compute.pictures.background.to_string())),
+        (
+            "vision_encoder",
+            json!(compute.pictures.vision_encoder.to_string()),
+        ),
         ("flash_attn", json!(compute.flash_attn.to_string())),
         ("cache_type_k", json!(compute.cache_type_k.to_string())),
         ("cache_type_v", json!(compute.cache_type_v.to_string())),
