@@ -83,6 +83,15 @@ impl Files {
     }
 }
 
+/// A file of text, without the byte order mark that some editors begin it with.
+///
+/// # Errors
+/// A file that cannot be read, or is no UTF-8.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(path)?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 /// Fails where pictures are to be seen without a projector.
 ///
 /// # Errors
@@ -161,6 +170,20 @@ mod tests {
         }
         assert_eq!(beside("llava-1.5-chat.gguf"), None);
         assert_eq!(beside("llava-1.gguf"), None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("q.txt");
+        for (written, text) in [
+            ("\u{feff}What?\n", "What?\n"),
+            ("a\u{feff}", "a\u{feff}"),
+            ("", ""),
+        ] {
+            std::fs::write(&path, written).expect("writes");
+            assert_eq!(read_text(&path).expect("reads"), text);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::args::QuestionsArgs;
 use super::error::Error;
+use super::files;
 
 /// A line of a JSON Lines file. What else stands there means nothing here.
 #[derive(Deserialize)]
@@ -24,7 +25,7 @@ pub fn texts(args: &QuestionsArgs) -> Result<Vec<String>, Error> {
             path: path.clone(),
             reason,
         };
-        let file = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let file = files::read_text(path).map_err(|error| failed(error.to_string()))?;
         texts.extend(of_file(path, &file).map_err(failed)?);
     }
     Ok(texts)
@@ -34,7 +35,7 @@ fn of_file(path: &Path, file: &str) -> Result<Vec<String>, String> {
     let is_json = path
         .extension()
         .is_some_and(|extension| extension == "jsonl" || extension == "ndjson");
-    let lines = file.trim_start_matches('\u{feff}').lines().enumerate();
+    let lines = file.lines().enumerate();
     let texts: Vec<String> = lines
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| {
@@ -59,7 +60,7 @@ mod tests {
 
     #[test]
     fn lines_and_json_lines() {
-        let plain = of_file(Path::new("q.txt"), "\u{feff}What is it?\r\n\n  Why? \n").unwrap();
+        let plain = of_file(Path::new("q.txt"), "What is it?\r\n\n  Why? \n").unwrap();
         assert_eq!(plain, ["What is it?", "Why?"]);
         let json = "{\"prompt\": \"Two\\nlines\", \"id\": 3}\n\n{\"prompt\": \"b\"}";
         assert_eq!(of_file(Path::new("q.jsonl"), json).unwrap(), ["Two\nlines", "b"]);

@@ -1,6 +1,6 @@
 //! `visipruner run`: answers to questions about the same pictures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[cfg(feature = "native")]
 use visipruner::engine::Request;
@@ -208,7 +208,7 @@ pub fn chat_template(argument: String) -> Result<String, Error> {
     if argument.contains("{{") || argument.contains("{%") {
         return Ok(argument);
     }
-    std::fs::read_to_string(&argument).map_err(|source| Error::ReadTemplate {
+    files::read_text(Path::new(&argument)).map_err(|source| Error::ReadTemplate {
         path: argument.into(),
         source,
     })

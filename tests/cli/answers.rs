@@ -306,6 +306,10 @@ fn a_raw_prompt_is_used_as_it_is() {
     let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
     let templated = report(&["--chat-template", template, "--image", PICTURE, "-p", &prompt]);
     assert_eq!(templated["token_ids"], raw["token_ids"]);
+    let folder = Folder::new();
+    let marked = folder.file("template.jinja", format!("\u{feff}{template}").as_bytes());
+    let templated = report(&["--chat-template", &marked, "--image", PICTURE, "-p", &prompt]);
+    assert_eq!(templated["token_ids"], raw["token_ids"]);
 }
 
 #[test]

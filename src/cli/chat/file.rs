@@ -17,6 +17,7 @@ use visipruner::engine::Model;
 
 use super::conversation::{Conversation, Picture, Turn, with_places};
 use crate::cli::error::Error;
+use crate::cli::files;
 use crate::cli::image::Background;
 use crate::cli::output;
 
@@ -90,7 +91,7 @@ pub fn load(path: &Path, background: Background) -> Result<Conversation, Error> 
         path: path.to_owned(),
         reason,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| cannot_read(error.to_string()))?;
+    let text = files::read_text(path).map_err(|error| cannot_read(error.to_string()))?;
     let file: File = serde_json::from_str(&text).map_err(|error| cannot_read(error.to_string()))?;
     if file.version != VERSION {
         return Err(cannot_read(format!(

@@ -110,6 +110,7 @@ pub(crate) fn apply(
     specials: &Specials,
     conversation: &Conversation<'_>,
 ) -> Result<Rendered, String> {
+    let template = template.strip_prefix('\u{feff}').unwrap_or(template);
     let place = place_marker(template, conversation);
     // Most templates take a message as text. Those of some image models want a list of typed pieces, and drop or
     // refuse a text: so the result is looked at.
@@ -449,6 +450,14 @@ mod tests {
             text("\nWhat is red?<|im_end|>\n<|im_start|>assistant\n"),
         ];
         assert_eq!(rendered.turns[0].parts, expected);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_template() {
+        let user = question();
+        let [with, without] = [format!("\u{feff}{CHATML}"), CHATML.to_owned()]
+            .map(|template| apply(&template, &specials(), &asked(&user)).unwrap());
+        assert_eq!(with, without);
     }
 
     #[test]
