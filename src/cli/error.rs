@@ -76,6 +76,15 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// A question that cannot be asked.
+    #[error("question {id} cannot be asked")]
+    Asked {
+        /// The question.
+        id: String,
+        /// Why not.
+        source: Box<Error>,
+    },
+
     /// Ctrl-C, before there was an answer.
     #[error("interrupted before the first answer")]
     NothingAnswered,
@@ -212,6 +221,9 @@ impl From<engine::Error> for Error {
             engine::Error::FileExists { .. } => Some("--force"),
             engine::Error::PromptTooLong { .. } => Some("-c"),
             engine::Error::QuantizedAlready { .. } => Some("--allow-requantize"),
+            engine::Error::Markers { n_markers: 1.., .. } => {
+                Some("--image-marker none takes markers as text")
+            }
             _ => None,
         };
         Self::Engine(error).with_flag(flag)

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use visipruner::engine::{self, Prompt};
 
 use super::args::QuestionsArgs;
 use super::error::Error;
@@ -29,6 +30,30 @@ pub fn texts(args: &QuestionsArgs) -> Result<Vec<String>, Error> {
         texts.extend(of_file(path, &file).map_err(failed)?);
     }
     Ok(texts)
+}
+
+/// Fails for a prompt that marks the places of other pictures than there are.
+///
+/// # Errors
+/// [`engine::Error::Markers`]
+pub fn check_places(prompt: &Prompt, n_images: usize) -> Result<(), Error> {
+    let n_markers = prompt.n_markers();
+    let is_placed = matches!(prompt, Prompt::Raw(_)) || n_markers > 0;
+    if is_placed && n_markers != n_images {
+        return Err(engine::Error::Markers { n_markers, n_images }.into());
+    }
+    Ok(())
+}
+
+/// As [`check_places`], of a question in a file: one wrong one is worth knowing of before hours are spent on the others.
+///
+/// # Errors
+/// [`Error::Asked`]
+pub fn check(id: &str, prompt: &Prompt, n_images: usize) -> Result<(), Error> {
+    check_places(prompt, n_images).map_err(|error| Error::Asked {
+        id: id.to_owned(),
+        source: Box::new(error),
+    })
 }
 
 fn of_file(path: &Path, file: &str) -> Result<Vec<String>, String> {

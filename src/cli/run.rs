@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "native")]
 use visipruner::engine::Request;
-use visipruner::engine::{self, Image, ModelOptions, ProjectorOptions, Prompt, Sampling, SessionOptions};
+use visipruner::engine::{Image, ModelOptions, ProjectorOptions, Prompt, Sampling, SessionOptions};
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::presets::Resolved;
 
-use super::args::{ComputeArgs, GpuLayers, ModelArgs, ReportArgs, RunArgs, SamplingArgs};
+use super::args::{ComputeArgs, GpuLayers, ReportArgs, RunArgs, SamplingArgs};
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
 use super::terminal::Terminal;
@@ -77,16 +77,20 @@ impl RunOptions {
     pub fn check(args: RunArgs, terminal: &mut Terminal) -> Result<Self, Error> {
         let texts = questions::texts(&args.questions)?;
         let prompt = |text: &String| {
+            let parts = args.prompt.marker.split(text);
             if args.prompt.raw {
-                Prompt::raw(text)
+                Prompt::Raw(parts)
             } else {
-                Prompt::chat(text)
+                Prompt::chat_parts(parts)
             }
         };
         let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
         let sources = image::sources(&args.prompt.images)?;
         for prompt in &prompts {
-            check_images(prompt, sources.len(), args.prompt.raw, &args.model)?;
+            questions::check_places(prompt, sources.len())?;
+        }
+        if !sources.is_empty() {
+            files::require_projector(&args.model)?;
         }
         if let Some(path) = &args.report.report {
             output::check_writable("the report", path)?;
@@ -186,18 +190,6 @@ pub fn sampling(args: &SamplingArgs) -> Sampling {
         min_p: args.min_p,
         seed: u32::try_from(args.seed).ok(),
     }
-}
-
-fn check_images(prompt: &Prompt, n_images: usize, is_raw: bool, model: &ModelArgs) -> Result<(), Error> {
-    let n_markers = prompt.n_markers();
-    let is_placed = is_raw || n_markers > 0;
-    if is_placed && n_markers != n_images {
-        return Err(engine::Error::Markers { n_markers, n_images }.into());
-    }
-    if n_images > 0 {
-        files::require_projector(model)?;
-    }
-    Ok(())
 }
 
 /// The template itself, or what stands in the file of that name.

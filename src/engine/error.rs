@@ -175,7 +175,7 @@ pub enum Error {
 
     /// Other numbers of image places and images.
     #[error(
-        "the prompt has {n_markers} image marker(s) (<image> or <__media__>) but {n_images} image(s) were given: \
+        "the prompt has {n_markers} image marker(s) but {n_images} image(s) were given: \
          the numbers must agree"
     )]
     Markers {

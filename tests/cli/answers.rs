@@ -299,6 +299,36 @@ fn several_pictures_and_places_for_them() {
 }
 
 #[test]
+fn a_question_may_hold_what_marks_pictures() {
+    let question = "What does <image> mean beside <__media__>?";
+    let asked = |more: &[&str]| report(&[&["-p", question, "--image-marker", "none"], more].concat());
+    assert_eq!(asked(&[])["image_spans"], serde_json::json!([]));
+    let n_before = |report: &Value| report["image_spans"][0][0].as_u64().expect("a number");
+    let with_picture = asked(&["--image", PICTURE]);
+    assert_eq!(with_picture["image_spans"].as_array().map(Vec::len), Some(1));
+    let plain = report(&["--image", PICTURE, "-p", QUESTION]);
+    assert_eq!(n_before(&with_picture), n_before(&plain));
+
+    let marked = report(&[
+        "--image",
+        PICTURE,
+        "-p",
+        "<image> is here: [p]",
+        "--image-marker",
+        "[p]",
+    ]);
+    assert!(n_before(&marked) > n_before(&plain));
+    assert_error(
+        &run_with(&["-p", question, "--image", PICTURE]),
+        &["2 image marker(s)", "1 image(s)", "--image-marker none"],
+    );
+    assert_error(
+        &run_with(&["-p", question, "--image-marker", ""]),
+        &["--image-marker"],
+    );
+}
+
+#[test]
 fn a_raw_prompt_is_used_as_it_is() {
     let prompt = format!("USER: <image>\n{QUESTION} ASSISTANT:");
     let raw = report(&["--raw", "--image", PICTURE, "-p", &prompt]);

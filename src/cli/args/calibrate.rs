@@ -6,7 +6,7 @@ use clap::Args;
 use visipruner::eval::Format;
 
 use super::eval::{parse_format, percent};
-use super::{ComputeArgs, ModelArgs, OutputArgs, positive};
+use super::{ComputeArgs, MarkerArg, ModelArgs, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
@@ -92,6 +92,9 @@ pub struct CalibratePromptArgs {
     /// Tokens of an answer that are compared, at most
     #[arg(short, long, value_name = "N", default_value_t = 16, value_parser = positive, allow_negative_numbers = true)]
     pub n_predict: usize,
+
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }
 
 /// What is allowed, and how long the search may take.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, SamplingArgs};
+use super::{ComputeArgs, MarkerArg, ModelArgs, OutputArgs, PolicyArgs, SamplingArgs};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
@@ -51,4 +51,7 @@ pub struct ConversationArgs {
     /// Write the conversation with this template instead of the model's own: Jinja text, or a file that holds it
     #[arg(long, value_name = "JINJA|FILE")]
     pub chat_template: Option<String>,
+
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }

@@ -13,9 +13,9 @@ mod synth;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
+use visipruner::engine::{FlashAttention, IMAGE_MARKERS, KvType, Part, Prompt, VisionEncoder};
 
 use super::image::Background;
 pub use bench::BenchArgs;
@@ -160,6 +160,8 @@ pub struct DemoArgs {
     pub questions: Vec<String>,
 
     #[command(flatten)]
+    pub marker: MarkerArg,
+    #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -195,6 +197,36 @@ pub struct ModelArgs {
     pub mmproj: Option<PathBuf>,
 }
 
+/// Where pictures go in a text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct MarkerArg {
+    /// Text that marks where a picture goes, instead of <image> and <__media__>; with none, these are text as any other, and
+    /// pictures go first
+    #[arg(
+        long,
+        value_name = "TEXT|none",
+        allow_hyphen_values = true,
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    pub image_marker: Option<String>,
+}
+
+impl MarkerArg {
+    /// A text with the places of its pictures.
+    pub fn split(&self, text: &str) -> Vec<Part> {
+        match self.image_marker.as_deref() {
+            None => Part::split(text, &IMAGE_MARKERS),
+            Some("none") => Part::split(text, &[]),
+            Some(marker) => Part::split(text, &[marker]),
+        }
+    }
+
+    /// A question for the model's chat template.
+    pub fn chat(&self, text: &str) -> Prompt {
+        Prompt::chat_parts(self.split(text))
+    }
+}
+
 /// What is asked.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompt")]
@@ -210,6 +242,9 @@ pub struct PromptArgs {
     /// Use the prompt as it is, without a chat template; <image> or <__media__> must mark the pictures
     #[arg(long)]
     pub raw: bool,
+
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }
 
 /// One question.

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use visipruner::engine::{
-    self, Cache, EncodedPrompt, Event, Generation, Image, Prompt, Request, SessionOptions, vision_shape,
+    self, Cache, EncodedPrompt, Event, Generation, IMAGE_MARKERS, Image, Part, Prompt, Request,
+    SessionOptions, vision_shape,
 };
 use visipruner::policy::cost::encoder_flops;
 
@@ -177,7 +178,7 @@ impl Bench<'_> {
         loop {
             let text = prompt_text(n_asked, request.images.len(), number, correction);
             let request = Request {
-                prompt: Prompt::raw(&text.concat()),
+                prompt: Prompt::Raw(Part::split(&text.concat(), &IMAGE_MARKERS)),
                 ..request.clone()
             };
             let Some(prompt) = self.encode(&request)? else {

@@ -170,7 +170,7 @@ fn encode(
         let request = Request {
             images: pictures(prompt, background)?,
             cancel: interrupt.handle(),
-            ..Request::new(Prompt::chat(&prompt.text))
+            ..Request::new(prompt.prompt.clone())
         };
         let projector = loaded.projector.as_mut();
         let result = engine::encode(&loaded.model, projector, &request, |_| ControlFlow::Continue(()))?;

@@ -98,6 +98,7 @@ impl Chat {
             Some(path) => file::load(path, background)?,
             None => Conversation::default(),
         };
+        conversation.marker = args.conversation.marker;
         if args.conversation.system.is_some() {
             conversation.system = args.conversation.system;
         }
@@ -305,6 +306,7 @@ impl Chat {
         file::forget_foreign_tokens(&mut conversation, &self.loaded.model);
         let n = conversation.turns.len();
         conversation.waiting = std::mem::take(&mut self.conversation.waiting);
+        conversation.marker = self.conversation.marker.clone();
         self.conversation = conversation;
         self.last = None;
         self.terminal

@@ -199,7 +199,7 @@ impl Run<'_> {
             images,
             n_predict: self.args.questions.n_predict,
             cancel: self.interrupt.handle(),
-            ..Request::new(Prompt::chat(&question.prompt))
+            ..Request::new(self.args.questions.marker.chat(&question.prompt))
         })
     }
 

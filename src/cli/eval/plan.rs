@@ -152,6 +152,7 @@ pub fn settings(args: &EvalArgs) -> Result<Settings, Error> {
         ("questions", json!(file_hash(&args.questions.questions)?)),
         ("mmproj", args.mmproj.as_deref().map_or(Value::Null, file_facts)),
         ("n_predict", json!(args.questions.n_predict)),
+        ("image_marker", json!(args.questions.marker.image_marker)),
         ("background", json!(compute.pictures.background.to_string())),
         (
             "vision_encoder",
