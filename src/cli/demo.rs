@@ -103,7 +103,7 @@ fn scene(args: &DemoArgs) -> Result<Scene, Error> {
     let shipped = embedded::scenes().swap_remove(0);
     let (name, image) = match &args.image {
         Some(argument) => {
-            let source = ImageSource::from(argument.as_str());
+            let source = ImageSource::from(argument.as_path());
             (
                 source.to_string(),
                 image::read(&source, args.compute.pictures.background)?,
@@ -114,7 +114,7 @@ fn scene(args: &DemoArgs) -> Result<Scene, Error> {
     let questions = if args.questions.is_empty() {
         shipped.questions
     } else {
-        args.questions.clone()
+        args.escape.read_all(&args.questions)?
     };
     Ok(Scene {
         name,

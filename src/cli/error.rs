@@ -142,8 +142,10 @@ pub enum Error {
     },
 
     /// A file of questions that cannot be used.
-    #[error("--questions {}: {reason}", path.display())]
+    #[error("{flag} {}: {reason}", path.display())]
     Questions {
+        /// What it was given as.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -220,6 +222,7 @@ impl From<engine::Error> for Error {
             engine::Error::Policy(error) => return error.into(),
             engine::Error::FileExists { .. } => Some("--force"),
             engine::Error::PromptTooLong { .. } => Some("-c"),
+            engine::Error::NoDevice { .. } => Some("--device"),
             engine::Error::QuantizedAlready { .. } => Some("--allow-requantize"),
             engine::Error::Markers { n_markers: 1.., .. } => {
                 Some("--image-marker none takes markers as text")

@@ -30,11 +30,12 @@ pub enum ImageSource {
     File(PathBuf),
 }
 
-impl From<&str> for ImageSource {
-    fn from(argument: &str) -> Self {
-        match argument {
-            "-" => Self::Stdin,
-            path => Self::File(path.into()),
+impl From<&Path> for ImageSource {
+    fn from(argument: &Path) -> Self {
+        if argument.as_os_str() == "-" {
+            Self::Stdin
+        } else {
+            Self::File(argument.to_owned())
         }
     }
 }
@@ -86,10 +87,10 @@ impl std::fmt::Display for Background {
 ///
 /// # Errors
 /// [`Error::Usage`] if standard input is among them more than once: it holds one picture.
-pub fn sources(arguments: &[String]) -> Result<Vec<ImageSource>, Error> {
+pub fn sources(arguments: &[PathBuf]) -> Result<Vec<ImageSource>, Error> {
     let sources: Vec<_> = arguments
         .iter()
-        .map(|argument| ImageSource::from(argument.as_str()))
+        .map(|argument| ImageSource::from(argument.as_path()))
         .collect();
     let n_stdin = sources
         .iter()

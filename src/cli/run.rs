@@ -33,7 +33,9 @@ pub struct RunOptions {
     pub projector: ProjectorOptions,
     /// How the session is set up, policy included.
     pub session: SessionOptions,
-    /// The questions, each with all pictures: at least one.
+    /// The questions as they were asked: at least one.
+    pub texts: Vec<String>,
+    /// The questions, each with all pictures.
     pub prompts: Vec<Prompt>,
     /// Jinja instead of the model's own template.
     pub chat_template: Option<String>,
@@ -81,7 +83,11 @@ impl RunOptions {
             if args.prompt.raw {
                 Prompt::Raw(parts)
             } else {
-                Prompt::chat_parts(parts)
+                Prompt::Chat {
+                    system: args.prompt.system_prompt.clone(),
+                    history: Vec::new(),
+                    user: parts,
+                }
             }
         };
         let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
@@ -103,15 +109,18 @@ impl RunOptions {
         }
         let session = session_options(&args.compute, files.model.1.n_ctx_train, &policy.resolved.policy);
         session.validate()?;
+        let projector = projector_options(&args.compute);
+        projector.validate()?;
         Ok(Self {
             model_path: args.model.model,
             projector_path: args.model.mmproj,
             model: model_options(&args.compute),
             projector: ProjectorOptions {
                 cache_bytes: if prompts.len() > 1 { PICTURE_CACHE_BYTES } else { 0 },
-                ..projector_options(&args.compute)
+                ..projector
             },
             session,
+            texts,
             prompts,
             chat_template: args.prompt.chat_template.map(chat_template).transpose()?,
             images,
@@ -147,14 +156,32 @@ pub fn model_options(args: &ComputeArgs) -> ModelOptions {
             None | Some(GpuLayers::All) => -1,
             Some(GpuLayers::Count(n)) => i32::try_from(n).unwrap_or(i32::MAX),
         },
+        devices: devices(args),
+        use_mmap: !args.no_mmap,
+        use_mlock: args.mlock,
         ..ModelOptions::default()
     }
 }
 
-/// How the flags want projectors to be loaded. Without GPU layers the encoder stays on the CPU, too.
+/// The devices that are named, `None` for all that there are.
+fn devices(args: &ComputeArgs) -> Option<Vec<String>> {
+    match args.device.as_slice() {
+        [] => None,
+        [none] if none == "none" => Some(Vec::new()),
+        names => Some(names.to_vec()),
+    }
+}
+
+/// How the flags want projectors to be loaded. Without GPU layers the encoder stays on the CPU, too; of several devices it
+/// takes the first.
 pub fn projector_options(args: &ComputeArgs) -> ProjectorOptions {
+    let devices = devices(args);
+    let is_on_cpu = args.n_gpu_layers == Some(GpuLayers::Count(0)) || devices == Some(Vec::new());
     ProjectorOptions {
-        use_gpu: args.n_gpu_layers != Some(GpuLayers::Count(0)),
+        use_gpu: !is_on_cpu,
+        device: devices.and_then(|names| names.into_iter().next()),
+        image_min_tokens: args.pictures.tokens.image_min_tokens,
+        image_max_tokens: args.pictures.tokens.image_max_tokens,
         n_threads: args.threads.map(u32::from),
         encoder: args.pictures.vision_encoder,
         flash_attn: args.flash_attn,
@@ -176,6 +203,7 @@ pub fn session_options(args: &ComputeArgs, n_ctx_train: u32, policy: &PolicyConf
         flash_attn: args.flash_attn,
         type_k: args.cache_type_k,
         type_v: args.cache_type_v,
+        offload_kqv: !args.no_kv_offload,
         policy: policy.clone(),
         ..SessionOptions::default()
     }

@@ -185,6 +185,15 @@ pub enum Error {
         n_images: usize,
     },
 
+    /// A device that there is not.
+    #[error("there is no device {name:?} to compute on, {}", there_are(found))]
+    NoDevice {
+        /// What was asked for.
+        name: String,
+        /// The devices that there are, without the CPU.
+        found: Vec<String>,
+    },
+
     /// Images without a projector.
     #[error("{n_images} image(s) were given but no projector: load the model's mmproj file")]
     NoProjector {
@@ -304,6 +313,15 @@ pub enum Error {
         /// llama.cpp's words.
         reason: String,
     },
+}
+
+/// The devices that there are, in words.
+fn there_are(devices: &[String]) -> String {
+    if devices.is_empty() {
+        String::from("only the CPU, which needs no name")
+    } else {
+        format!("only: {}", devices.join(", "))
+    }
 }
 
 /// What a failed computation is to a caller.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use image::ImageFormat;
 use serde_json::Value;
 
+use super::common::random_model::{Arch, RandomLlm, RandomProjector};
 use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, png, run_with, visipruner, with_stdin};
 #[cfg(unix)]
 use super::{killed_by, send};
@@ -326,6 +327,144 @@ fn a_question_may_hold_what_marks_pictures() {
         &run_with(&["-p", question, "--image-marker", ""]),
         &["--image-marker"],
     );
+}
+
+#[test]
+fn questions_come_from_files_and_with_sequences() {
+    let folder = Folder::new();
+    let tokens =
+        |more: &[&str]| report(&[&["--image", PICTURE, "-n", "0"], more].concat())["token_ids"].clone();
+    let plain = tokens(&["-p", "What\tcolor?\nSay."]);
+    assert_eq!(tokens(&["-p", r"What\tcolor?\nSay."]), plain);
+    assert_eq!(tokens(&["-e", "-p", r"What\tcolor?\nSay."]), plain);
+    let as_it_is = tokens(&["--no-escape", "-p", r"What\tcolor?\nSay."]);
+    assert_ne!(as_it_is, plain);
+    assert_eq!(tokens(&["-p", r"What\\tcolor?\\nSay."]), as_it_is);
+    let file = folder.file("question.txt", b"\xef\xbb\xbfWhat\tcolor?\nSay.\n");
+    assert_eq!(tokens(&["-f", &file]), plain);
+    let several = visipruner(&run_with(&[
+        "-q", "--image", PICTURE, "-p", QUESTION, "-f", &file, "-n", "3",
+    ]));
+    assert_eq!(
+        several.stdout.lines().next(),
+        Some("yellow"),
+        "{}",
+        several.stderr
+    );
+    assert_error(&run_with(&["-f", "/no/such/file"]), &["--file", "/no/such/file"]);
+    assert_error(&run_with(&["-p", r"\xff"]), &["no UTF-8", "--no-escape"]);
+}
+
+#[test]
+fn a_system_prompt_comes_before_the_question() {
+    let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}";
+    let tokens = |more: &[&str]| report(&[&["-n", "0"], more].concat())["token_ids"].clone();
+    let told = tokens(&["-p", QUESTION, "-sys", "-fa", "--chat-template", template]);
+    assert_eq!(
+        told,
+        tokens(&["--raw", "-p", &format!("system: -fa\nuser: {QUESTION}\n")])
+    );
+    assert_error(
+        &run_with(&["-p", "x", "--raw", "--system-prompt", "y"]),
+        &["--raw", "--system-prompt"],
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_picture_may_have_a_name_that_is_no_text() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = Folder::new();
+    let path = folder.0.path().join(OsStr::from_bytes(b"p\xff.png"));
+    std::fs::copy(PICTURE, &path).expect("copies");
+    for command in ["run", "info"] {
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("visipruner"));
+        child
+            .args([command, "-m", MODEL, "--mmproj", MMPROJ, "--image"])
+            .arg(&path);
+        if command == "run" {
+            child.args(["-t", "1", "-p", QUESTION]);
+        }
+        let output = child.output().expect("starts");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            stdout.contains(if command == "run" { "yellow" } else { "tokens" }),
+            "{stdout}"
+        );
+    }
+}
+
+#[test]
+fn memory_and_devices_are_as_the_flags_say() {
+    for flags in [
+        &["--no-mmap"][..],
+        &["--mlock", "-nkvo"],
+        &["-dev", "none"],
+        &["--no-kv-offload", "--no-mmap"],
+    ] {
+        let ran = ask(flags);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(0), "yellow\n"),
+            "{flags:?}: {}",
+            ran.stderr
+        );
+    }
+    for name in ["CPU", "NoSuch9"] {
+        assert_error(
+            &run_with(&["-q", "--image", PICTURE, "-p", QUESTION, "-dev", name]),
+            &["there is no device", name, "(--device)"],
+        );
+    }
+    assert_error(
+        &run_with(&["-p", "x", "--image-min-tokens", "9", "--image-max-tokens", "8"]),
+        &["image_max_tokens is 8", "9 to"],
+    );
+}
+
+#[test]
+fn pictures_whose_size_decides_take_as_many_tokens_as_asked() {
+    let folder = Folder::new();
+    let [model, mmproj] = ["m.gguf", "mmproj.gguf"].map(|name| folder.path(name));
+    let llm = RandomLlm::new(Arch::Qwen2Vl, 7);
+    llm.write(&model);
+    RandomProjector::qwen2vl(8, llm.n_embd()).write(&mmproj);
+    let picture = folder.file("p.png", &png(640, 480));
+    let of_model = [
+        "-m",
+        model.to_str().expect("text"),
+        "--mmproj",
+        mmproj.to_str().expect("text"),
+    ];
+    let n_tokens = |more: &[&str]| {
+        let info = visipruner(&[&["info", "--json", "--image", &picture], &of_model[..], more].concat());
+        let info: Value = serde_json::from_str(&info.stdout).unwrap_or_else(|_| panic!("{}", info.stderr));
+        let run = [
+            &[
+                "run", "-t", "1", "--raw", "-p", "<image>x", "-n", "0", "-c", "4096", "--json", "--image",
+                &picture,
+            ],
+            &of_model[..],
+            more,
+        ];
+        let run = visipruner(&run.concat());
+        let run: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}", run.stderr));
+        assert_eq!(info["images"][0]["n_tokens"], run["image_spans"][0][1]);
+        info["images"][0]["n_tokens"].as_u64().expect("a number")
+    };
+    let as_it_is = n_tokens(&[]);
+    let few = n_tokens(&["--image-max-tokens", "16"]);
+    assert!((1..=16).contains(&few) && few < as_it_is, "{few} {as_it_is}");
+    let many = n_tokens(&["--image-min-tokens", &(2 * as_it_is).to_string()]);
+    assert!(many >= 2 * as_it_is, "{many} {as_it_is}");
 }
 
 #[test]

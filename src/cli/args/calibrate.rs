@@ -6,7 +6,7 @@ use clap::Args;
 use visipruner::eval::Format;
 
 use super::eval::{parse_format, percent};
-use super::{ComputeArgs, MarkerArg, ModelArgs, OutputArgs, positive};
+use super::{ComputeArgs, EscapeArgs, MarkerArg, ModelArgs, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
@@ -76,7 +76,7 @@ pub struct CalibratePromptArgs {
         requires = "texts",
         conflicts_with = "questions"
     )]
-    pub images: Vec<String>,
+    pub images: Vec<PathBuf>,
 
     /// A question that is asked about each --image. Can be repeated
     #[arg(
@@ -93,6 +93,8 @@ pub struct CalibratePromptArgs {
     #[arg(short, long, value_name = "N", default_value_t = 16, value_parser = positive, allow_negative_numbers = true)]
     pub n_predict: usize,
 
+    #[command(flatten)]
+    pub escape: EscapeArgs,
     #[command(flatten)]
     pub marker: MarkerArg,
 }

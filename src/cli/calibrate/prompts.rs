@@ -137,16 +137,11 @@ fn from_file(
 }
 
 fn from_flags(args: &CalibratePromptArgs, background: Background) -> Result<Vec<AskedPrompt>, Error> {
+    let texts = args.escape.read_all(&args.texts)?;
     let mut prompts = Vec::new();
     for (picture, source) in image::sources(&args.images)?.iter().enumerate() {
         let read = image::read(source, background)?;
-        prompts.extend(about(
-            picture,
-            &source.to_string(),
-            &read,
-            &args.texts,
-            &args.marker,
-        ));
+        prompts.extend(about(picture, &source.to_string(), &read, &texts, &args.marker));
     }
     for prompt in &prompts {
         questions::check(&prompt.name, &prompt.prompt, 1)?;

@@ -99,13 +99,11 @@ impl Chat {
             None => Conversation::default(),
         };
         conversation.marker = args.conversation.marker;
-        if args.conversation.system.is_some() {
-            conversation.system = args.conversation.system;
+        if args.conversation.system_prompt.is_some() {
+            conversation.system = args.conversation.system_prompt;
         }
         for path in &args.conversation.images {
-            conversation
-                .waiting
-                .push(Picture::read(Path::new(path), background)?);
+            conversation.waiting.push(Picture::read(path, background)?);
         }
         if conversation.pictures().next().is_some() {
             files::require_projector(&args.model)?;

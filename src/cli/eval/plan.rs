@@ -155,6 +155,14 @@ pub fn settings(args: &EvalArgs) -> Result<Settings, Error> {
         ("image_marker", json!(args.questions.marker.image_marker)),
         ("background", json!(compute.pictures.background.to_string())),
         (
+            "image_min_tokens",
+            json!(compute.pictures.tokens.image_min_tokens),
+        ),
+        (
+            "image_max_tokens",
+            json!(compute.pictures.tokens.image_max_tokens),
+        ),
+        (
             "vision_encoder",
             json!(compute.pictures.vision_encoder.to_string()),
         ),

@@ -124,7 +124,7 @@ impl Inspecting<'_> {
             model: name(model),
             arch: model.shape().arch.clone(),
             n_layer: model.n_layer(),
-            question: self.args.question.prompt.clone(),
+            question: self.options.texts[0].clone(),
             answer: dense.text.trim().to_owned(),
             images,
             prompt: Some(pieces(&self.loaded, &prompt)),
@@ -189,7 +189,8 @@ impl Inspecting<'_> {
             let n_tokens = spans[i].len();
             let grid = prompt.grid(i).ok_or_else(|| {
                 Error::Usage(format!(
-                    "{name} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture"
+                    "{} became {n_tokens} vision tokens, which form no grid: inspect cannot place them on the picture",
+                    name.display()
                 ))
             })?;
             let file = Path::new(name).file_name().unwrap_or_default().to_string_lossy();

@@ -62,6 +62,7 @@ impl Model {
         }
         let params = ffi::ModelParams {
             n_gpu_layers: options.n_gpu_layers,
+            devices: options.devices.as_deref().map(gpus).transpose()?,
             main_gpu: options.main_gpu.map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
             use_mmap: options.use_mmap,
             use_mlock: options.use_mlock,
@@ -301,6 +302,21 @@ pub fn supported_archs() -> Vec<String> {
 /// The devices that llama.cpp can compute on: `CPU (AMD EPYC 7763)`.
 pub fn devices() -> Vec<String> {
     ffi::devices()
+}
+
+fn gpus(names: &[String]) -> Result<Vec<ffi::Gpu>, Error> {
+    names.iter().map(|name| gpu(name)).collect()
+}
+
+/// The GPU, or accelerator of another kind, that ggml calls so.
+///
+/// # Errors
+/// [`Error::NoDevice`]
+pub(crate) fn gpu(name: &str) -> Result<ffi::Gpu, Error> {
+    ffi::Gpu::called(name).ok_or_else(|| Error::NoDevice {
+        name: name.to_owned(),
+        found: ffi::Gpu::names(),
+    })
 }
 
 /// Loads a file through `load`, telling a stop by the caller from a failure.
