@@ -295,7 +295,7 @@ impl Bench<'_> {
             name: shape.name.clone().unwrap_or_default(),
             arch: shape.arch.clone(),
             n_layer: shape.n_layer as usize,
-            file_bytes: std::fs::metadata(gguf.path()).map_or(0, |file| file.len()),
+            file_bytes: shape.file_bytes,
             compute: Compute {
                 devices: engine::devices(),
                 n_threads: self.n_threads(),
