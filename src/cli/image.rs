@@ -7,6 +7,7 @@ use std::str::FromStr;
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage, Rgba, imageops,
 };
+use tiff::tags::{PhotometricInterpretation, SampleFormat, Tag};
 use visipruner::engine::Image;
 
 use super::error::Error;
@@ -114,6 +115,10 @@ pub enum PictureError {
     Empty { image: String },
     #[error("{image} is not an image that can be read: use a PNG, JPEG, WebP, GIF, BMP or TIFF file")]
     UnknownFormat { image: String },
+    #[error("the image {image} is {format}, which is not read: convert it to PNG or JPEG")]
+    OtherFormat { image: String, format: &'static str },
+    #[error("the image {image} is of a kind that is not read ({kind}): convert it to PNG or JPEG")]
+    Unsupported { image: String, kind: String },
     #[error("the image {image} is damaged or cut short, save it anew")]
     Damaged { image: String, source: ImageError },
     #[error("the image {image} is cut short: the end of the JPEG file is missing, save it anew")]
@@ -187,14 +192,26 @@ fn read_limited(input: impl Read, image: &ImageSource) -> Result<Vec<u8>, Pictur
 
 fn decode(bytes: &[u8], source: &ImageSource) -> Result<DynamicImage, PictureError> {
     let name = || source.to_string();
-    let damaged = |source| PictureError::Damaged {
-        image: name(),
-        source,
+    let damaged = |source| match source {
+        ImageError::Unsupported(error) => PictureError::Unsupported {
+            image: name(),
+            kind: tiff_kind(bytes).unwrap_or_else(|| error.to_string()),
+        },
+        source => PictureError::Damaged {
+            image: name(),
+            source,
+        },
     };
     let format = image::guess_format(bytes)
         .ok()
         .filter(ImageFormat::reading_enabled)
-        .ok_or_else(|| PictureError::UnknownFormat { image: name() })?;
+        .ok_or_else(|| match other_format(bytes) {
+            Some(format) => PictureError::OtherFormat {
+                image: name(),
+                format,
+            },
+            None => PictureError::UnknownFormat { image: name() },
+        })?;
     if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
         return Err(PictureError::CutShort { image: name() });
     }
@@ -224,6 +241,46 @@ fn decode(bytes: &[u8], source: &ImageSource) -> Result<DynamicImage, PictureErr
     })?;
     picture.apply_orientation(orientation);
     Ok(picture)
+}
+
+/// Formats of cameras and browsers that no decoder in pure Rust reads well.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    // The first box of an ISO media file names its brand.
+    let brand = (bytes.get(4..8)? == b"ftyp").then(|| bytes.get(8..12)).flatten();
+    match brand {
+        Some(b"avif" | b"avis") => Some("an AVIF file"),
+        Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => {
+            Some("a HEIC file")
+        }
+        _ if bytes.starts_with(b"\xff\x0a") || bytes[4..].starts_with(b"JXL \r\n") => Some("a JPEG XL file"),
+        _ => None,
+    }
+}
+
+/// What kind of TIFF it is, in words; `None` if it is none.
+fn tiff_kind(bytes: &[u8]) -> Option<String> {
+    let mut decoder = tiff::decoder::Decoder::new(Cursor::new(bytes)).ok()?;
+    let mut tag = |tag| decoder.find_tag_unsigned_vec::<u16>(tag).ok()?;
+    let colours = tag(Tag::PhotometricInterpretation)?;
+    let colours = match PhotometricInterpretation::from_u16(*colours.first()?)? {
+        PhotometricInterpretation::WhiteIsZero | PhotometricInterpretation::BlackIsZero => "grey",
+        PhotometricInterpretation::RGB => "RGB",
+        PhotometricInterpretation::RGBPalette => "palette",
+        PhotometricInterpretation::TransparencyMask => "mask",
+        PhotometricInterpretation::CMYK => "CMYK",
+        PhotometricInterpretation::YCbCr => "YCbCr",
+        _ => "Lab",
+    };
+    let n_bits = tag(Tag::BitsPerSample)
+        .and_then(|bits| bits.first().copied())
+        .unwrap_or(1);
+    let format = tag(Tag::SampleFormat).and_then(|format| SampleFormat::from_u16(*format.first()?));
+    let numbers = match format {
+        Some(SampleFormat::IEEEFP) => "floating-point numbers",
+        Some(SampleFormat::Int) => "signed numbers",
+        _ => "numbers",
+    };
+    Some(format!("{colours} TIFF with {numbers} of {n_bits} bits"))
 }
 
 fn limits() -> Limits {
@@ -446,6 +503,82 @@ mod tests {
     fn what_is_no_picture_is_refused_with_the_formats_that_are() {
         let message = decode_rgb(b"GGUF\x03\0\0\0 and more").expect_err("is no picture");
         assert!(message.contains("not an image") && message.contains("PNG, JPEG"));
+    }
+
+    /// A TIFF of two pixels, uncompressed.
+    fn tiff(photometric: u16, n_samples: u16, n_bits: u16, sample_format: u16) -> Vec<u8> {
+        let n_bytes = u32::from(n_samples) * u32::from(n_bits) / 8 * 2;
+        let mut entries: Vec<(u16, u16, u32, u32)> = vec![
+            (256, 3, 1, 2),
+            (257, 3, 1, 1),
+            (258, 3, 1, n_bits.into()),
+            (259, 3, 1, 1),
+            (262, 3, 1, photometric.into()),
+            (273, 4, 1, 8),
+            (277, 3, 1, n_samples.into()),
+            (278, 3, 1, 1),
+            (279, 4, 1, n_bytes),
+            (339, 3, 1, sample_format.into()),
+        ];
+        if n_samples == 3 {
+            // Three values of two bytes do not fit into an entry: they stand behind the pixels.
+            entries[2] = (258, 3, 3, 8 + n_bytes);
+            entries[9] = (339, 3, 3, 14 + n_bytes);
+        }
+        let mut file = b"II*\0".to_vec();
+        file.extend((20 + n_bytes).to_le_bytes());
+        file.extend(vec![7; n_bytes as usize]);
+        for value in [[n_bits; 3], [sample_format; 3]].as_flattened() {
+            file.extend(value.to_le_bytes());
+        }
+        file.extend((entries.len() as u16).to_le_bytes());
+        for (tag, kind, count, value) in entries {
+            file.extend(tag.to_le_bytes());
+            file.extend(kind.to_le_bytes());
+            file.extend(count.to_le_bytes());
+            file.extend(value.to_le_bytes());
+        }
+        file.extend([0; 4]);
+        file
+    }
+
+    #[test]
+    fn kinds_of_tiff_that_are_not_read_are_not_called_damaged() {
+        assert_eq!(
+            decode_rgb(&tiff(1, 1, 8, 1)).map(|picture| picture.dimensions()),
+            Ok((2, 1))
+        );
+        for (bytes, kind) in [
+            (tiff(3, 1, 8, 1), "palette TIFF with numbers of 8 bits"),
+            (tiff(6, 3, 8, 1), "YCbCr TIFF with numbers of 8 bits"),
+            (tiff(8, 3, 8, 1), "Lab TIFF with numbers of 8 bits"),
+            (
+                tiff(1, 1, 32, 3),
+                "grey TIFF with floating-point numbers of 32 bits",
+            ),
+        ] {
+            let message = decode_rgb(&bytes).expect_err("is not read");
+            assert!(
+                message.contains(kind) && message.contains("convert it"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn formats_that_are_not_read_are_named() {
+        for (bytes, format) in [
+            (&b"\0\0\0\x18ftypheic\0\0\0\0"[..], "a HEIC file"),
+            (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF file"),
+            (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file"),
+            (b"\xff\x0a\x7f\0\0\0\0\0", "a JPEG XL file"),
+        ] {
+            let message = decode_rgb(bytes).expect_err("is not read");
+            assert!(
+                message.contains(format) && message.contains("convert it to PNG"),
+                "{message}"
+            );
+        }
     }
 
     #[test]
