@@ -222,6 +222,7 @@ impl From<engine::Error> for Error {
             engine::Error::Policy(error) => return error.into(),
             engine::Error::FileExists { .. } => Some("--force"),
             engine::Error::PromptTooLong { .. } => Some("-c"),
+            engine::Error::Template { .. } => Some("--chat-template"),
             engine::Error::NoDevice { .. } => Some("--device"),
             engine::Error::QuantizedAlready { .. } => Some("--allow-requantize"),
             engine::Error::Markers { n_markers: 1.., .. } => {

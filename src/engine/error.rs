@@ -223,7 +223,7 @@ pub enum Error {
         type_v: KvType,
     },
 
-    /// A chat template that was given explicitly and does not work.
+    /// A chat template, the model's own or another, that does not work.
     #[error("the chat template failed: {reason}")]
     Template {
         /// The template engine's words.

@@ -211,7 +211,7 @@ impl Model {
     /// of `n_images`. `chat_template` is used instead of the model's own.
     ///
     /// # Errors
-    /// [`Error::Markers`], [`Error::EmptyPrompt`], and [`Error::Template`] if a template that was given fails.
+    /// [`Error::Markers`], [`Error::EmptyPrompt`], and [`Error::Template`] if the template fails.
     pub(crate) fn rendered(
         &self,
         prompt: &Prompt,
@@ -235,15 +235,11 @@ impl Model {
             history,
             user: &user,
         };
-        match chat_template {
-            Some(given) => {
-                template::apply(given, specials, &conversation).map_err(|reason| Error::Template { reason })
-            }
-            None => {
-                let own = self.chat_template();
-                Ok(template::apply_or_llava(own.as_deref(), specials, &conversation))
-            }
-        }
+        let rendered = match chat_template {
+            Some(given) => template::apply(given, specials, &conversation),
+            None => template::apply_or_llava(self.chat_template().as_deref(), specials, &conversation),
+        };
+        rendered.map_err(|reason| Error::Template { reason })
     }
 
     /// The tokens of a text in a prompt; at its beginning with BOS and EOS as the metadata says.
