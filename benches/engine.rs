@@ -5,8 +5,8 @@ use std::ops::ControlFlow::Continue;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use visipruner::engine::{
-    EncodedPrompt, Image, Model, ModelOptions, Projector, ProjectorOptions, Prompt, Request, Session,
-    SessionOptions, devices, encode,
+    EncodedPrompt, IMAGE_MARKERS, Image, Model, ModelOptions, Part, Projector, ProjectorOptions, Prompt,
+    Request, Session, SessionOptions, devices, encode,
 };
 use visipruner::policy::{
     Decision, LayerPlan, Outcome, Policy, PolicyError, PromptLayout, Reading, StagePolicy, Statistic,
@@ -91,7 +91,7 @@ fn setup() -> (Model, EncodedPrompt, Request) {
     let request = Request {
         images: vec![image],
         n_predict: 0,
-        ..Request::new(Prompt::raw(&prompt))
+        ..Request::new(Prompt::Raw(Part::split(&prompt, &IMAGE_MARKERS)))
     };
     let encoded = encode(&model, Some(&mut projector), &request, |_| Continue(()))
         .expect("the picture is encoded")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// A directory that holds llama.cpp's source (its top `CMakeLists.txt`), instead of the pinned package.
 const LLAMA_CPP: &str = "VISIPRUNER_LLAMA_CPP";
-/// Further `-DNAME=VALUE` arguments for cmake, separated by blanks; they win over ours.
+/// Further `-DNAME=VALUE` arguments for cmake, separated by blanks and quoted as in a shell; they win over ours.
 const CMAKE_ARGS: &str = "VISIPRUNER_CMAKE_ARGS";
 /// `0`, `off` or `no`: don't compile for the instruction set of this very machine (for binaries that travel).
 const GGML_NATIVE: &str = "VISIPRUNER_GGML_NATIVE";
@@ -142,8 +142,15 @@ fn backends(target_os: &str) -> Vec<&'static str> {
         .collect()
 }
 
-fn cmake_defines(args: &str) -> Result<Vec<(String, String)>, String> {
-    args.split_whitespace()
+/// The definitions that a variable holds.
+///
+/// # Errors
+/// What is no definition, and quotation marks that are not closed.
+pub fn cmake_defines(args: &str) -> Result<Vec<(String, String)>, String> {
+    let unclosed = || format!("{CMAKE_ARGS}: a quotation mark is not closed in: {args}");
+    shlex::split(args)
+        .ok_or_else(unclosed)?
+        .iter()
         .map(|arg| {
             let (name, value) = arg.strip_prefix("-D").and_then(|define| define.split_once('=')).ok_or_else(|| {
                 format!("{CMAKE_ARGS}: cannot read '{arg}'; write -DNAME=VALUE, several of them separated by blanks")

@@ -5,11 +5,13 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match cli::run(std::env::args_os()) {
+    let code = match cli::run(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", cli::error::in_one_line(&error));
             ExitCode::FAILURE
         }
-    }
+    };
+    cli::interrupt::end_as_signalled();
+    code
 }

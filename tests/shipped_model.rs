@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use visipruner::engine::{
-    Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt, QuantizeOptions, Request,
-    Session, SessionOptions, VisionEncoder, quantize,
+    IMAGE_MARKERS, Image, KvType, Model, ModelOptions, Part, Projector, ProjectorOptions, Prompt,
+    QuantizeOptions, Request, Session, SessionOptions, VisionEncoder, quantize,
 };
 use visipruner::gguf::FileType;
 use visipruner::policy::{PolicyConfig, PolicyOverrides};
@@ -155,7 +155,12 @@ fn prompts_logits_and_answers_are_those_of_the_training_code() {
     let mut dense = session(&shipped, PolicyConfig::Off);
     for answered in answered() {
         let question = &answered.question;
-        let report = ask(&mut shipped, &mut dense, &answered, Prompt::raw(&answered.prompt));
+        let report = ask(
+            &mut shipped,
+            &mut dense,
+            &answered,
+            Prompt::Raw(Part::split(&answered.prompt, &IMAGE_MARKERS)),
+        );
         assert_eq!(report.token_ids, answered.token_ids, "{question}");
         assert_eq!(report.image_spans, answered.image_spans, "{question}");
         let logits = report.logits.unwrap();
@@ -236,7 +241,7 @@ fn quantized_to_q8_0_it_answers_the_same() {
             &mut quantized,
             &mut dense,
             &answered,
-            Prompt::raw(&answered.prompt),
+            Prompt::Raw(Part::split(&answered.prompt, &IMAGE_MARKERS)),
         );
         assert_eq!(report.text.trim(), answered.answer, "{}", answered.question);
     }

@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use common::rng::Rng;
 use visipruner::engine::{
-    FlashAttention, Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt, Request,
-    Session, SessionOptions, VisionEncoder,
+    FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions, Part, Projector, ProjectorOptions,
+    Prompt, Request, Session, SessionOptions, VisionEncoder,
 };
 use visipruner::gguf::GgmlType;
 #[cfg(feature = "cli")]
@@ -157,7 +157,7 @@ fn ours(case: &Case, files: &Files, encoder: VisionEncoder) -> Answer {
         images: files.images.clone(),
         n_predict: N_PREDICT as usize,
         report_logits: true,
-        ..Request::new(Prompt::raw(&case.prompt()))
+        ..Request::new(Prompt::Raw(Part::split(&case.prompt(), &IMAGE_MARKERS)))
     };
     let mut session = Session::new(&model, options).unwrap();
     let outcome = session

@@ -10,10 +10,20 @@ const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
     ("-ctv", "--cache-type-v"),
     ("-ub", "--ubatch-size"),
     ("-mm", "--mmproj"),
+    ("-sys", "--system-prompt"),
+    ("-dev", "--device"),
+    ("-nkvo", "--no-kv-offload"),
 ];
 
 /// Flags whose value is free text, which may look like a flag.
-const TEXT_FLAGS: &[&str] = &["-p", "--prompt", "--system"];
+const TEXT_FLAGS: &[&str] = &[
+    "-p",
+    "--prompt",
+    "-sys",
+    "--system-prompt",
+    "--system",
+    "--image-marker",
+];
 
 /// Replaces multi-letter short flags by the long ones, also in the form `-ngl=99`. What follows a flag for free text,
 /// and everything after `--`, stays as it is.
@@ -99,6 +109,7 @@ mod tests {
         assert_eq!(expand_words("--prompt -ngl"), "--prompt -ngl");
         assert_eq!(expand_words("-p -- -fa"), "-p -- --flash-attn");
         assert_eq!(expand_words("-p -p -fa"), "-p -p --flash-attn");
+        assert_eq!(expand_words("-sys -fa -fa"), "--system-prompt -fa --flash-attn");
         assert_eq!(expand_words("-- -ngl"), "-- -ngl");
         assert_eq!(expand_words("-nglx -n 3 -f"), "-nglx -n 3 -f");
     }

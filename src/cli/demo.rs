@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stdout};
 
-use visipruner::engine::{Image, Prompt, Request, Session, SessionOptions, model_shape};
+use visipruner::engine::{Image, Request, Session, SessionOptions, model_shape};
 use visipruner::policy::{PolicyConfig, PolicyOverrides, presets};
 use visipruner::report::{RunReport, summary};
 
@@ -15,7 +15,7 @@ use super::interrupt::Interrupt;
 use super::mosaic::Kept;
 use super::run::{model_options, projector_options, session_options};
 use super::terminal::Terminal;
-use super::{output, units};
+use super::{output, questions, units};
 
 /// Tokens of an answer at most: the longest that the model was taught takes about 30.
 const N_PREDICT: usize = 48;
@@ -46,6 +46,9 @@ pub fn run(args: DemoArgs) -> Result<(), Error> {
     show_log(args.output.verbose);
     let interrupt = Interrupt::listen();
     let scene = scene(&args)?;
+    for question in &scene.questions {
+        questions::check_places(&args.marker.chat(question), 1)?;
+    }
     let mut loaded = load(&args.compute, &mut terminal, &interrupt)?;
     let policy = policy(&args.policy, &loaded)?;
     let mut dense = session(&loaded, &args.compute, &PolicyConfig::Off)?;
@@ -55,7 +58,7 @@ pub fn run(args: DemoArgs) -> Result<(), Error> {
             images: vec![scene.image.clone()],
             n_predict: N_PREDICT,
             cancel: interrupt.handle(),
-            ..Request::new(Prompt::chat(question))
+            ..Request::new(args.marker.chat(question))
         };
         ask(
             session,
@@ -100,15 +103,18 @@ fn scene(args: &DemoArgs) -> Result<Scene, Error> {
     let shipped = embedded::scenes().swap_remove(0);
     let (name, image) = match &args.image {
         Some(argument) => {
-            let source = ImageSource::from(argument.as_str());
-            (source.to_string(), image::read(&source)?)
+            let source = ImageSource::from(argument.as_path());
+            (
+                source.to_string(),
+                image::read(&source, args.compute.pictures.background)?,
+            )
         }
         None => (shipped.image.clone(), embedded::picture(&shipped.image)?),
     };
     let questions = if args.questions.is_empty() {
         shipped.questions
     } else {
-        args.questions.clone()
+        args.escape.read_all(&args.questions)?
     };
     Ok(Scene {
         name,

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use visipruner::engine::Image;
 
 use super::error::Error;
-use super::image::{self, ImageSource};
+use super::image::{self, Background, ImageSource};
 
 macro_rules! shipped {
     ($path:literal) => {
@@ -111,5 +111,5 @@ pub fn picture(name: &str) -> Result<Image, Error> {
         .iter()
         .find(|(known, _)| *known == name)
         .map_or(&[][..], |(_, bytes)| *bytes);
-    image::from_bytes(bytes, &source)
+    image::from_bytes(bytes, &source, Background::WHITE)
 }

@@ -76,6 +76,15 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// A question that cannot be asked.
+    #[error("question {id} cannot be asked")]
+    Asked {
+        /// The question.
+        id: String,
+        /// Why not.
+        source: Box<Error>,
+    },
+
     /// Ctrl-C, before there was an answer.
     #[error("interrupted before the first answer")]
     NothingAnswered,
@@ -133,8 +142,10 @@ pub enum Error {
     },
 
     /// A file of questions that cannot be used.
-    #[error("--questions {}: {reason}", path.display())]
+    #[error("{flag} {}: {reason}", path.display())]
     Questions {
+        /// What it was given as.
+        flag: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -211,7 +222,12 @@ impl From<engine::Error> for Error {
             engine::Error::Policy(error) => return error.into(),
             engine::Error::FileExists { .. } => Some("--force"),
             engine::Error::PromptTooLong { .. } => Some("-c"),
+            engine::Error::Template { .. } => Some("--chat-template"),
+            engine::Error::NoDevice { .. } => Some("--device"),
             engine::Error::QuantizedAlready { .. } => Some("--allow-requantize"),
+            engine::Error::Markers { n_markers: 1.., .. } => {
+                Some("--image-marker none takes markers as text")
+            }
             _ => None,
         };
         Self::Engine(error).with_flag(flag)

@@ -83,6 +83,15 @@ impl Files {
     }
 }
 
+/// A file of text, without the byte order mark that some editors begin it with.
+///
+/// # Errors
+/// A file that cannot be read, or is no UTF-8.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(path)?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 /// Fails where pictures are to be seen without a projector.
 ///
 /// # Errors
@@ -114,13 +123,25 @@ fn projectors_beside(model: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// `x.policy.toml` beside `x.gguf`, or beside `x-Q4_K_M.gguf`: thresholds hold for every quantization of a model.
+/// `x.policy.toml` beside `x.gguf`, beside `x-00001-of-00003.gguf`, or beside `x-Q4_K_M.gguf`: thresholds hold for every
+/// quantization of a model.
 fn policy_file_beside(model: &Path) -> Option<PathBuf> {
     let stem = model.file_stem()?.to_str()?;
-    [stem, without_quantization(stem)]
+    let whole = without_part(stem);
+    [stem, whole, without_quantization(whole)]
         .into_iter()
         .map(|name| model.with_file_name(format!("{name}{POLICY_SUFFIX}")))
         .find(|path| path.is_file())
+}
+
+/// `llava` of `llava-00001-of-00003`
+pub fn without_part(stem: &str) -> &str {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = stem.rsplit_once("-of-").and_then(|(rest, count)| {
+        let (name, no) = rest.rsplit_once('-')?;
+        (is_number(no) && is_number(count)).then_some(name)
+    });
+    parts.unwrap_or(stem)
 }
 
 /// `llava-1.5` of `llava-1.5-Q4_K_M`, and other names as they are.
@@ -156,6 +177,8 @@ mod tests {
             "llava-1.5.q8_0.gguf",
             "llava-1.5-f16.gguf",
             "llava-1.5-IQ2_XS.gguf",
+            "llava-1.5-00001-of-00003.gguf",
+            "llava-1.5-Q4_K_M-00001-of-00003.gguf",
         ] {
             assert_eq!(beside(model).as_ref(), Some(&policy), "{model}");
         }
@@ -164,14 +187,35 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("q.txt");
+        for (written, text) in [
+            ("\u{feff}What?\n", "What?\n"),
+            ("a\u{feff}", "a\u{feff}"),
+            ("", ""),
+        ] {
+            std::fs::write(&path, written).expect("writes");
+            assert_eq!(read_text(&path).expect("reads"), text);
+        }
+    }
+
+    #[test]
     fn the_exact_name_comes_first() {
         let folder = tempfile::tempdir().expect("a folder");
-        for name in ["m.policy.toml", "m-f16.policy.toml"] {
+        let names = [
+            "m.policy.toml",
+            "m-f16.policy.toml",
+            "m-f16-00001-of-00002.policy.toml",
+        ];
+        for name in names {
             std::fs::write(folder.path().join(name), "").expect("writes");
         }
-        assert_eq!(
-            policy_file_beside(&folder.path().join("m-f16.gguf")),
-            Some(folder.path().join("m-f16.policy.toml"))
-        );
+        for model in ["m-f16", "m-f16-00001-of-00002"] {
+            assert_eq!(
+                policy_file_beside(&folder.path().join(format!("{model}.gguf"))),
+                Some(folder.path().join(format!("{model}.policy.toml")))
+            );
+        }
     }
 }

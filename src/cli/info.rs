@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use visipruner::engine::Image;
 use visipruner::gguf::{LlmShape, ProjectorShape, file_type_name};
 
-use super::args::{InfoArgs, PolicyArgs};
+use super::args::{ImageTokensArgs, InfoArgs, PolicyArgs};
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
-use super::image::{self, ImageSource};
+use super::image::{self, Background, ImageSource};
 use super::{output, units};
 
 /// Bytes of a number in the KV cache, unless told otherwise (f16).
@@ -34,7 +34,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
     }
     let files = Files::open(&args.model)?;
     let policy = files.policy(&PolicyArgs::default())?;
-    let pictures = pictures(&args.images, &files)?;
+    let pictures = pictures(args, &files)?;
     if args.json {
         output::print_json(&as_json(&files, &policy, &pictures))
     } else {
@@ -42,13 +42,13 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
     }
 }
 
-fn pictures(arguments: &[String], files: &Files) -> Result<Vec<Picture>, Error> {
-    let sources = image::sources(arguments)?;
-    let images = sources.iter().map(image::read).collect::<Result<Vec<_>, _>>()?;
+fn pictures(args: &InfoArgs, files: &Files) -> Result<Vec<Picture>, Error> {
+    let sources = image::sources(&args.images)?;
+    let images = image::read_all(&sources, Background::WHITE)?;
     let n_tokens = match files.n_tokens_per_image() {
         Some(n_tokens) => vec![n_tokens; images.len()],
         None if images.is_empty() => Vec::new(),
-        None => n_tokens_by_size(files, &images)?,
+        None => n_tokens_by_size(files, &args.image_tokens, &images)?,
     };
     let picture = |((source, image), n_tokens): ((&ImageSource, &Image), usize)| Picture {
         path: source.to_string(),
@@ -61,7 +61,7 @@ fn pictures(arguments: &[String], files: &Files) -> Result<Vec<Picture>, Error> 
 
 /// Tokens of pictures whose size decides, asked of the projector itself.
 #[cfg(feature = "native")]
-fn n_tokens_by_size(files: &Files, images: &[Image]) -> Result<Vec<usize>, Error> {
+fn n_tokens_by_size(files: &Files, tokens: &ImageTokensArgs, images: &[Image]) -> Result<Vec<usize>, Error> {
     use std::ops::ControlFlow;
     use visipruner::engine::{Model, ModelOptions, Projector, ProjectorOptions};
 
@@ -75,6 +75,8 @@ fn n_tokens_by_size(files: &Files, images: &[Image]) -> Result<Vec<usize>, Error
     let model = Model::load(files.model.0.path(), &on_cpu, |_| ControlFlow::Continue(()))?;
     let on_cpu = ProjectorOptions {
         use_gpu: false,
+        image_min_tokens: tokens.image_min_tokens,
+        image_max_tokens: tokens.image_max_tokens,
         ..ProjectorOptions::default()
     };
     let projector = Projector::load(projector.path(), &model, &on_cpu, |_| ControlFlow::Continue(()))?;
@@ -83,7 +85,7 @@ fn n_tokens_by_size(files: &Files, images: &[Image]) -> Result<Vec<usize>, Error
 }
 
 #[cfg(not(feature = "native"))]
-fn n_tokens_by_size(_: &Files, _: &[Image]) -> Result<Vec<usize>, Error> {
+fn n_tokens_by_size(_: &Files, _: &ImageTokensArgs, _: &[Image]) -> Result<Vec<usize>, Error> {
     Err(Error::NoEngine)
 }
 

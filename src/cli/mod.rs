@@ -29,7 +29,7 @@ mod image;
 mod info;
 #[cfg(feature = "native")]
 mod inspect;
-mod interrupt;
+pub mod interrupt;
 #[cfg(feature = "native")]
 mod mosaic;
 mod output;

@@ -9,7 +9,7 @@ use visipruner::gguf::FileType;
 use super::answer::show_log;
 use super::args::QuantizeArgs;
 use super::error::Error;
-use super::files::without_quantization;
+use super::files::{without_part, without_quantization};
 use super::interrupt::Interrupt;
 use super::terminal::Terminal;
 use super::{output, units};
@@ -54,16 +54,6 @@ fn default_name(model: &Path, ty: FileType) -> PathBuf {
     let stem = model.file_stem().unwrap_or_default().to_string_lossy();
     let plain = without_quantization(without_part(&stem));
     model.with_file_name(format!("{plain}-{}.gguf", ty.name()))
-}
-
-/// `llava` of `llava-00001-of-00003`
-fn without_part(stem: &str) -> &str {
-    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = stem.rsplit_once("-of-").and_then(|(rest, count)| {
-        let (name, no) = rest.rsplit_once('-')?;
-        (is_number(no) && is_number(count)).then_some(name)
-    });
-    parts.unwrap_or(stem)
 }
 
 fn summary(quantized: &Quantized) -> Vec<String> {

@@ -1,14 +1,14 @@
 //! `visipruner run`: answers to questions about the same pictures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[cfg(feature = "native")]
 use visipruner::engine::Request;
-use visipruner::engine::{self, Image, ModelOptions, ProjectorOptions, Prompt, Sampling, SessionOptions};
+use visipruner::engine::{Image, ModelOptions, ProjectorOptions, Prompt, Sampling, SessionOptions};
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::presets::Resolved;
 
-use super::args::{ComputeArgs, GpuLayers, ModelArgs, ReportArgs, RunArgs, SamplingArgs};
+use super::args::{ComputeArgs, GpuLayers, ReportArgs, RunArgs, SamplingArgs};
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
 use super::terminal::Terminal;
@@ -33,7 +33,9 @@ pub struct RunOptions {
     pub projector: ProjectorOptions,
     /// How the session is set up, policy included.
     pub session: SessionOptions,
-    /// The questions, each with all pictures: at least one.
+    /// The questions as they were asked: at least one.
+    pub texts: Vec<String>,
+    /// The questions, each with all pictures.
     pub prompts: Vec<Prompt>,
     /// Jinja instead of the model's own template.
     pub chat_template: Option<String>,
@@ -77,37 +79,48 @@ impl RunOptions {
     pub fn check(args: RunArgs, terminal: &mut Terminal) -> Result<Self, Error> {
         let texts = questions::texts(&args.questions)?;
         let prompt = |text: &String| {
+            let parts = args.prompt.marker.split(text);
             if args.prompt.raw {
-                Prompt::raw(text)
+                Prompt::Raw(parts)
             } else {
-                Prompt::chat(text)
+                Prompt::Chat {
+                    system: args.prompt.system_prompt.clone(),
+                    history: Vec::new(),
+                    user: parts,
+                }
             }
         };
         let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
         let sources = image::sources(&args.prompt.images)?;
         for prompt in &prompts {
-            check_images(prompt, sources.len(), args.prompt.raw, &args.model)?;
+            questions::check_places(prompt, sources.len())?;
+        }
+        if !sources.is_empty() {
+            files::require_projector(&args.model)?;
         }
         if let Some(path) = &args.report.report {
             output::check_writable("the report", path)?;
         }
         let files = Files::open(&args.model)?;
         let policy = files.policy(&args.policy)?;
-        let images = sources.iter().map(image::read).collect::<Result<Vec<_>, _>>()?;
+        let images = image::read_all(&sources, args.compute.pictures.background)?;
         if !images.is_empty() {
             say_about_policy(&policy, terminal);
         }
         let session = session_options(&args.compute, files.model.1.n_ctx_train, &policy.resolved.policy);
         session.validate()?;
+        let projector = projector_options(&args.compute);
+        projector.validate()?;
         Ok(Self {
             model_path: args.model.model,
             projector_path: args.model.mmproj,
             model: model_options(&args.compute),
             projector: ProjectorOptions {
                 cache_bytes: if prompts.len() > 1 { PICTURE_CACHE_BYTES } else { 0 },
-                ..projector_options(&args.compute)
+                ..projector
             },
             session,
+            texts,
             prompts,
             chat_template: args.prompt.chat_template.map(chat_template).transpose()?,
             images,
@@ -143,16 +156,34 @@ pub fn model_options(args: &ComputeArgs) -> ModelOptions {
             None | Some(GpuLayers::All) => -1,
             Some(GpuLayers::Count(n)) => i32::try_from(n).unwrap_or(i32::MAX),
         },
+        devices: devices(args),
+        use_mmap: !args.no_mmap,
+        use_mlock: args.mlock,
         ..ModelOptions::default()
     }
 }
 
-/// How the flags want projectors to be loaded. Without GPU layers the encoder stays on the CPU, too.
+/// The devices that are named, `None` for all that there are.
+fn devices(args: &ComputeArgs) -> Option<Vec<String>> {
+    match args.device.as_slice() {
+        [] => None,
+        [none] if none == "none" => Some(Vec::new()),
+        names => Some(names.to_vec()),
+    }
+}
+
+/// How the flags want projectors to be loaded. Without GPU layers the encoder stays on the CPU, too; of several devices it
+/// takes the first.
 pub fn projector_options(args: &ComputeArgs) -> ProjectorOptions {
+    let devices = devices(args);
+    let is_on_cpu = args.n_gpu_layers == Some(GpuLayers::Count(0)) || devices == Some(Vec::new());
     ProjectorOptions {
-        use_gpu: args.n_gpu_layers != Some(GpuLayers::Count(0)),
+        use_gpu: !is_on_cpu,
+        device: devices.and_then(|names| names.into_iter().next()),
+        image_min_tokens: args.pictures.tokens.image_min_tokens,
+        image_max_tokens: args.pictures.tokens.image_max_tokens,
         n_threads: args.threads.map(u32::from),
-        encoder: args.vision_encoder,
+        encoder: args.pictures.vision_encoder,
         flash_attn: args.flash_attn,
         ..ProjectorOptions::default()
     }
@@ -172,6 +203,7 @@ pub fn session_options(args: &ComputeArgs, n_ctx_train: u32, policy: &PolicyConf
         flash_attn: args.flash_attn,
         type_k: args.cache_type_k,
         type_v: args.cache_type_v,
+        offload_kqv: !args.no_kv_offload,
         policy: policy.clone(),
         ..SessionOptions::default()
     }
@@ -188,18 +220,6 @@ pub fn sampling(args: &SamplingArgs) -> Sampling {
     }
 }
 
-fn check_images(prompt: &Prompt, n_images: usize, is_raw: bool, model: &ModelArgs) -> Result<(), Error> {
-    let n_markers = prompt.n_markers();
-    let is_placed = is_raw || n_markers > 0;
-    if is_placed && n_markers != n_images {
-        return Err(engine::Error::Markers { n_markers, n_images }.into());
-    }
-    if n_images > 0 {
-        files::require_projector(model)?;
-    }
-    Ok(())
-}
-
 /// The template itself, or what stands in the file of that name.
 ///
 /// # Errors
@@ -208,7 +228,7 @@ pub fn chat_template(argument: String) -> Result<String, Error> {
     if argument.contains("{{") || argument.contains("{%") {
         return Ok(argument);
     }
-    std::fs::read_to_string(&argument).map_err(|source| Error::ReadTemplate {
+    files::read_text(Path::new(&argument)).map_err(|source| Error::ReadTemplate {
         path: argument.into(),
         source,
     })

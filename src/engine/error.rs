@@ -175,7 +175,7 @@ pub enum Error {
 
     /// Other numbers of image places and images.
     #[error(
-        "the prompt has {n_markers} image marker(s) (<image> or <__media__>) but {n_images} image(s) were given: \
+        "the prompt has {n_markers} image marker(s) but {n_images} image(s) were given: \
          the numbers must agree"
     )]
     Markers {
@@ -183,6 +183,15 @@ pub enum Error {
         n_markers: usize,
         /// Images given.
         n_images: usize,
+    },
+
+    /// A device that there is not.
+    #[error("there is no device {name:?} to compute on, {}", there_are(found))]
+    NoDevice {
+        /// What was asked for.
+        name: String,
+        /// The devices that there are, without the CPU.
+        found: Vec<String>,
     },
 
     /// Images without a projector.
@@ -214,7 +223,7 @@ pub enum Error {
         type_v: KvType,
     },
 
-    /// A chat template that was given explicitly and does not work.
+    /// A chat template, the model's own or another, that does not work.
     #[error("the chat template failed: {reason}")]
     Template {
         /// The template engine's words.
@@ -304,6 +313,15 @@ pub enum Error {
         /// llama.cpp's words.
         reason: String,
     },
+}
+
+/// The devices that there are, in words.
+fn there_are(devices: &[String]) -> String {
+    if devices.is_empty() {
+        String::from("only the CPU, which needs no name")
+    } else {
+        format!("only: {}", devices.join(", "))
+    }
 }
 
 /// What a failed computation is to a caller.

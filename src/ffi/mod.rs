@@ -34,7 +34,7 @@ mod sys {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
-pub(crate) use backend::devices;
+pub(crate) use backend::{Gpu, devices};
 pub(crate) use context::{
     AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Range, Rows, Sequence,
     Token,

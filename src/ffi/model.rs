@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::backend::Gpu;
 use super::callback::Progress;
 use super::status::{Error, Status, VpStatus, call, text};
 use super::{log, sys};
@@ -13,6 +14,8 @@ use super::{log, sys};
 pub(crate) struct ModelParams {
     /// Layers kept on the GPU, negative for all.
     pub(crate) n_gpu_layers: i32,
+    /// The devices that they are kept on, `None` for all GPUs.
+    pub(crate) devices: Option<Vec<Gpu>>,
     /// The GPU that holds the whole model, `None` to split it over all.
     pub(crate) main_gpu: Option<i32>,
     pub(crate) use_mmap: bool,
@@ -56,6 +59,10 @@ impl Model {
         // SAFETY: no preconditions.
         let mut c_params = unsafe { sys::llama_model_default_params() };
         c_params.n_gpu_layers = params.n_gpu_layers;
+        let mut devices = params.devices.as_deref().map(null_terminated);
+        if let Some(devices) = &mut devices {
+            c_params.devices = devices.as_mut_ptr();
+        }
         c_params.load_mode = load_mode(params.use_mmap, params.use_mlock);
         if let Some(main_gpu) = params.main_gpu {
             c_params.split_mode = sys::LLAMA_SPLIT_MODE_NONE;
@@ -64,7 +71,7 @@ impl Model {
         c_params.progress_callback = Some(Progress::callback);
         c_params.progress_callback_user_data = progress.user_data();
         // SAFETY: `path` is NUL-terminated; the progress callback's data outlives the call and is not touched
-        // meanwhile; everything else in the parameters is upstream's default.
+        // meanwhile; so does the list of devices, which ends with a null pointer; everything else in the parameters is upstream's default.
         let loaded = call("vp_model_load_from_file", || unsafe {
             sys::vp_model_load_from_file(path.as_ptr(), c_params)
         });
@@ -332,6 +339,12 @@ pub(crate) fn c_path(path: &std::path::Path) -> Option<CString> {
     #[cfg(not(unix))]
     let bytes = path.to_string_lossy().into_owned().into_bytes();
     CString::new(bytes).ok()
+}
+
+/// A list of devices as `llama_model_params` takes it.
+fn null_terminated(devices: &[Gpu]) -> Vec<sys::ggml_backend_dev_t> {
+    let devices = devices.iter().map(|device| device.as_ptr());
+    devices.chain([std::ptr::null_mut()]).collect()
 }
 
 fn load_mode(use_mmap: bool, use_mlock: bool) -> sys::llama_load_mode {

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::backend::Gpu;
 use super::callback::Progress;
 use super::context::FlashAttention;
 use super::model::Model;
@@ -18,6 +19,8 @@ pub(crate) struct ProjectorParams {
     pub(crate) n_threads: i32,
     pub(crate) flash_attn: FlashAttention,
     /// For models with dynamic resolution; `None` for the file's own.
+    /// The GPU that it is encoded on, `None` for the first.
+    pub(crate) device: Option<Gpu>,
     pub(crate) image_min_tokens: Option<i32>,
     pub(crate) image_max_tokens: Option<i32>,
     /// Stock llama.cpp's way through LLaVA's encoder instead of the right one.
@@ -155,6 +158,7 @@ impl Projector {
         // SAFETY: no preconditions.
         let mut c_params = unsafe { sys::mtmd_context_params_default() };
         c_params.use_gpu = params.use_gpu;
+        c_params.device = params.device.map_or(std::ptr::null_mut(), Gpu::as_ptr);
         c_params.n_threads = params.n_threads;
         c_params.print_timings = false;
         c_params.flash_attn_type = match params.flash_attn {

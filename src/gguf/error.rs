@@ -217,6 +217,16 @@ pub enum Problem {
         source: Box<GgufError>,
     },
 
+    /// A projector in several files.
+    #[error(
+        "this is one of {n_parts} parts of a split image projector, and llama.cpp reads projectors in one file: join the \
+         parts with llama-gguf-split"
+    )]
+    SplitProjector {
+        /// How many there are.
+        n_parts: u32,
+    },
+
     /// A projector was given where a language model was expected.
     #[error("this is an image projector (mmproj), not a language model: give it as the projector")]
     IsProjector,

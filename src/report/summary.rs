@@ -37,6 +37,9 @@ pub fn two_lines(report: &RunReport) -> String {
 /// prefill 62% of the FLOPs, KV cache 124 of 312 MiB (40%)
 /// ```
 pub fn saved(report: &RunReport) -> String {
+    if report.layers.is_empty() {
+        return String::from("nothing was pruned: stopped before the prompt had been read");
+    }
     if let Some(reason) = &report.skipped {
         return format!("nothing was pruned: {reason}");
     }
@@ -210,6 +213,18 @@ mod tests {
             ..sample()
         };
         assert_eq!(saved(&report), "nothing was pruned: the prompt has no image");
+    }
+
+    #[test]
+    fn a_prompt_that_was_not_read_has_no_rows_to_tell_of() {
+        let report = RunReport {
+            layers: Vec::new(),
+            ..sample()
+        };
+        assert_eq!(
+            saved(&report),
+            "nothing was pruned: stopped before the prompt had been read"
+        );
     }
 
     #[test]

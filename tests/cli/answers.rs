@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 use image::ImageFormat;
 use serde_json::Value;
 
-#[cfg(unix)]
-use super::press_ctrl_c;
+use super::common::random_model::{Arch, RandomLlm, RandomProjector};
 use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, png, run_with, visipruner, with_stdin};
+#[cfg(unix)]
+use super::{killed_by, send};
 
 const QUESTION: &str = "What color is the star?";
 
@@ -245,6 +246,42 @@ fn other_formats_are_read() {
     }
 }
 
+/// The demo's picture with its ground cut out, and noise where nothing is seen.
+fn cut_out() -> image::RgbaImage {
+    let picture = image::open(PICTURE).expect("a picture").to_rgb8();
+    let ground = *picture.get_pixel(0, 0);
+    image::RgbaImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let pixel = picture.get_pixel(x, y);
+        let noise = |factor: u32| ((x * x + 31 * y * y + x * y) * factor % 256) as u8;
+        match *pixel == ground {
+            true => image::Rgba([noise(7), noise(11), noise(13), 0]),
+            false => image::Rgba([pixel[0], pixel[1], pixel[2], 255]),
+        }
+    })
+}
+
+#[test]
+fn what_is_transparent_shows_the_background() {
+    let folder = Folder::new();
+    let ground = *image::open(PICTURE).expect("a picture").to_rgb8().get_pixel(0, 0);
+    let [red, green, blue] = ground.0;
+    let path = folder.path("cut-out.png");
+    cut_out().save(&path).expect("writes");
+    let path = path.to_str().expect("text");
+    let seen = |more: &[&str]| {
+        report(&[&["--image", path, "-p", QUESTION, "--report-logits"], more].concat())["logits"].clone()
+    };
+    let background = format!("#{red:02X}{green:02x}{blue:02x}");
+    let opaque = report(&["--image", PICTURE, "-p", QUESTION, "--report-logits"]);
+    assert_eq!(seen(&["--background", &background]), opaque["logits"]);
+    assert_eq!(seen(&[]), seen(&["--background", "white"]));
+    assert_ne!(seen(&[]), seen(&["--background", "black"]));
+    assert_error(
+        &run_with(&["--image", path, "-p", QUESTION, "--background", "none"]),
+        &["--background", "'none'", "white, black or #rrggbb"],
+    );
+}
+
 #[test]
 fn several_pictures_and_places_for_them() {
     let pictures = ["--image", PICTURE, "--image", PICTURE];
@@ -263,12 +300,184 @@ fn several_pictures_and_places_for_them() {
 }
 
 #[test]
+fn a_question_may_hold_what_marks_pictures() {
+    let question = "What does <image> mean beside <__media__>?";
+    let asked = |more: &[&str]| report(&[&["-p", question, "--image-marker", "none"], more].concat());
+    assert_eq!(asked(&[])["image_spans"], serde_json::json!([]));
+    let n_before = |report: &Value| report["image_spans"][0][0].as_u64().expect("a number");
+    let with_picture = asked(&["--image", PICTURE]);
+    assert_eq!(with_picture["image_spans"].as_array().map(Vec::len), Some(1));
+    let plain = report(&["--image", PICTURE, "-p", QUESTION]);
+    assert_eq!(n_before(&with_picture), n_before(&plain));
+
+    let marked = report(&[
+        "--image",
+        PICTURE,
+        "-p",
+        "<image> is here: [p]",
+        "--image-marker",
+        "[p]",
+    ]);
+    assert!(n_before(&marked) > n_before(&plain));
+    assert_error(
+        &run_with(&["-p", question, "--image", PICTURE]),
+        &["2 image marker(s)", "1 image(s)", "--image-marker none"],
+    );
+    assert_error(
+        &run_with(&["-p", question, "--image-marker", ""]),
+        &["--image-marker"],
+    );
+}
+
+#[test]
+fn questions_come_from_files_and_with_sequences() {
+    let folder = Folder::new();
+    let tokens =
+        |more: &[&str]| report(&[&["--image", PICTURE, "-n", "0"], more].concat())["token_ids"].clone();
+    let plain = tokens(&["-p", "What\tcolor?\nSay."]);
+    assert_eq!(tokens(&["-p", r"What\tcolor?\nSay."]), plain);
+    assert_eq!(tokens(&["-e", "-p", r"What\tcolor?\nSay."]), plain);
+    let as_it_is = tokens(&["--no-escape", "-p", r"What\tcolor?\nSay."]);
+    assert_ne!(as_it_is, plain);
+    assert_eq!(tokens(&["-p", r"What\\tcolor?\\nSay."]), as_it_is);
+    let file = folder.file("question.txt", b"\xef\xbb\xbfWhat\tcolor?\nSay.\n");
+    assert_eq!(tokens(&["-f", &file]), plain);
+    let several = visipruner(&run_with(&[
+        "-q", "--image", PICTURE, "-p", QUESTION, "-f", &file, "-n", "3",
+    ]));
+    assert_eq!(
+        several.stdout.lines().next(),
+        Some("yellow"),
+        "{}",
+        several.stderr
+    );
+    assert_error(&run_with(&["-f", "/no/such/file"]), &["--file", "/no/such/file"]);
+    assert_error(&run_with(&["-p", r"\xff"]), &["no UTF-8", "--no-escape"]);
+}
+
+#[test]
+fn a_system_prompt_comes_before_the_question() {
+    let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}";
+    let tokens = |more: &[&str]| report(&[&["-n", "0"], more].concat())["token_ids"].clone();
+    let told = tokens(&["-p", QUESTION, "-sys", "-fa", "--chat-template", template]);
+    assert_eq!(
+        told,
+        tokens(&["--raw", "-p", &format!("system: -fa\nuser: {QUESTION}\n")])
+    );
+    assert_error(
+        &run_with(&["-p", "x", "--raw", "--system-prompt", "y"]),
+        &["--raw", "--system-prompt"],
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_picture_may_have_a_name_that_is_no_text() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = Folder::new();
+    let path = folder.0.path().join(OsStr::from_bytes(b"p\xff.png"));
+    std::fs::copy(PICTURE, &path).expect("copies");
+    for command in ["run", "info"] {
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("visipruner"));
+        child
+            .args([command, "-m", MODEL, "--mmproj", MMPROJ, "--image"])
+            .arg(&path);
+        if command == "run" {
+            child.args(["-t", "1", "-p", QUESTION]);
+        }
+        let output = child.output().expect("starts");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            stdout.contains(if command == "run" { "yellow" } else { "tokens" }),
+            "{stdout}"
+        );
+    }
+}
+
+#[test]
+fn memory_and_devices_are_as_the_flags_say() {
+    for flags in [
+        &["--no-mmap"][..],
+        &["--mlock", "-nkvo"],
+        &["-dev", "none"],
+        &["--no-kv-offload", "--no-mmap"],
+    ] {
+        let ran = ask(flags);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(0), "yellow\n"),
+            "{flags:?}: {}",
+            ran.stderr
+        );
+    }
+    for name in ["CPU", "NoSuch9"] {
+        assert_error(
+            &run_with(&["-q", "--image", PICTURE, "-p", QUESTION, "-dev", name]),
+            &["there is no device", name, "(--device)"],
+        );
+    }
+    assert_error(
+        &run_with(&["-p", "x", "--image-min-tokens", "9", "--image-max-tokens", "8"]),
+        &["image_max_tokens is 8", "9 to"],
+    );
+}
+
+#[test]
+fn pictures_whose_size_decides_take_as_many_tokens_as_asked() {
+    let folder = Folder::new();
+    let [model, mmproj] = ["m.gguf", "mmproj.gguf"].map(|name| folder.path(name));
+    let llm = RandomLlm::new(Arch::Qwen2Vl, 7);
+    llm.write(&model);
+    RandomProjector::qwen2vl(8, llm.n_embd()).write(&mmproj);
+    let picture = folder.file("p.png", &png(640, 480));
+    let of_model = [
+        "-m",
+        model.to_str().expect("text"),
+        "--mmproj",
+        mmproj.to_str().expect("text"),
+    ];
+    let n_tokens = |more: &[&str]| {
+        let info = visipruner(&[&["info", "--json", "--image", &picture], &of_model[..], more].concat());
+        let info: Value = serde_json::from_str(&info.stdout).unwrap_or_else(|_| panic!("{}", info.stderr));
+        let run = [
+            &[
+                "run", "-t", "1", "--raw", "-p", "<image>x", "-n", "0", "-c", "4096", "--json", "--image",
+                &picture,
+            ],
+            &of_model[..],
+            more,
+        ];
+        let run = visipruner(&run.concat());
+        let run: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}", run.stderr));
+        assert_eq!(info["images"][0]["n_tokens"], run["image_spans"][0][1]);
+        info["images"][0]["n_tokens"].as_u64().expect("a number")
+    };
+    let as_it_is = n_tokens(&[]);
+    let few = n_tokens(&["--image-max-tokens", "16"]);
+    assert!((1..=16).contains(&few) && few < as_it_is, "{few} {as_it_is}");
+    let many = n_tokens(&["--image-min-tokens", &(2 * as_it_is).to_string()]);
+    assert!(many >= 2 * as_it_is, "{many} {as_it_is}");
+}
+
+#[test]
 fn a_raw_prompt_is_used_as_it_is() {
     let prompt = format!("USER: <image>\n{QUESTION} ASSISTANT:");
     let raw = report(&["--raw", "--image", PICTURE, "-p", &prompt]);
     assert_eq!(raw["text"].as_str().map(str::trim), Some("yellow"));
     let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
     let templated = report(&["--chat-template", template, "--image", PICTURE, "-p", &prompt]);
+    assert_eq!(templated["token_ids"], raw["token_ids"]);
+    let folder = Folder::new();
+    let marked = folder.file("template.jinja", format!("\u{feff}{template}").as_bytes());
+    let templated = report(&["--chat-template", &marked, "--image", PICTURE, "-p", &prompt]);
     assert_eq!(templated["token_ids"], raw["token_ids"]);
 }
 
@@ -348,17 +557,47 @@ fn a_reader_that_goes_away_ends_the_answer_without_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_the_answer_with_its_summary() {
-    let mut child = endless().spawn().expect("starts");
+fn a_signal_ends_the_answer_with_its_summary_and_then_the_program() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let mut child = endless().spawn().expect("starts");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        stdout.read_exact(&mut [0]).expect("the answer begins");
+        send(name, &child);
+        let mut answer = Vec::new();
+        stdout.read_to_end(&mut answer).expect("the answer ends");
+        let output = child.wait_with_output().expect("ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(killed_by(output.status), Some(number), "{stderr}");
+        let lines: Vec<_> = stderr.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (3, "(stopped)"), "{stderr}");
+        assert!(answer.ends_with(b"\n"));
+    }
+}
+
+/// What was started with the signal ignored, as by `nohup`, goes on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_that_is_ignored_ends_nothing() {
+    let run = endless();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", r#"trap "" HUP; exec "$0" "$@""#])
+        .arg(run.get_program());
+    let mut child = shell
+        .args(run.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut stdout = child.stdout.take().expect("a pipe");
     stdout.read_exact(&mut [0]).expect("the answer begins");
-    press_ctrl_c(&child);
-    stdout.read_to_end(&mut Vec::new()).expect("the answer ends");
+    send("HUP", &child);
+    std::io::copy(&mut stdout, &mut std::io::sink()).expect("the answer goes on");
     let output = child.wait_with_output().expect("ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    let lines: Vec<_> = stderr.lines().collect();
-    assert_eq!((lines.len(), lines[0]), (3, "(stopped)"), "{stderr}");
+    assert!(!stderr.contains("(stopped)"), "{stderr}");
 }
 
 /// A command whose answer fills the context: at such a temperature the token that ends it is one of hundreds.

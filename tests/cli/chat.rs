@@ -13,9 +13,9 @@ use visipruner::engine::{
 };
 use visipruner::policy::{PolicyConfig, PolicyOverrides};
 
-#[cfg(unix)]
-use super::press_ctrl_c;
 use super::{Folder, MMPROJ, MODEL, PICTURE, Ran, assert_error, run_with, visipruner, with_stdin};
+#[cfg(unix)]
+use super::{killed_by, press_ctrl_c, send};
 
 const QUESTION: &str = "What color is the star?";
 const SECOND: &str = "How many objects are there?";
@@ -413,7 +413,23 @@ fn ctrl_c_between_answers_ends_the_program() {
     // It waits for the next line a moment after that.
     std::thread::sleep(Duration::from_millis(300));
     press_ctrl_c(&child);
-    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    assert_eq!(killed_by(child.wait().expect("ends")), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_asks_for_the_end_ends_the_conversation_with_its_answer() {
+    let mut child = endless();
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    writeln!(stdin, "{QUESTION}").expect("is read");
+    stdout.read_exact(&mut [0]).expect("the answer begins");
+    send("TERM", &child);
+    std::io::copy(&mut stdout, &mut std::io::sink()).expect("the answer ends");
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(killed_by(output.status), Some(15));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("(stopped)"), "{stderr}");
 }
 
 #[test]

@@ -262,6 +262,21 @@ fn a_report_that_cannot_be_written_is_noticed_before_the_work() {
     );
 }
 
+#[cfg(feature = "native")]
+#[test]
+fn a_template_that_fails_names_the_flag_that_gives_another() {
+    assert_error(
+        &run_with(&[
+            "-q",
+            "-p",
+            "x",
+            "--chat-template",
+            "{{ raise_exception('only with tools') }}",
+        ]),
+        &["the chat template failed", "only with tools", "(--chat-template)"],
+    );
+}
+
 #[test]
 fn chat_templates_that_are_no_templates() {
     assert_error(

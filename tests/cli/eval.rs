@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-#[cfg(unix)]
-use super::press_ctrl_c;
 use super::{Folder, MMPROJ, MODEL, Ran, assert_error, visipruner};
+#[cfg(unix)]
+use super::{killed_by, press_ctrl_c};
 
 const QUESTIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/questions.json");
 
@@ -334,6 +334,47 @@ fn what_cannot_be_asked_is_said_before_the_work() {
     );
 }
 
+#[test]
+fn a_question_that_cannot_be_asked_is_found_before_the_first_is() {
+    let folder = Folder::new();
+    std::fs::copy(super::PICTURE, folder.path("shapes.png")).expect("copies");
+    let line = |id: &str, question: &str| {
+        format!(r#"{{"id": "{id}", "image": "shapes.png", "question": "{question}", "answers": ["x"]}}"#)
+    };
+    let lines = [line("a", "What is it?"), line("b", "<image> is what in <image>?")].join("\n");
+    let questions = folder.file("q.jsonl", lines.as_bytes());
+    let store = folder.path("answers.jsonl");
+    let out = ["--out", text(&store)];
+    assert_error(
+        &eval_with(&questions, &out),
+        &[
+            "question b cannot be asked",
+            "2 image marker(s)",
+            "1 image(s)",
+            "--image-marker none",
+        ],
+    );
+    assert!(!store.exists());
+    let ran = visipruner(&eval_with(
+        &questions,
+        &[&out[..], &["--image-marker", "none"]].concat(),
+    ));
+    assert_eq!((ran.code, answers(&store).len()), (Some(0), 4), "{}", ran.stderr);
+    let calibrate = [
+        "calibrate",
+        "-m",
+        MODEL,
+        "--mmproj",
+        MMPROJ,
+        "--questions",
+        &questions,
+        "-o",
+        text(&folder.path("p.toml")),
+    ]
+    .map(str::to_owned);
+    assert_error(&calibrate, &["question b cannot be asked"]);
+}
+
 /// Ctrl-C in the middle: what was answered is in the table and in the store, and the same store goes on.
 #[cfg(unix)]
 #[test]
@@ -362,7 +403,7 @@ fn ctrl_c_loses_no_answer_and_a_second_run_goes_on() {
     press_ctrl_c(&child);
     let output = child.wait_with_output().expect("ends");
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(killed_by(output.status), Some(2), "{stderr}");
     let before = read(&store);
     let n_answered = answers(&store).len();
     assert!((3..1000).contains(&n_answered), "{n_answered}");

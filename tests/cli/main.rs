@@ -18,6 +18,8 @@ mod eval;
 mod inspect;
 #[cfg(feature = "native")]
 mod quantize;
+#[cfg(feature = "native")]
+mod split;
 mod synth;
 
 use std::io::Cursor;
@@ -85,13 +87,25 @@ fn assert_failed(ran: &Ran, parts: &[&str]) {
     }
 }
 
-/// By the shell's own `kill`: small systems have no program of that name.
 #[cfg(all(unix, feature = "native"))]
 #[track_caller]
 fn press_ctrl_c(child: &std::process::Child) {
-    let kill = format!("kill -INT {}", child.id());
+    send("INT", child);
+}
+
+/// By the shell's own `kill`: small systems have no program of that name.
+#[cfg(all(unix, feature = "native"))]
+#[track_caller]
+fn send(signal: &str, child: &std::process::Child) {
+    let kill = format!("kill -{signal} {}", child.id());
     let killed = std::process::Command::new("sh").args(["-c", &kill]).status();
     assert!(killed.expect("a shell runs").success());
+}
+
+/// The signal that a program was killed by.
+#[cfg(all(unix, feature = "native"))]
+fn killed_by(status: std::process::ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
 }
 
 /// A folder for the files of one test.

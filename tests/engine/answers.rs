@@ -98,7 +98,7 @@ fn long_prompts_small_batches_and_several_images() {
     let mut pair = Pair::new(Arch::Llama);
     let filler = "a long story about colours. ".repeat(8);
     let request = Request {
-        prompt: Prompt::raw(&format!("{filler}<image> and {filler}<image> which? ")),
+        prompt: marked(&format!("{filler}<image> and {filler}<image> which? ")),
         images: vec![picture(32, 32, 3), picture(64, 20, 4)],
         ..question()
     };

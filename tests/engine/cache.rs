@@ -23,7 +23,7 @@ fn cached(pair: &Pair, cache_bytes: usize) -> Projector {
 fn encode(pair: &Pair, projector: &mut Projector, images: &[Image], text: &str) -> Encoded {
     let request = Request {
         images: images.to_vec(),
-        ..Request::new(Prompt::raw(&format!("{}{text}", "<image>".repeat(images.len()))))
+        ..Request::new(marked(&format!("{}{text}", "<image>".repeat(images.len()))))
     };
     let mut n_heard = 0;
     let prompt = engine::encode(&pair.model, Some(projector), &request, |event| {

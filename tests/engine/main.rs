@@ -20,12 +20,18 @@ use std::path::{Path, PathBuf};
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use tempfile::TempDir;
 use visipruner::engine::{
-    self, CancelHandle, Error, Event, FlashAttention, Image, KvType, Model, ModelOptions, Outcome, Part,
-    Projector, ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions, StopReason,
+    self, CancelHandle, Error, Event, FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions,
+    Outcome, Part, Projector, ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions,
+    StopReason,
 };
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::VisiPrunerConfig;
 use visipruner::policy::fixed::Schedule;
+
+/// A raw prompt with places for images.
+fn marked(text: &str) -> Prompt {
+    Prompt::Raw(Part::split(text, &IMAGE_MARKERS))
+}
 
 /// A random model and its projector, on disk and loaded.
 struct Pair {
@@ -112,7 +118,7 @@ fn question() -> Request {
         n_predict: 12,
         report_logits: true,
         report_probes: true,
-        ..Request::new(Prompt::raw("Look at this: <image> What colour is it? It is"))
+        ..Request::new(marked("Look at this: <image> What colour is it? It is"))
     }
 }
 

@@ -82,7 +82,7 @@ fn shallow_vision_is_forgotten_after_the_prefill() {
         let request = Request {
             images: vec![picture(9, 9, 1), picture(9, 9, 2)],
             ..Request {
-                prompt: Prompt::raw("A <image> B <image> C"),
+                prompt: marked("A <image> B <image> C"),
                 ..question()
             }
         };
@@ -124,7 +124,7 @@ fn caches_are_as_small_as_what_they_hold() {
     // 320 vision tokens, which 3 layers of 8 hold
     let many = Request {
         images: (0..20).map(|seed| picture(20, 20, seed + 1)).collect(),
-        prompt: Prompt::raw(&format!("{} What are these?", "<image>".repeat(20))),
+        prompt: marked(&format!("{} What are these?", "<image>".repeat(20))),
         ..question()
     };
     let outcome = session

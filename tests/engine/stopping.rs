@@ -111,7 +111,7 @@ fn a_prompt_that_does_not_fit_says_what_it_needs() {
     for policy in [PolicyConfig::Off, fixed(2, 4, 5)] {
         let mut session = pair.session(in_256_tokens(policy));
         let request = Request {
-            prompt: Prompt::raw(&format!("<image>{}", "colour ".repeat(400))),
+            prompt: marked(&format!("<image>{}", "colour ".repeat(400))),
             ..question()
         };
         let error = session

@@ -25,7 +25,7 @@ fn inspected(fixture: &mut Fixture, question: &Question, setup: Setup) -> Vec<In
     let mut inspector = Inspector::new(&fixture.model, options(setup)).unwrap();
     let request = Request {
         images: question.images.clone(),
-        ..Request::new(Prompt::raw(&question.text))
+        ..Request::new(Prompt::Raw(Part::split(&question.text, &IMAGE_MARKERS)))
     };
     let prompt = encode(&fixture.model, Some(&mut fixture.projector), &request, |_| {
         Continue(())
@@ -171,7 +171,7 @@ fn what_cannot_be_inspected_is_said() {
         let question = Question::new(text, 5, 40);
         let request = Request {
             images: question.images,
-            ..Request::new(Prompt::raw(&question.text))
+            ..Request::new(Prompt::Raw(Part::split(&question.text, &IMAGE_MARKERS)))
         };
         let prompt = encode(&fixture.model, Some(&mut fixture.projector), &request, |_| {
             Continue(())

@@ -19,8 +19,8 @@ use common::random_model::{Arch, EOS, RandomLlm, RandomProjector};
 use common::reference::{Decoded, Input, KvPrecision, Reference, Rule, Run};
 use common::rng::Rng;
 use visipruner::engine::{
-    FlashAttention, Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt, Request,
-    Session, SessionOptions,
+    FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions, Part, Projector, ProjectorOptions,
+    Prompt, Request, Session, SessionOptions,
 };
 use visipruner::gguf::{GgmlType, Gguf, GgufWriter};
 use visipruner::policy::{PolicyConfig, PromptLayout};
@@ -132,7 +132,7 @@ impl Fixture {
             n_predict: N_DECODE,
             report_logits: true,
             report_probes: true,
-            ..Request::new(Prompt::raw(&question.text))
+            ..Request::new(Prompt::Raw(Part::split(&question.text, &IMAGE_MARKERS)))
         };
         session
             .generate(Some(&mut self.projector), &request, |_| Continue(()))

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use visipruner::engine::{
-    EncodedPrompt, FlashAttention, Image, KvType, Model, ModelOptions, Projector, ProjectorOptions, Prompt,
-    Request, Sampling, Session, SessionOptions, encode,
+    EncodedPrompt, FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions, Part, Projector,
+    ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions, encode,
 };
 use visipruner::policy::PolicyConfig;
 
@@ -58,7 +58,7 @@ impl Family {
                 ..Sampling::default()
             },
             report_logits: true,
-            ..Request::new(Prompt::raw(prompt))
+            ..Request::new(Prompt::Raw(Part::split(prompt, &IMAGE_MARKERS)))
         };
         let encoded = encode(&self.model, Some(&mut self.projector), &request, |_| Continue(()));
         let encoded = encoded.expect("it is encoded").expect("it is not stopped");

@@ -19,7 +19,7 @@ pub struct BenchArgs {
 
     /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) instead of the one that comes with the program. Can be repeated
     #[arg(long = "image", value_name = "FILE", help_heading = "Measurement")]
-    pub images: Vec<String>,
+    pub images: Vec<PathBuf>,
 
     /// Pictures in the prompt; several numbers, separated by commas, are measured one after the other
     #[arg(

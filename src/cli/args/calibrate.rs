@@ -6,7 +6,7 @@ use clap::Args;
 use visipruner::eval::Format;
 
 use super::eval::{parse_format, percent};
-use super::{ComputeArgs, ModelArgs, OutputArgs, positive};
+use super::{ComputeArgs, EscapeArgs, MarkerArg, ModelArgs, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
@@ -76,7 +76,7 @@ pub struct CalibratePromptArgs {
         requires = "texts",
         conflicts_with = "questions"
     )]
-    pub images: Vec<String>,
+    pub images: Vec<PathBuf>,
 
     /// A question that is asked about each --image. Can be repeated
     #[arg(
@@ -96,6 +96,11 @@ pub struct CalibratePromptArgs {
     /// Read a picture anew for every run; the policy is the same, up to what rounding decides
     #[arg(long)]
     pub no_prefix_cache: bool,
+
+    #[command(flatten)]
+    pub escape: EscapeArgs,
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }
 
 /// What is allowed, and how long the search may take.

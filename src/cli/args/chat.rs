@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, SamplingArgs};
+use super::{ComputeArgs, MarkerArg, ModelArgs, OutputArgs, PolicyArgs, SamplingArgs};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
@@ -38,11 +38,16 @@ pub struct ChatArgs {
 pub struct ConversationArgs {
     /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) that goes with the first message. Can be repeated
     #[arg(long = "image", value_name = "FILE")]
-    pub images: Vec<String>,
+    pub images: Vec<PathBuf>,
 
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub system: Option<String>,
+    #[arg(
+        long,
+        visible_alias = "system",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
+    pub system_prompt: Option<String>,
 
     /// Go on with a conversation that was saved with /save
     #[arg(long, value_name = "FILE")]
@@ -51,4 +56,7 @@ pub struct ConversationArgs {
     /// Write the conversation with this template instead of the model's own: Jinja text, or a file that holds it
     #[arg(long, value_name = "JINJA|FILE")]
     pub chat_template: Option<String>,
+
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }

@@ -7,7 +7,7 @@ use visipruner::eval::sweep::Sweep;
 use visipruner::eval::{EvalError, Format, Scoring};
 
 use super::spec::PolicySpec;
-use super::{ComputeArgs, OutputArgs, positive};
+use super::{ComputeArgs, MarkerArg, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf, SET for --questions llava_pope_test.jsonl):
@@ -92,6 +92,9 @@ pub struct QuestionArgs {
     /// Read a picture anew for each question about it; answers are the same, times are those of a first question
     #[arg(long)]
     pub no_prefix_cache: bool,
+
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }
 
 /// Which policies answer.

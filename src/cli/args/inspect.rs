@@ -83,8 +83,10 @@ impl InspectArgs {
         RunArgs {
             model: self.model.clone(),
             questions: QuestionsArgs {
-                prompts: vec![self.question.prompt.clone()],
+                prompts: self.question.prompt.iter().cloned().collect(),
+                files: self.question.file.iter().cloned().collect(),
                 questions: None,
+                escape: self.question.escape.clone(),
             },
             prompt: self.prompt.clone(),
             sampling: SamplingArgs::greedy(i32::try_from(self.results.n_predict).unwrap_or(i32::MAX)),

@@ -11,11 +11,13 @@ pub mod spec;
 mod synth;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use visipruner::engine::{FlashAttention, KvType, VisionEncoder};
+use visipruner::engine::{FlashAttention, IMAGE_MARKERS, KvType, Part, Prompt, VisionEncoder};
 
+use super::image::Background;
 pub use bench::BenchArgs;
 pub use calibrate::CalibrateArgs;
 pub use chat::ChatArgs;
@@ -145,7 +147,7 @@ pub struct RunArgs {
 pub struct DemoArgs {
     /// Ask about this picture instead of the one that comes with the program; - reads it from standard input
     #[arg(long, value_name = "FILE", help_heading = "Picture and questions")]
-    pub image: Option<String>,
+    pub image: Option<PathBuf>,
 
     /// Ask this instead of the questions that come with the program; can be repeated
     #[arg(
@@ -157,6 +159,10 @@ pub struct DemoArgs {
     )]
     pub questions: Vec<String>,
 
+    #[command(flatten)]
+    pub escape: EscapeArgs,
+    #[command(flatten)]
+    pub marker: MarkerArg,
     #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
@@ -173,7 +179,10 @@ pub struct InfoArgs {
 
     /// Say how many tokens this picture costs; - reads it from standard input. Can be repeated
     #[arg(long = "image", value_name = "FILE", help_heading = "Pictures")]
-    pub images: Vec<String>,
+    pub images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub image_tokens: ImageTokensArgs,
 
     /// Print one JSON object instead of lines
     #[arg(long, help_heading = "Report")]
@@ -193,13 +202,47 @@ pub struct ModelArgs {
     pub mmproj: Option<PathBuf>,
 }
 
+/// Where pictures go in a text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct MarkerArg {
+    /// Text that marks where a picture goes, instead of <image> and <__media__>; with none, these are text as any other, and
+    /// pictures go first
+    #[arg(
+        long,
+        value_name = "TEXT|none",
+        allow_hyphen_values = true,
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    pub image_marker: Option<String>,
+}
+
+impl MarkerArg {
+    /// A text with the places of its pictures.
+    pub fn split(&self, text: &str) -> Vec<Part> {
+        match self.image_marker.as_deref() {
+            None => Part::split(text, &IMAGE_MARKERS),
+            Some("none") => Part::split(text, &[]),
+            Some(marker) => Part::split(text, &[marker]),
+        }
+    }
+
+    /// A question for the model's chat template.
+    pub fn chat(&self, text: &str) -> Prompt {
+        Prompt::chat_parts(self.split(text))
+    }
+}
+
 /// What is asked.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
     /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF); - reads it from standard input. Can be repeated
     #[arg(long = "image", value_name = "FILE")]
-    pub images: Vec<String>,
+    pub images: Vec<PathBuf>,
+
+    /// What the model is told before the question
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "raw")]
+    pub system_prompt: Option<String>,
 
     /// Write the prompt with this template instead of the model's own: Jinja text, or a file that holds it
     #[arg(long, value_name = "JINJA|FILE", conflicts_with = "raw")]
@@ -208,6 +251,9 @@ pub struct PromptArgs {
     /// Use the prompt as it is, without a chat template; <image> or <__media__> must mark the pictures
     #[arg(long)]
     pub raw: bool,
+
+    #[command(flatten)]
+    pub marker: MarkerArg,
 }
 
 /// One question.
@@ -215,8 +261,34 @@ pub struct PromptArgs {
 #[command(next_help_heading = "Prompt")]
 pub struct QuestionArg {
     /// The question. <image> marks where a picture goes; without any, pictures go first
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub prompt: String,
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
+    pub prompt: Option<String>,
+
+    /// Read the question from a file, line breaks included
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub escape: EscapeArgs,
+}
+
+/// Whether questions are written as in C.
+#[derive(Debug, Clone, Args)]
+pub struct EscapeArgs {
+    /// Read \n, \r, \t, \', \", \\ and \xHH in -p and -f as what they stand for, which is the default
+    #[arg(short, long, overrides_with = "no_escape")]
+    pub escape: bool,
+
+    /// Take -p and -f as they are
+    #[arg(long)]
+    pub no_escape: bool,
 }
 
 /// Questions about the same pictures.
@@ -230,13 +302,20 @@ pub struct QuestionsArgs {
         long = "prompt",
         value_name = "TEXT",
         allow_hyphen_values = true,
-        required_unless_present = "questions"
+        required_unless_present_any = ["files", "questions"]
     )]
     pub prompts: Vec<String>,
+
+    /// Read a further question from a file, line breaks included. Can be repeated
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 
     /// Read further questions from a file: one per line, or JSON Lines with the key prompt
     #[arg(long, value_name = "FILE")]
     pub questions: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub escape: EscapeArgs,
 }
 
 /// How tokens are chosen.
@@ -320,6 +399,22 @@ pub struct ComputeArgs {
     )]
     pub n_gpu_layers: Option<GpuLayers>,
 
+    /// Devices that hold these layers, separated by commas; none for the CPU alone [default: all GPUs]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub device: Vec<String>,
+
+    /// Keep the KV cache in the CPU's memory
+    #[arg(long)]
+    pub no_kv_offload: bool,
+
+    /// Read the model into memory instead of mapping its file
+    #[arg(long)]
+    pub no_mmap: bool,
+
+    /// Keep the model in memory: nothing of it is swapped out
+    #[arg(long)]
+    pub mlock: bool,
+
     /// Flash attention
     #[arg(
         long,
@@ -347,9 +442,37 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub ubatch_size: u32,
 
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+}
+
+/// How pictures are read and encoded.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pictures")]
+pub struct PictureArgs {
+    /// What shows through where a picture is transparent: white, black or #rrggbb
+    #[arg(long, value_name = "COLOR", value_parser = Background::from_str, default_value = "white")]
+    pub background: Background,
+
     /// How pictures are encoded: as the model was trained (reference), or as stock llama.cpp does it (upstream)
     #[arg(long, value_name = "WHICH", value_parser = vision_encoder(), default_value = "reference")]
     pub vision_encoder: VisionEncoder,
+
+    #[command(flatten)]
+    pub tokens: ImageTokensArgs,
+}
+
+/// How many tokens a picture may take.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Pictures")]
+pub struct ImageTokensArgs {
+    /// Tokens of a picture at least, where its size decides [default: as the projector says]
+    #[arg(long, value_name = "N", value_parser = image_tokens(), allow_negative_numbers = true)]
+    pub image_min_tokens: Option<u32>,
+
+    /// Tokens of a picture at most, where its size decides [default: as the projector says]
+    #[arg(long, value_name = "N", value_parser = image_tokens(), allow_negative_numbers = true)]
+    pub image_max_tokens: Option<u32>,
 }
 
 /// What is written down.
@@ -394,6 +517,10 @@ pub enum GpuLayers {
     All,
     /// The last so many.
     Count(u32),
+}
+
+fn image_tokens() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=65_536)
 }
 
 fn flash_attn() -> impl TypedValueParser<Value = FlashAttention> {

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use visipruner::engine::{
-    self, Cache, EncodedPrompt, Event, Generation, Image, Prompt, Request, SessionOptions, vision_shape,
+    self, Cache, EncodedPrompt, Event, Generation, IMAGE_MARKERS, Image, Part, Prompt, Request,
+    SessionOptions, vision_shape,
 };
 use visipruner::policy::cost::encoder_flops;
 
@@ -177,7 +178,7 @@ impl Bench<'_> {
         loop {
             let text = prompt_text(n_asked, request.images.len(), number, correction);
             let request = Request {
-                prompt: Prompt::raw(&text.concat()),
+                prompt: Prompt::Raw(Part::split(&text.concat(), &IMAGE_MARKERS)),
                 ..request.clone()
             };
             let Some(prompt) = self.encode(&request)? else {
@@ -258,7 +259,7 @@ impl Bench<'_> {
         let prompt = &setup.questions[0].prompt;
         let layout = prompt.layout();
         let encoder_flops: u64 = self.files.projector.as_ref().map_or(0, |(gguf, shape)| {
-            let shape = vision_shape(gguf, shape, self.args.compute.vision_encoder);
+            let shape = vision_shape(gguf, shape, self.args.compute.pictures.vision_encoder);
             let of_image = |span: &std::ops::Range<usize>| encoder_flops(&shape, span.len());
             layout.vision.iter().map(of_image).sum()
         });
@@ -294,7 +295,7 @@ impl Bench<'_> {
             name: shape.name.clone().unwrap_or_default(),
             arch: shape.arch.clone(),
             n_layer: shape.n_layer as usize,
-            file_bytes: std::fs::metadata(gguf.path()).map_or(0, |file| file.len()),
+            file_bytes: shape.file_bytes,
             compute: Compute {
                 devices: engine::devices(),
                 n_threads: self.n_threads(),

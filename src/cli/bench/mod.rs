@@ -95,5 +95,5 @@ fn images(args: &BenchArgs) -> Result<Vec<Image>, Error> {
         return Ok(vec![embedded::picture(&shipped.image)?]);
     }
     let sources = image::sources(&args.images)?;
-    sources.iter().map(image::read).collect()
+    image::read_all(&sources, args.compute.pictures.background)
 }

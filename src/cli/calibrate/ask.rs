@@ -13,7 +13,7 @@ use super::prompts::{AskedPrompt, Pictures, Prompts};
 use crate::cli::answer::Loaded;
 use crate::cli::args::CalibrateArgs;
 use crate::cli::error::Error;
-use crate::cli::image::{self, ImageSource};
+use crate::cli::image::{self, Background, ImageSource};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::run::session_options;
 use crate::cli::terminal::Terminal;
@@ -53,7 +53,12 @@ impl<'a> Asking<'a> {
             loaded.model.shape().n_ctx_train,
             &PolicyConfig::Off,
         );
-        let encoded = encode(loaded, prompts, (&mut *terminal, interrupt))?;
+        let encoded = encode(
+            loaded,
+            prompts,
+            args.compute.pictures.background,
+            (&mut *terminal, interrupt),
+        )?;
         let n_predict = args.prompts.n_predict;
         let longest = encoded
             .iter()
@@ -155,15 +160,16 @@ fn observed(outcome: Outcome, n_vision: usize) -> Observation {
 fn encode(
     loaded: &mut Loaded,
     prompts: &Prompts,
+    background: Background,
     (terminal, interrupt): (&mut Terminal, &Interrupt),
 ) -> Result<Vec<EncodedPrompt>, Error> {
     let mut encoded = Vec::with_capacity(prompts.list.len());
     for (n_done, prompt) in prompts.list.iter().enumerate() {
         terminal.steps("encoding pictures", n_done, prompts.list.len());
         let request = Request {
-            images: pictures(prompt)?,
+            images: pictures(prompt, background)?,
             cancel: interrupt.handle(),
-            ..Request::new(Prompt::chat(&prompt.text))
+            ..Request::new(prompt.prompt.clone())
         };
         let projector = loaded.projector.as_mut();
         let result = engine::encode(&loaded.model, projector, &request, |_| ControlFlow::Continue(()))?;
@@ -185,12 +191,12 @@ fn encode(
     Ok(encoded)
 }
 
-fn pictures(prompt: &AskedPrompt) -> Result<Vec<Image>, Error> {
+fn pictures(prompt: &AskedPrompt, background: Background) -> Result<Vec<Image>, Error> {
     let read = |source: &eval::ImageSource| match source {
-        eval::ImageSource::Path(path) => image::read(&ImageSource::File(path.clone())),
+        eval::ImageSource::Path(path) => image::read(&ImageSource::File(path.clone()), background),
         eval::ImageSource::Bytes(bytes) => {
             let name = ImageSource::File(format!("of question {}", prompt.name).into());
-            image::from_bytes(bytes, &name)
+            image::from_bytes(bytes, &name, background)
         }
     };
     match &prompt.images {

@@ -43,7 +43,7 @@ pub fn run(args: &CalibrateArgs) -> Result<(), Error> {
     check_files(&args.results)?;
     files::require_projector(&args.model)?;
     let files = Files::open(&args.model)?;
-    let prompts = Prompts::read(&args.prompts, &mut terminal)?;
+    let prompts = Prompts::read(&args.prompts, args.compute.pictures.background, &mut terminal)?;
     let settings = settings(&args.target);
     let n_layer = files.shape().n_layer;
     say_plan(

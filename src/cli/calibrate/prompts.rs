@@ -1,12 +1,14 @@
 //! The questions that are calibrated with: a file's, the flags', or those that come with the program.
 
-use visipruner::engine::Image;
+use visipruner::engine::{Image, Prompt};
 use visipruner::eval::{self, Question, QuestionFile, Scoring, check_images, select};
 
+use crate::cli::args::MarkerArg;
 use crate::cli::args::calibrate::CalibratePromptArgs;
 use crate::cli::embedded;
 use crate::cli::error::Error;
-use crate::cli::image;
+use crate::cli::image::{self, Background};
+use crate::cli::questions;
 use crate::cli::terminal::Terminal;
 
 /// Questions about pictures.
@@ -25,8 +27,8 @@ pub struct AskedPrompt {
     pub picture: usize,
     /// Where its pictures are.
     pub images: Pictures,
-    /// The text.
-    pub text: String,
+    /// The question, with places for its pictures.
+    pub prompt: Prompt,
 }
 
 /// Pictures that are read when they are needed, or were read from flags.
@@ -42,7 +44,11 @@ impl Prompts {
     ///
     /// # Errors
     /// Files that cannot be read; [`Error::CannotCalibrate`] if no question has a picture, or if there is but one.
-    pub fn read(args: &CalibratePromptArgs, terminal: &mut Terminal) -> Result<Self, Error> {
+    pub fn read(
+        args: &CalibratePromptArgs,
+        background: Background,
+        terminal: &mut Terminal,
+    ) -> Result<Self, Error> {
         let prompts = match &args.questions {
             Some(path) => {
                 let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -56,7 +62,7 @@ impl Prompts {
                 source: String::from("the questions that come with the program"),
             },
             None => Self {
-                list: from_flags(args)?,
+                list: from_flags(args, background)?,
                 source: format!(
                     "{} questions about {} pictures",
                     args.texts.len(),
@@ -117,17 +123,28 @@ fn from_file(
             name: question.id,
             picture,
             images: Pictures::Files(question.images),
-            text: question.prompt,
+            prompt: args.marker.chat(&question.prompt),
         }
     };
-    Ok(with_picture.into_iter().map(prompt).collect())
+    let prompts: Vec<_> = with_picture.into_iter().map(prompt).collect();
+    for prompt in &prompts {
+        let Pictures::Files(images) = &prompt.images else {
+            continue;
+        };
+        questions::check(&prompt.name, &prompt.prompt, images.len())?;
+    }
+    Ok(prompts)
 }
 
-fn from_flags(args: &CalibratePromptArgs) -> Result<Vec<AskedPrompt>, Error> {
+fn from_flags(args: &CalibratePromptArgs, background: Background) -> Result<Vec<AskedPrompt>, Error> {
+    let texts = args.escape.read_all(&args.texts)?;
     let mut prompts = Vec::new();
     for (picture, source) in image::sources(&args.images)?.iter().enumerate() {
-        let read = image::read(source)?;
-        prompts.extend(about(picture, &source.to_string(), &read, &args.texts));
+        let read = image::read(source, background)?;
+        prompts.extend(about(picture, &source.to_string(), &read, &texts, &args.marker));
+    }
+    for prompt in &prompts {
+        questions::check(&prompt.name, &prompt.prompt, 1)?;
     }
     Ok(prompts)
 }
@@ -136,17 +153,29 @@ fn shipped() -> Result<Vec<AskedPrompt>, Error> {
     let mut prompts = Vec::new();
     for (picture, scene) in embedded::scenes().iter().enumerate() {
         let read = embedded::picture(&scene.image)?;
-        prompts.extend(about(picture, &scene.image, &read, &scene.questions));
+        prompts.extend(about(
+            picture,
+            &scene.image,
+            &read,
+            &scene.questions,
+            &MarkerArg::default(),
+        ));
     }
     Ok(prompts)
 }
 
-fn about(picture: usize, name: &str, image: &Image, texts: &[String]) -> Vec<AskedPrompt> {
+fn about(
+    picture: usize,
+    name: &str,
+    image: &Image,
+    texts: &[String],
+    marker: &MarkerArg,
+) -> Vec<AskedPrompt> {
     let prompt = |text: &String| AskedPrompt {
         name: format!("{text:?} about {name}"),
         picture,
         images: Pictures::Read(image.clone()),
-        text: text.clone(),
+        prompt: marker.chat(text),
     };
     texts.iter().map(prompt).collect()
 }

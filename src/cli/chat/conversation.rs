@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use visipruner::engine::{self, Exchange, Image, Part, Prompt};
+use visipruner::engine::{Exchange, Image, Part, Prompt};
 
+use crate::cli::args::MarkerArg;
 use crate::cli::error::Error;
-use crate::cli::image::{self, ImageSource};
+use crate::cli::image::{self, Background, ImageSource};
+use crate::cli::questions;
 
 /// A picture of the conversation. Clones share its pixels.
 #[derive(Debug, Clone)]
@@ -22,14 +24,14 @@ impl Picture {
     ///
     /// # Errors
     /// [`Error::Picture`]; [`Error::Usage`] for `-`, as standard input holds the messages.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: &Path, background: Background) -> Result<Self, Error> {
         if path.as_os_str() == "-" {
             return Err(Error::Usage(
                 "a conversation takes its messages from standard input, and no picture: save it to a file"
                     .to_owned(),
             ));
         }
-        let image = Rc::new(image::read(&ImageSource::File(path.to_owned()))?);
+        let image = Rc::new(image::read(&ImageSource::File(path.to_owned()), background)?);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Ok(Self { path, image })
     }
@@ -48,6 +50,8 @@ pub struct Turn {
     pub pictures: Vec<Picture>,
     /// The message as it was written.
     pub text: String,
+    /// What marks the places of its pictures in it.
+    pub marker: MarkerArg,
     /// What was answered.
     pub answer: String,
     /// The tokens of the answer, where they are known.
@@ -63,6 +67,8 @@ pub struct Conversation {
     pub turns: Vec<Turn>,
     /// Pictures that go with the next message.
     pub waiting: Vec<Picture>,
+    /// What marks their places in it.
+    pub marker: MarkerArg,
 }
 
 /// What was taken back.
@@ -99,7 +105,7 @@ impl Conversation {
     pub fn prompt(&self, message: &str) -> Result<Prompt, Error> {
         let exchange = |turn: &Turn| {
             Ok(Exchange {
-                user: with_places(&turn.text, turn.pictures.len())?,
+                user: with_places(&turn.text, &turn.marker, turn.pictures.len())?,
                 answer: turn.answer.clone(),
                 tokens: turn.tokens.clone(),
             })
@@ -107,7 +113,7 @@ impl Conversation {
         Ok(Prompt::Chat {
             system: self.system.clone(),
             history: self.turns.iter().map(exchange).collect::<Result<_, Error>>()?,
-            user: with_places(message, self.waiting.len())?,
+            user: with_places(message, &self.marker, self.waiting.len())?,
         })
     }
 
@@ -116,6 +122,7 @@ impl Conversation {
         self.turns.push(Turn {
             pictures: std::mem::take(&mut self.waiting),
             text,
+            marker: self.marker.clone(),
             answer,
             tokens: Some(tokens),
         });
@@ -147,21 +154,14 @@ pub fn names(pictures: &[Picture]) -> Vec<String> {
     pictures.iter().map(Picture::name).collect()
 }
 
-/// A message with a place for each of its pictures: where `<image>` marks it, without markers before the text.
+/// A message with a place for each of its pictures: where a marker says so, without markers before the text.
 ///
 /// # Errors
 /// [`engine::Error::Markers`] for markers of another number of pictures.
-pub fn with_places(text: &str, n_pictures: usize) -> Result<Vec<Part>, Error> {
-    let prompt = Prompt::chat(text);
-    let n_markers = prompt.n_markers();
-    if n_markers > 0 && n_markers != n_pictures {
-        let n_images = n_pictures;
-        return Err(engine::Error::Markers { n_markers, n_images }.into());
-    }
-    let user = match prompt {
-        Prompt::Chat { user, .. } | Prompt::Raw(user) => user,
-        _ => vec![Part::Text(text.to_owned())],
-    };
+pub fn with_places(text: &str, marker: &MarkerArg, n_pictures: usize) -> Result<Vec<Part>, Error> {
+    let user = marker.split(text);
+    let n_markers = user.iter().filter(|part| **part == Part::Image).count();
+    questions::check_places(&Prompt::chat_parts(user.clone()), n_pictures)?;
     let first = if n_markers == 0 { n_pictures } else { 0 };
     let places = (0..first).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]);
     Ok(places.chain(user).collect())
@@ -211,6 +211,26 @@ mod tests {
             error.contains("1 image marker") && error.contains("0 image"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_message_keeps_what_marked_its_pictures() {
+        let marker = |text: &str| MarkerArg {
+            image_marker: Some(text.to_owned()),
+        };
+        let mut conversation = Conversation {
+            marker: marker("none"),
+            ..talked()
+        };
+        conversation.answered("what is <image>?".to_owned(), "a tag".to_owned(), vec![4]);
+        conversation.marker = marker("[p]");
+        conversation.waiting.push(picture("b.png"));
+        let Ok(Prompt::Chat { history, user, .. }) = conversation.prompt("and [p]?") else {
+            panic!("is no chat");
+        };
+        let text = |text: &str| Part::Text(text.to_owned());
+        assert_eq!(history[2].user, [text("what is <image>?")]);
+        assert_eq!(user, [text("and "), Part::Image, text("?")]);
     }
 
     #[test]

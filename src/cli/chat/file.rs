@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use visipruner::engine::Model;
 
 use super::conversation::{Conversation, Picture, Turn, with_places};
+use crate::cli::args::MarkerArg;
 use crate::cli::error::Error;
+use crate::cli::files;
+use crate::cli::image::Background;
 use crate::cli::output;
 
 /// The version of the format.
@@ -37,6 +40,9 @@ struct SavedTurn {
     #[serde(default)]
     pictures: Vec<PathBuf>,
     text: String,
+    /// What marks pictures in the text, where it is not the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image_marker: Option<String>,
     answer: String,
     /// Of the model that answered.
     #[serde(default)]
@@ -63,6 +69,7 @@ pub fn save(path: &Path, conversation: &Conversation) -> Result<(), Error> {
                 .map(picture_path)
                 .collect::<Result<_, Error>>()?,
             text: turn.text.clone(),
+            image_marker: turn.marker.image_marker.clone(),
             answer: turn.answer.clone(),
             tokens: turn.tokens.clone(),
         })
@@ -84,12 +91,12 @@ pub fn save(path: &Path, conversation: &Conversation) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::ReadConversation`] for files that are no conversations, [`Error::Picture`] for pictures that are gone.
-pub fn load(path: &Path) -> Result<Conversation, Error> {
+pub fn load(path: &Path, background: Background) -> Result<Conversation, Error> {
     let cannot_read = |reason: String| Error::ReadConversation {
         path: path.to_owned(),
         reason,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| cannot_read(error.to_string()))?;
+    let text = files::read_text(path).map_err(|error| cannot_read(error.to_string()))?;
     let file: File = serde_json::from_str(&text).map_err(|error| cannot_read(error.to_string()))?;
     if file.version != VERSION {
         return Err(cannot_read(format!(
@@ -98,14 +105,19 @@ pub fn load(path: &Path) -> Result<Conversation, Error> {
         )));
     }
     let turn = |saved: SavedTurn| {
-        with_places(&saved.text, saved.pictures.len()).map_err(|error| cannot_read(error.to_string()))?;
+        let marker = MarkerArg {
+            image_marker: saved.image_marker,
+        };
+        with_places(&saved.text, &marker, saved.pictures.len())
+            .map_err(|error| cannot_read(error.to_string()))?;
         Ok(Turn {
             pictures: saved
                 .pictures
                 .iter()
-                .map(|path| Picture::read(path))
+                .map(|path| Picture::read(path, background))
                 .collect::<Result<_, Error>>()?,
             text: saved.text,
+            marker,
             answer: saved.answer,
             tokens: saved.tokens,
         })
@@ -117,7 +129,7 @@ pub fn load(path: &Path) -> Result<Conversation, Error> {
             .into_iter()
             .map(turn)
             .collect::<Result<_, Error>>()?,
-        waiting: Vec::new(),
+        ..Conversation::default()
     })
 }
 
@@ -141,7 +153,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("c.json");
         std::fs::write(&path, text).expect("writes");
-        load(&path).map_err(|error| error.to_string())
+        load(&path, Background::WHITE).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -149,12 +161,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("c.json");
         let mut conversation = Conversation {
+            marker: MarkerArg {
+                image_marker: Some("none".to_owned()),
+            },
             system: Some("Be \"brief\".".to_owned()),
             ..Conversation::default()
         };
-        conversation.answered("what?\nwhere?".to_owned(), " é".to_owned(), vec![5, 6]);
+        conversation.answered("what is <image>?\nwhere?".to_owned(), " é".to_owned(), vec![5, 6]);
         save(&path, &conversation).unwrap();
-        let loaded = load(&path).unwrap();
+        let loaded = load(&path, Background::WHITE).unwrap();
         assert_eq!(loaded.system, conversation.system);
         assert_eq!(loaded.prompt("x").unwrap(), conversation.prompt("x").unwrap());
     }

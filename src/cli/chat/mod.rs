@@ -19,6 +19,7 @@ use super::args::spec::PolicySpec;
 use super::args::{ChatArgs, ModelArgs};
 use super::error::Error;
 use super::files::{self, ChosenPolicy, Files};
+use super::image::Background;
 use super::interrupt::Interrupt;
 use super::output;
 use super::run::{
@@ -41,6 +42,7 @@ struct Chat {
     n_predict: Option<usize>,
     sampling: Sampling,
     chat_template: Option<String>,
+    background: Background,
     policy_file: Option<PathBuf>,
     /// The policy in force.
     policy: PolicyConfig,
@@ -66,6 +68,9 @@ pub fn run(args: ChatArgs) -> Result<(), Error> {
     chat.say_what_waits();
     loop {
         chat.interrupt.rest();
+        if chat.interrupt.is_end() {
+            return Ok(());
+        }
         let Some(line) = lines.next(&mut chat.terminal)? else {
             return Ok(());
         };
@@ -88,15 +93,17 @@ impl Chat {
     /// Checks everything before weights are loaded, then loads them.
     fn begin(args: ChatArgs) -> Result<Self, Error> {
         let mut terminal = Terminal::new(&args.output);
+        let background = args.compute.pictures.background;
         let mut conversation = match &args.conversation.load {
-            Some(path) => file::load(path)?,
+            Some(path) => file::load(path, background)?,
             None => Conversation::default(),
         };
-        if args.conversation.system.is_some() {
-            conversation.system = args.conversation.system;
+        conversation.marker = args.conversation.marker;
+        if args.conversation.system_prompt.is_some() {
+            conversation.system = args.conversation.system_prompt;
         }
         for path in &args.conversation.images {
-            conversation.waiting.push(Picture::read(Path::new(path))?);
+            conversation.waiting.push(Picture::read(path, background)?);
         }
         if conversation.pictures().next().is_some() {
             files::require_projector(&args.model)?;
@@ -135,6 +142,7 @@ impl Chat {
             n_predict: usize::try_from(args.sampling.n_predict).ok(),
             sampling: sampling(&args.sampling),
             chat_template,
+            background,
             policy_file: args.policy.policy_file,
             policy,
             conversation,
@@ -214,7 +222,9 @@ impl Chat {
             Command::Image(None) => self.tell_what_waits(),
             Command::Image(Some(path)) => {
                 files::require_projector(&self.model_args)?;
-                self.conversation.waiting.push(Picture::read(&path)?);
+                self.conversation
+                    .waiting
+                    .push(Picture::read(&path, self.background)?);
                 self.say_what_waits();
             }
             Command::Policy(None) => self.terminal.tell(show::policy(&self.policy)),
@@ -287,13 +297,14 @@ impl Chat {
     }
 
     fn load(&mut self, path: &Path) -> Result<(), Error> {
-        let mut conversation = file::load(path)?;
+        let mut conversation = file::load(path, self.background)?;
         if conversation.pictures().next().is_some() {
             files::require_projector(&self.model_args)?;
         }
         file::forget_foreign_tokens(&mut conversation, &self.loaded.model);
         let n = conversation.turns.len();
         conversation.waiting = std::mem::take(&mut self.conversation.waiting);
+        conversation.marker = self.conversation.marker.clone();
         self.conversation = conversation;
         self.last = None;
         self.terminal

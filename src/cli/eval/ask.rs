@@ -16,7 +16,7 @@ use super::plan::ModelPlan;
 use crate::cli::answer::Loaded;
 use crate::cli::args::EvalArgs;
 use crate::cli::error::Error;
-use crate::cli::image::{self, ImageSource};
+use crate::cli::image::{self, Background, ImageSource};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::run::{model_options, projector_options, session_options};
 use crate::cli::terminal::Terminal;
@@ -189,16 +189,17 @@ impl Run<'_> {
     }
 
     fn request(&self, question: &Question, picture: &mut LastPicture) -> Result<Request, Error> {
+        let background = self.args.compute.pictures.background;
         let images = question
             .images
             .iter()
-            .map(|source| picture.read(source, &question.id))
+            .map(|source| picture.read(source, &question.id, background))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Request {
             images,
             n_predict: self.args.questions.n_predict,
             cancel: self.interrupt.handle(),
-            ..Request::new(Prompt::chat(&question.prompt))
+            ..Request::new(self.args.questions.marker.chat(&question.prompt))
         })
     }
 
@@ -272,17 +273,17 @@ fn answer(
 }
 
 impl LastPicture {
-    fn read(&mut self, source: &eval::ImageSource, id: &str) -> Result<Image, Error> {
+    fn read(&mut self, source: &eval::ImageSource, id: &str, background: Background) -> Result<Image, Error> {
         if let Some((last, image)) = &self.0
             && last == source
         {
             return Ok(image.clone());
         }
         let image = match source {
-            eval::ImageSource::Path(path) => image::read(&ImageSource::File(path.clone())),
+            eval::ImageSource::Path(path) => image::read(&ImageSource::File(path.clone()), background),
             eval::ImageSource::Bytes(bytes) => {
                 let name = ImageSource::File(format!("of question {id}").into());
-                image::from_bytes(bytes, &name)
+                image::from_bytes(bytes, &name, background)
             }
         }?;
         self.0 = Some((source.clone(), image.clone()));

@@ -20,6 +20,7 @@ use super::args::eval::ResultArgs;
 use super::error::{Error, in_one_line};
 use super::interrupt::Interrupt;
 use super::output::check_writable;
+use super::questions;
 use super::terminal::Terminal;
 use ask::Run;
 use plan::Plan;
@@ -34,7 +35,7 @@ pub fn run(args: &EvalArgs) -> Result<(), Error> {
     show_log(args.output.verbose);
     let interrupt = Interrupt::listen();
     check_files(&args.results)?;
-    let questions = questions(args)?;
+    let questions = read_questions(args)?;
     let mut plan = Plan::new(args, &questions, &mut terminal)?;
     // Without a file of its own the store is as short-lived as the run.
     let folder = tempfile::tempdir().map_err(|source| Error::Write {
@@ -96,13 +97,17 @@ fn check_files(results: &ResultArgs) -> Result<(), Error> {
     files.try_for_each(|path| check_writable("the results", path))
 }
 
-/// The questions in the order in which they are asked; their pictures are there.
-fn questions(args: &EvalArgs) -> Result<Vec<Question>, Error> {
+/// The questions in the order in which they are asked; their pictures are there, and so are places for them.
+fn read_questions(args: &EvalArgs) -> Result<Vec<Question>, Error> {
     let questions = select(
         plan::question_file(&args.questions).read()?,
         args.questions.shuffle,
         args.questions.limit,
     );
     check_images(&questions)?;
+    for question in &questions {
+        let prompt = args.questions.marker.chat(&question.prompt);
+        questions::check(&question.id, &prompt, question.images.len())?;
+    }
     Ok(questions)
 }

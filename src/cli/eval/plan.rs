@@ -152,7 +152,20 @@ pub fn settings(args: &EvalArgs) -> Result<Settings, Error> {
         ("questions", json!(file_hash(&args.questions.questions)?)),
         ("mmproj", args.mmproj.as_deref().map_or(Value::Null, file_facts)),
         ("n_predict", json!(args.questions.n_predict)),
-        ("vision_encoder", json!(compute.vision_encoder.to_string())),
+        ("image_marker", json!(args.questions.marker.image_marker)),
+        ("background", json!(compute.pictures.background.to_string())),
+        (
+            "image_min_tokens",
+            json!(compute.pictures.tokens.image_min_tokens),
+        ),
+        (
+            "image_max_tokens",
+            json!(compute.pictures.tokens.image_max_tokens),
+        ),
+        (
+            "vision_encoder",
+            json!(compute.pictures.vision_encoder.to_string()),
+        ),
         ("flash_attn", json!(compute.flash_attn.to_string())),
         ("cache_type_k", json!(compute.cache_type_k.to_string())),
         ("cache_type_v", json!(compute.cache_type_v.to_string())),

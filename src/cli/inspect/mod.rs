@@ -10,7 +10,7 @@ mod picture;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 
 use visipruner::engine::{
     Cuts, EncodedPrompt, Event, Image, Inspector, Model, Projector, Request, Session, SessionOptions,
@@ -124,7 +124,7 @@ impl Inspecting<'_> {
             model: name(model),
             arch: model.shape().arch.clone(),
             n_layer: model.n_layer(),
-            question: self.args.question.prompt.clone(),
+            question: self.options.texts[0].clone(),
             answer: dense.text.trim().to_owned(),
             images,
             prompt: Some(pieces(&self.loaded, &prompt)),
@@ -205,7 +205,7 @@ impl Inspecting<'_> {
 
 /// The pictures as the vision encoder saw them, and their tiles.
 fn inspected_images(
-    (images, names): (&[Image], &[String]),
+    (images, names): (&[Image], &[PathBuf]),
     projector: Option<&Projector>,
     prompt: &EncodedPrompt,
 ) -> Result<Vec<InspectedImage>, Error> {
@@ -221,8 +221,7 @@ fn inspected_images(
                     .to_owned(),
             )
         })?;
-        let file = &names[i];
-        let file = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+        let file = names[i].file_name().unwrap_or_default().to_string_lossy();
         for (media, shown) in spans.iter().zip(&shown) {
             let n_tokens = media.rows.len();
             let grid = media.grid.ok_or_else(|| {

@@ -16,4 +16,4 @@ pub use quantize::{QuantizeOptions, Quantized, TypeShare, quantize};
 #[cfg(feature = "native")]
 pub use weights::{Model, devices, supported_archs};
 #[cfg(feature = "native")]
-pub(crate) use weights::{WeakModel, load_native};
+pub(crate) use weights::{WeakModel, gpu, load_native};

@@ -1,5 +1,6 @@
 //! Smaller copies of a model, by llama.cpp's own quantizer.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::options::{MAX_THREADS, in_range};
 use crate::engine::{Error, n_threads};
 use crate::ffi::{self, Status};
-use crate::gguf::{FileType, GgmlType, Gguf, GgufError, Problem, TensorInfo, open_llm};
+use crate::gguf::{FileType, GgmlType, Gguf, GgufError, Problem, TensorInfo, later_parts, open_llm};
 use crate::part_file::PartFile;
 
 /// The alignment of what llama.cpp's quantizer writes: it copies a file's own alignment as metadata, and does not keep it
@@ -73,7 +74,7 @@ impl Quantized {
         n_bytes as f64 * 8.0 / self.n_params as f64
     }
 
-    fn of(path: PathBuf, before: &Gguf, after: &Gguf, ty: FileType) -> Self {
+    fn of(path: PathBuf, before: &[Gguf], after: &Gguf, ty: FileType) -> Self {
         let mut types: Vec<TypeShare> = Vec::new();
         for tensor in after.tensors() {
             match types.iter_mut().find(|share| share.ty == tensor.ty) {
@@ -89,8 +90,11 @@ impl Quantized {
             }
         }
         types.sort_by_key(|share| std::cmp::Reverse(share.n_bytes));
+        let types_before: HashMap<&str, GgmlType> = tensors(before)
+            .map(|tensor| (tensor.name.as_str(), tensor.ty))
+            .collect();
         let is_fallback = |tensor: &&TensorInfo| {
-            let is_new = before.tensor(&tensor.name).is_none_or(|was| was.ty != tensor.ty);
+            let is_new = types_before.get(tensor.name.as_str()) != Some(&tensor.ty);
             is_new && !tensor.dims[0].is_multiple_of(ty.base().block_len())
         };
         Self {
@@ -143,8 +147,10 @@ pub fn quantize(
         }) => return Err(failed(PROJECTOR.to_owned())),
         Err(error) => return Err(error.into()),
     };
-    check_input(&before).map_err(failed)?;
-    let quantized = before.tensors().iter().find(|tensor| tensor.ty.block_len() > 1);
+    let mut parts = later_parts(&before)?;
+    parts.insert(0, before);
+    parts.iter().try_for_each(check_input).map_err(failed)?;
+    let quantized = tensors(&parts).find(|tensor| tensor.ty.block_len() > 1);
     if let Some(tensor) = quantized.filter(|_| !options.allow_requantize) {
         return Err(Error::QuantizedAlready {
             path: input.to_owned(),
@@ -179,7 +185,12 @@ pub fn quantize(
         ))
     })?;
     let path = part.name().map_err(write_failed)?;
-    Ok(Quantized::of(path, &before, &after, options.ty))
+    Ok(Quantized::of(path, &parts, &after, options.ty))
+}
+
+/// The tensors of all parts.
+fn tensors(parts: &[Gguf]) -> impl Iterator<Item = &TensorInfo> {
+    parts.iter().flat_map(Gguf::tensors)
 }
 
 const PROJECTOR: &str = "it is an image projector (mmproj), and language models are quantized: give the model that it \

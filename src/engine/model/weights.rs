@@ -62,6 +62,7 @@ impl Model {
         }
         let params = ffi::ModelParams {
             n_gpu_layers: options.n_gpu_layers,
+            devices: options.devices.as_deref().map(gpus).transpose()?,
             main_gpu: options.main_gpu.map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
             use_mmap: options.use_mmap,
             use_mlock: options.use_mlock,
@@ -210,7 +211,7 @@ impl Model {
     /// of `n_images`. `chat_template` is used instead of the model's own.
     ///
     /// # Errors
-    /// [`Error::Markers`], [`Error::EmptyPrompt`], and [`Error::Template`] if a template that was given fails.
+    /// [`Error::Markers`], [`Error::EmptyPrompt`], and [`Error::Template`] if the template fails.
     pub(crate) fn rendered(
         &self,
         prompt: &Prompt,
@@ -234,15 +235,11 @@ impl Model {
             history,
             user: &user,
         };
-        match chat_template {
-            Some(given) => {
-                template::apply(given, specials, &conversation).map_err(|reason| Error::Template { reason })
-            }
-            None => {
-                let own = self.chat_template();
-                Ok(template::apply_or_llava(own.as_deref(), specials, &conversation))
-            }
-        }
+        let rendered = match chat_template {
+            Some(given) => template::apply(given, specials, &conversation),
+            None => template::apply_or_llava(self.chat_template().as_deref(), specials, &conversation),
+        };
+        rendered.map_err(|reason| Error::Template { reason })
     }
 
     /// The tokens of a text in a prompt; at its beginning with BOS and EOS as the metadata says.
@@ -301,6 +298,21 @@ pub fn supported_archs() -> Vec<String> {
 /// The devices that llama.cpp can compute on: `CPU (AMD EPYC 7763)`.
 pub fn devices() -> Vec<String> {
     ffi::devices()
+}
+
+fn gpus(names: &[String]) -> Result<Vec<ffi::Gpu>, Error> {
+    names.iter().map(|name| gpu(name)).collect()
+}
+
+/// The GPU, or accelerator of another kind, that ggml calls so.
+///
+/// # Errors
+/// [`Error::NoDevice`]
+pub(crate) fn gpu(name: &str) -> Result<ffi::Gpu, Error> {
+    ffi::Gpu::called(name).ok_or_else(|| Error::NoDevice {
+        name: name.to_owned(),
+        found: ffi::Gpu::names(),
+    })
 }
 
 /// Loads a file through `load`, telling a stop by the caller from a failure.

@@ -11,6 +11,9 @@ use crate::policy::PolicyConfig;
 pub struct ModelOptions {
     /// Layers kept on the GPU, negative for all. Default: all. Without a GPU backend it has no effect.
     pub n_gpu_layers: i32,
+    /// The devices that hold these layers, by ggml's names (`CUDA0`, [`devices`](super::devices)); none of them: the CPU
+    /// alone. Default: all GPUs that there are.
+    pub devices: Option<Vec<String>>,
     /// The GPU that holds the whole model. Default: none, the model is split over all GPUs.
     pub main_gpu: Option<u32>,
     /// Map the file instead of reading it. Default: yes.
@@ -23,6 +26,7 @@ impl Default for ModelOptions {
     fn default() -> Self {
         Self {
             n_gpu_layers: -1,
+            devices: None,
             main_gpu: None,
             use_mmap: true,
             use_mlock: false,
@@ -55,6 +59,8 @@ impl fmt::Display for VisionEncoder {
 pub struct ProjectorOptions {
     /// Encode pictures on the GPU. Default: yes, where there is one.
     pub use_gpu: bool,
+    /// The GPU that it is, by ggml's name. Default: the first that there is.
+    pub device: Option<String>,
     /// Threads of the encoder. Default: as many as the machine has.
     pub n_threads: Option<u32>,
     /// The way through LLaVA's vision encoder. Default: reference.
@@ -74,6 +80,7 @@ impl Default for ProjectorOptions {
     fn default() -> Self {
         Self {
             use_gpu: true,
+            device: None,
             n_threads: None,
             encoder: VisionEncoder::Reference,
             flash_attn: FlashAttention::Auto,

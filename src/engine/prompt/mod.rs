@@ -8,6 +8,8 @@
 mod parts;
 
 #[cfg(feature = "native")]
+mod dialect;
+#[cfg(feature = "native")]
 mod encoded;
 #[cfg(feature = "native")]
 mod encoder;

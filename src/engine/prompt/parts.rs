@@ -2,7 +2,8 @@
 
 use crate::engine::Error;
 
-/// Text that marks the place of an image: `<image>` as LLaVA writes it, `<__media__>` as llama.cpp does.
+/// What usually marks the place of an image in a text: `<image>` in LLaVA's files, `<__media__>` in llama.cpp's. They mean
+/// nothing but where they are looked for, with [`Part::split`].
 pub const IMAGE_MARKERS: [&str; 2] = ["<image>", "<__media__>"];
 
 /// A piece of a prompt.
@@ -13,6 +14,34 @@ pub enum Part {
     Text(String),
     /// The place of the next image of the request.
     Image,
+}
+
+impl Part {
+    /// A text with places for images where one of the markers stands.
+    ///
+    /// ```
+    /// use visipruner::engine::{IMAGE_MARKERS, Part};
+    ///
+    /// let parts = Part::split("<image>What is this?", &IMAGE_MARKERS);
+    /// assert_eq!(parts, [Part::Image, Part::Text("What is this?".to_owned())]);
+    /// ```
+    pub fn split(text: &str, markers: &[&str]) -> Vec<Self> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        loop {
+            let places = markers.iter().filter(|marker| !marker.is_empty());
+            let next = places
+                .filter_map(|marker| Some((rest.find(marker)?, marker.len())))
+                .min();
+            let Some((at, len)) = next else {
+                parts.push(Self::Text(rest.to_owned()));
+                return join_texts(parts);
+            };
+            parts.push(Self::Text(rest[..at].to_owned()));
+            parts.push(Self::Image);
+            rest = &rest[at + len..];
+        }
+    }
 }
 
 /// What the model is asked.
@@ -44,24 +73,28 @@ pub struct Exchange {
 }
 
 impl Prompt {
-    /// A prompt that is used as it is; `<image>` or `<__media__>` mark the places of the images.
+    /// A text without images that is used as it is. With images:
     ///
     /// ```
-    /// # use visipruner::engine::{Part, Prompt};
-    /// let prompt = Prompt::raw("USER: <image>\nWhat is this? ASSISTANT:");
+    /// # use visipruner::engine::{IMAGE_MARKERS, Part, Prompt};
+    /// let prompt = Prompt::Raw(Part::split("USER: <image>\nWhat is this? ASSISTANT:", &IMAGE_MARKERS));
     /// assert_eq!(prompt.n_markers(), 1);
     /// ```
     pub fn raw(text: &str) -> Self {
-        Self::Raw(split_at_markers(text))
+        Self::Raw(Part::split(text, &[]))
     }
 
-    /// A question for the model's chat template; `<image>` or `<__media__>` mark the places of the images. Without
-    /// markers the images come first.
+    /// A question for the model's chat template, whatever its text holds. The images come first.
     pub fn chat(text: &str) -> Self {
+        Self::chat_parts(Part::split(text, &[]))
+    }
+
+    /// A question for the model's chat template, with places for the images, or none: then they come first.
+    pub fn chat_parts(user: Vec<Part>) -> Self {
         Self::Chat {
             system: None,
             history: Vec::new(),
-            user: split_at_markers(text),
+            user,
         }
     }
 
@@ -124,25 +157,6 @@ pub(crate) fn join_texts(parts: Vec<Part>) -> Vec<Part> {
     joined
 }
 
-/// Splits a text at the image markers.
-pub(crate) fn split_at_markers(text: &str) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    loop {
-        let next = IMAGE_MARKERS
-            .iter()
-            .filter_map(|marker| Some((rest.find(marker)?, marker.len())))
-            .min();
-        let Some((at, len)) = next else {
-            parts.push(Part::Text(rest.to_owned()));
-            return join_texts(parts);
-        };
-        parts.push(Part::Text(rest[..at].to_owned()));
-        parts.push(Part::Image);
-        rest = &rest[at + len..];
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,13 +167,28 @@ mod tests {
 
     #[test]
     fn markers_of_both_kinds_are_places() {
-        let parts = split_at_markers("a<image>b<__media__><image>");
+        let split = |text: &str| Part::split(text, &IMAGE_MARKERS);
+        let parts = split("a<image>b<__media__><image>");
         assert_eq!(
             parts,
             [text("a"), Part::Image, text("b"), Part::Image, Part::Image]
         );
-        assert_eq!(split_at_markers("no <imag> here"), [text("no <imag> here")]);
-        assert_eq!(split_at_markers(""), []);
+        assert_eq!(split("no <imag> here"), [text("no <imag> here")]);
+        assert_eq!(split(""), []);
+    }
+
+    #[test]
+    fn markers_are_what_the_caller_says() {
+        assert_eq!(
+            Part::split("a<image>[p]", &["[p]"]),
+            [text("a<image>"), Part::Image]
+        );
+        assert_eq!(Part::split("<image>", &[]), [text("<image>")]);
+        assert_eq!(Part::split("ab", &["", "b"]), [text("a"), Part::Image]);
+        assert_eq!(
+            Prompt::raw("<image>").n_markers() + Prompt::chat("<__media__>").n_markers(),
+            0
+        );
     }
 
     #[test]
@@ -180,7 +209,9 @@ mod tests {
 
     #[test]
     fn counts_must_agree() {
-        let error = Prompt::chat("<image> and <image>").with_places(1).unwrap_err();
+        let error = Prompt::chat_parts(vec![Part::Image, text(" and "), Part::Image])
+            .with_places(1)
+            .unwrap_err();
         assert!(matches!(
             error,
             Error::Markers {

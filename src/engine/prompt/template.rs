@@ -1,9 +1,9 @@
 //! Chat templates: the model's own, or LLaVA-1.5's.
 
-use minijinja::syntax::SyntaxConfig;
+use minijinja::context;
 use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, context};
 
+use super::dialect;
 use super::parts::{Exchange, Part, join_texts};
 
 /// What a template is given besides the messages.
@@ -21,7 +21,7 @@ pub(crate) struct Specials {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rendered {
     pub(crate) turns: Vec<RenderedTurn>,
-    /// Why LLaVA-1.5's template was used instead of the model's own, or why turns are not told apart.
+    /// That LLaVA-1.5's template was used as the model has none, or why turns are not told apart.
     pub(crate) warning: Option<String>,
 }
 
@@ -68,22 +68,23 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// Puts a conversation into `template`, or into LLaVA-1.5's if there is none or it fails.
+/// Puts a conversation into `template`, or into LLaVA-1.5's if there is none: files of that model were written without.
+///
+/// # Errors
+/// As [`apply`]: a prompt of another model's would only look like one.
 pub(crate) fn apply_or_llava(
     template: Option<&str>,
     specials: &Specials,
     conversation: &Conversation<'_>,
-) -> Rendered {
-    let reason = match template.map(|template| apply(template, specials, conversation)) {
-        Some(Ok(rendered)) => return rendered,
-        Some(Err(reason)) => format!("the model's chat template failed ({reason})"),
-        None => "the model has no chat template".to_owned(),
-    };
+) -> Result<Rendered, String> {
+    if let Some(template) = template {
+        return apply(template, specials, conversation);
+    }
     let mut rendered = split_into_turns(conversation, &place_marker("", conversation), |turn, place| {
         llava(turn, place, &specials.eos)
     });
-    rendered.warning = Some(format!("{reason}: LLaVA-1.5's is used"));
-    rendered
+    rendered.warning = Some("the model has no chat template: LLaVA-1.5's is used".to_owned());
+    Ok(rendered)
 }
 
 /// LLaVA-1.5's template: `USER: {message} ASSISTANT: {answer}</s>USER: {message} ASSISTANT:`.
@@ -110,6 +111,7 @@ pub(crate) fn apply(
     specials: &Specials,
     conversation: &Conversation<'_>,
 ) -> Result<Rendered, String> {
+    let template = template.strip_prefix('\u{feff}').unwrap_or(template);
     let place = place_marker(template, conversation);
     // Most templates take a message as text. Those of some image models want a list of typed pieces, and drop or
     // refuse a text: so the result is looked at.
@@ -245,36 +247,7 @@ fn render(
         bos_token => specials.bos.as_str(),
         eos_token => specials.eos.as_str(),
     };
-    environment()
-        .and_then(|environment| environment.render_str(template, variables))
-        .map_err(|error| one_line(&error))
-}
-
-/// Steps that a template may take; real ones take a few hundred.
-const FUEL: u64 = 1_000_000;
-
-/// The dialect that chat templates are written in: transformers' `apply_chat_template`.
-fn environment() -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()?,
-    );
-    environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
-    Ok(environment)
-}
-
-fn one_line(error: &minijinja::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    dialect::render(template, variables)
 }
 
 /// A text that stands for an image while the template runs: one that occurs nowhere else.
@@ -405,7 +378,7 @@ mod tests {
         ];
         assert_eq!((own.turns.as_slice(), own.warning), (expected.as_slice(), None));
 
-        let llavas = apply_or_llava(None, &specials(), &conversation);
+        let llavas = apply_or_llava(None, &specials(), &conversation).unwrap();
         let expected = [
             turn(
                 &[text("USER: "), Part::Image, text("One? ASSISTANT:")],
@@ -441,7 +414,7 @@ mod tests {
 
     #[test]
     fn the_models_own_template() {
-        let rendered = apply_or_llava(Some(CHATML), &specials(), &asked(&question()));
+        let rendered = apply_or_llava(Some(CHATML), &specials(), &asked(&question())).unwrap();
         assert_eq!(rendered.warning, None);
         let expected = [
             text("<|im_start|>user\n"),
@@ -449,6 +422,14 @@ mod tests {
             text("\nWhat is red?<|im_end|>\n<|im_start|>assistant\n"),
         ];
         assert_eq!(rendered.turns[0].parts, expected);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_template() {
+        let user = question();
+        let [with, without] = [format!("\u{feff}{CHATML}"), CHATML.to_owned()]
+            .map(|template| apply(&template, &specials(), &asked(&user)).unwrap());
+        assert_eq!(with, without);
     }
 
     #[test]
@@ -487,7 +468,7 @@ mod tests {
 
     #[test]
     fn without_a_template_llavas() {
-        let rendered = apply_or_llava(None, &specials(), &asked(&question()));
+        let rendered = apply_or_llava(None, &specials(), &asked(&question())).unwrap();
         assert_eq!(
             rendered.turns[0].parts,
             [text("USER: "), Part::Image, text("\nWhat is red? ASSISTANT:")]
@@ -499,17 +480,15 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_fails_is_replaced_and_says_why() {
+    fn a_template_that_fails_says_why_and_is_not_replaced() {
         for (template, reason) in [
             ("{{ raise_exception('only with tools') }}", "only with tools"),
             ("{% for %}", "syntax error"),
             ("{{ 1 }}", "leaves out the message"),
         ] {
-            let rendered = apply_or_llava(Some(template), &specials(), &asked(&question()));
-            let warning = rendered.warning.unwrap();
-            assert!(warning.contains(reason), "{warning}");
-            assert!(!warning.contains('\n'), "{warning}");
-            assert_eq!(rendered.turns[0].parts[0], text("USER: "));
+            let error = apply_or_llava(Some(template), &specials(), &asked(&question())).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+            assert!(!error.contains('\n'), "{error}");
         }
     }
 

@@ -8,7 +8,7 @@ use super::fit::{Fit, Size};
 use super::image::{Image, check_size};
 use super::picture_cache::{Encoded, PictureCache, Tile};
 use crate::engine::cache::hash;
-use crate::engine::model::{load_native, vision_shape};
+use crate::engine::model::{gpu, load_native, vision_shape};
 use crate::engine::options::{FlashAttention, MAX_IMAGE_TOKENS, ProjectorOptions, VisionEncoder};
 use crate::engine::prompt::template::RenderedTurn;
 use crate::engine::prompt::{EncodedBy, EncodedPrompt, Part, Shown};
@@ -70,6 +70,7 @@ impl Projector {
         };
         let params = ffi::ProjectorParams {
             use_gpu: options.use_gpu,
+            device: options.device.as_deref().map(gpu).transpose()?,
             n_threads: n_threads(options.n_threads),
             flash_attn: options.flash_attn.into(),
             image_min_tokens: image_min_tokens.map(|n| n as i32),

@@ -224,10 +224,12 @@ fn detect_line(line: &str, file_name: &str) -> Result<Format, &'static str> {
     }
 }
 
+/// A file of text, without the mark that Windows' editors and Excel begin it with.
 fn read_text(path: &Path) -> Result<String, EvalError> {
-    std::fs::read_to_string(path).map_err(|source| EvalError::Io {
+    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io {
         action: "read",
         path: path.to_owned(),
         source,
-    })
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

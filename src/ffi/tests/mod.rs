@@ -85,6 +85,7 @@ fn load_llm(llm: &RandomLlm) -> Arc<Model> {
     let path = CString::new(path.to_str().unwrap()).unwrap();
     let params = ModelParams {
         n_gpu_layers: 0,
+        devices: None,
         use_mmap: false,
         use_mlock: false,
         main_gpu: None,

@@ -85,6 +85,7 @@ fn load_shipped(main_gpu: Option<i32>) -> Option<Arc<Model>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-llava-shapes-f16.gguf");
     let params = ModelParams {
         n_gpu_layers: if main_gpu.is_some() { -1 } else { 0 },
+        devices: None,
         use_mmap: false,
         use_mlock: false,
         main_gpu,

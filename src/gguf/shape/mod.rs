@@ -2,9 +2,9 @@
 
 mod projector;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{Gguf, GgufError, Problem, Value, llava};
+use super::{Gguf, GgufError, Problem, TensorInfo, Value, llava};
 pub use projector::ProjectorShape;
 
 /// `llama-hparams.h: LLAMA_MAX_LAYERS`
@@ -41,9 +41,9 @@ pub struct LlmShape {
     pub n_expert: u32,
     /// The model's chat template, if it has one.
     pub chat_template: Option<String>,
-    /// Weights. Of a split model only those of the first part.
+    /// Weights. [`open_llm`] counts all parts of a split model, [`LlmShape::from_gguf`] those of the first.
     pub n_params: u64,
-    /// The length of the file in bytes. Of a split model only that of the first part.
+    /// The length of the file in bytes, or of all files as above.
     pub file_bytes: u64,
 }
 
@@ -55,11 +55,11 @@ impl LlmShape {
     /// else; [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata
     /// is not that of a transformer.
     pub fn from_gguf(gguf: &Gguf) -> Result<LlmShape, GgufError> {
+        refuse_later_part(gguf)?;
         let arch = arch_of_model(gguf)?;
         if arch == "clip" {
             return Err(gguf.error(Problem::IsProjector));
         }
-        refuse_later_part(gguf)?;
         let key = |suffix: &str| format!("{arch}.{suffix}");
         let n_layer = positive(gguf, &key("block_count"), MAX_LAYERS)?;
         let n_embd = positive(gguf, &key("embedding_length"), u32::MAX)?;
@@ -132,11 +132,23 @@ impl Split {
 /// models.
 pub fn open_llm(path: impl AsRef<Path>) -> Result<(Gguf, LlmShape), GgufError> {
     let gguf = Gguf::open(path)?;
-    let shape = LlmShape::from_gguf(&gguf)?;
-    if let Some(split) = Split::from_gguf(&gguf)? {
-        check_parts(&gguf, split)?;
+    let mut shape = LlmShape::from_gguf(&gguf)?;
+    for part in later_parts(&gguf)? {
+        shape.n_params = shape.n_params.saturating_add(n_params(&part));
+        shape.file_bytes = shape.file_bytes.saturating_add(part.file_bytes());
     }
     Ok((gguf, shape))
+}
+
+/// The parts of a split model after its first; none of a model in one file.
+///
+/// # Errors
+/// [`Problem::PartName`] and [`Problem::Part`].
+pub fn later_parts(first: &Gguf) -> Result<Vec<Gguf>, GgufError> {
+    match Split::from_gguf(first)? {
+        Some(split) => open_parts(first, split),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Opens an image projector: reads its header and checks it; for LLaVA's kinds, every tensor's shape too.
@@ -146,9 +158,25 @@ pub fn open_llm(path: impl AsRef<Path>) -> Result<(Gguf, LlmShape), GgufError> {
 /// [`Problem::TensorType`] where tensors don't fit each other.
 pub fn open_projector(path: impl AsRef<Path>) -> Result<(Gguf, ProjectorShape), GgufError> {
     let gguf = Gguf::open(path)?;
+    if let Some(Split { count, .. }) = Split::from_gguf(&gguf)?.filter(|_| is_projector(&gguf)) {
+        return Err(gguf.error(Problem::SplitProjector { n_parts: count }));
+    }
     let shape = ProjectorShape::from_gguf(&gguf)?;
     llava::check(&gguf, &shape)?;
     Ok((gguf, shape))
+}
+
+/// Whether it is a part of a projector: later parts have no metadata, but the names of encoders' tensors.
+fn is_projector(gguf: &Gguf) -> bool {
+    let is_encoders = |tensor: &TensorInfo| {
+        ["v.", "mm.", "a."]
+            .iter()
+            .any(|begin| tensor.name.starts_with(begin))
+    };
+    match gguf.get("general.architecture") {
+        Some(Value::String(arch)) => arch == "clip",
+        _ => gguf.tensors().iter().any(is_encoders),
+    }
 }
 
 /// Checks that a projector makes vectors of the width that a language model takes. Projectors of a kind that
@@ -191,28 +219,27 @@ fn refuse_later_part(gguf: &Gguf) -> Result<(), GgufError> {
 }
 
 /// Opens every further part, as `llama.cpp: llama_split_path` names them.
-fn check_parts(first: &Gguf, split: Split) -> Result<(), GgufError> {
+fn open_parts(first: &Gguf, split: Split) -> Result<Vec<Gguf>, GgufError> {
     let part_name = |no: u32| format!("-{:05}-of-{:05}.gguf", no + 1, split.count);
-    let path = first.path().to_string_lossy();
-    let Some(prefix) = path.strip_suffix(&part_name(0)) else {
+    let name = first.path().file_name().unwrap_or_default().to_string_lossy();
+    let Some(prefix) = name.strip_suffix(&part_name(0)) else {
         let problem = Problem::PartName {
             n_parts: split.count,
             expected: part_name(0),
         };
         return Err(first.error(problem));
     };
-    for no in 1..split.count {
-        let part = PathBuf::from(format!("{prefix}{}", part_name(no)));
-        Gguf::open(part).map_err(|source| {
-            let source = Box::new(source);
+    let open = |no: u32| {
+        let path = first.path().with_file_name(format!("{prefix}{}", part_name(no)));
+        Gguf::open(path).map_err(|source| {
             first.error(Problem::Part {
                 part: no + 1,
                 n_parts: split.count,
-                source,
+                source: Box::new(source),
             })
-        })?;
-    }
-    Ok(())
+        })
+    };
+    (1..split.count).map(open).collect()
 }
 
 /// An integer of at least 1 and at most `max`.

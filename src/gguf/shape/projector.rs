@@ -1,6 +1,6 @@
 //! What is to be known of an image projector.
 
-use super::{MAX_LAYERS, arch_of_model, missing, n_params, positive, within};
+use super::{MAX_LAYERS, arch_of_model, missing, n_params, positive, refuse_later_part, within};
 use crate::gguf::{Array, Gguf, GgufError, Problem};
 
 /// Larger than any encoder's input, small enough that squares of it fit 32 bits.
@@ -54,6 +54,7 @@ impl ProjectorShape {
     /// else; [`Problem::MissingKey`], [`Problem::WrongType`] and [`Problem::OutOfRange`] where the metadata
     /// is incomplete.
     pub fn from_gguf(gguf: &Gguf) -> Result<ProjectorShape, GgufError> {
+        refuse_later_part(gguf)?;
         let arch = arch_of_model(gguf)?;
         if arch != "clip" {
             return Err(gguf.error(Problem::NotProjector {

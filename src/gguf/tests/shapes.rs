@@ -84,11 +84,42 @@ fn parts_of_a_split_model_are_looked_for() {
     assert!(message(&first).contains("part 2 of 2 of this split model: "));
     assert!(message(&first).ends_with("m-00002-of-00002.gguf: no such file: check the path"));
     let second = part(1, "m-00002-of-00002.gguf");
-    assert!(open_llm(&first).is_ok());
+    let (gguf, shape) = open_llm(&first).unwrap();
+    let alone = LlmShape::from_gguf(&gguf).unwrap();
+    assert_eq!(
+        (alone.n_params, shape.n_params),
+        (alone.n_params, alone.n_params + 8)
+    );
+    let n_bytes = [&first, &second].map(|path| fs::metadata(path).unwrap().len());
+    assert_eq!(shape.file_bytes, n_bytes[0] + n_bytes[1]);
+    // which has no architecture, as llama-gguf-split writes it
+    assert!(message(&second).contains("this is part 2 of 2 of a split model: give the first part"));
     fs::write(&second, &fs::read(&second).unwrap()[..60]).unwrap();
     assert!(message(&first).ends_with("the download is incomplete, fetch it again"));
     let renamed = part(0, "first.gguf");
     assert!(message(&renamed).contains("its name must end in -00001-of-00002.gguf"));
+}
+
+#[test]
+fn a_split_projector_is_refused_whatever_part_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    for no in 0..2u16 {
+        let mut writer = GgufWriter::new();
+        if no == 0 {
+            writer.set("general.architecture", "clip");
+        }
+        writer.set("split.no", no).set("split.count", 2u16);
+        writer.tensor("v.post_ln.weight", &[8], GgmlType::F32);
+        let path = folder.path().join(format!("{no}.gguf"));
+        writer
+            .write_file(&path, |tensor| elements(tensor.n_elements()))
+            .unwrap();
+        let message = open_projector(&path).unwrap_err().to_string();
+        assert!(
+            message.contains("one of 2 parts of a split image projector"),
+            "{message}"
+        );
+    }
 }
 
 /// A projector of 4x4 patches with vectors of width 48.

@@ -49,6 +49,21 @@ const HELD_OUT: &str = concat!(
 );
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_first_question() {
+    let marked = format!("\u{feff}{HELD_OUT}");
+    let pictures =
+        "\u{feff}[{\"image\": \"a.png\", \"questions\": [{\"question\": \"What?\", \"answer\": \"x\"}]}]";
+    let folder = folder(&[
+        ("q.jsonl", HELD_OUT),
+        ("marked.jsonl", &marked),
+        ("p.json", pictures),
+    ]);
+    let [plain, marked] = ["q.jsonl", "marked.jsonl"].map(|name| file(&folder, name).read().unwrap());
+    assert_eq!(marked, plain);
+    assert_eq!(file(&folder, "p.json").read().unwrap()[0].prompt, "What?");
+}
+
+#[test]
 fn our_own_lines() {
     let folder = folder(&[("questions.jsonl", HELD_OUT)]);
     let questions = QuestionFile {
