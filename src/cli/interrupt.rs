@@ -62,6 +62,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "native")]
 use visipruner::engine::CancelHandle;
 
+#[cfg(feature = "native")]
 use system::SIGINT;
 
 /// The one that listens.

@@ -11,7 +11,7 @@ use crate::policy::PolicyConfig;
 pub struct ModelOptions {
     /// Layers kept on the GPU, negative for all. Default: all. Without a GPU backend it has no effect.
     pub n_gpu_layers: i32,
-    /// The devices that hold these layers, by ggml's names (`CUDA0`, [`devices`](super::devices)); none of them: the CPU
+    /// The devices that hold these layers, by ggml's names (`CUDA0`; `engine::devices` tells them); none of them: the CPU
     /// alone. Default: all GPUs that there are.
     pub devices: Option<Vec<String>>,
     /// The GPU that holds the whole model. Default: none, the model is split over all GPUs.
