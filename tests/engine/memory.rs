@@ -45,7 +45,7 @@ fn with_little_memory() {
     });
     let before = session.answer(&mut pair.projector);
     let long = Request {
-        prompt: raw(&format!("<image>{}", " a".repeat(N_LETTERS))),
+        prompt: marked(&format!("<image>{}", " a".repeat(N_LETTERS))),
         ..question()
     };
     let long = engine::encode(&pair.model, Some(&mut pair.projector), &long, ignore)
