@@ -167,9 +167,27 @@ fn span(of_layers: &[u32]) -> String {
 
 fn encoder(shape: &ProjectorShape) -> String {
     format!(
-        "{} layers, pictures of {} x {} pixels in patches of {}, projector type {}",
-        shape.n_layer, shape.image_size, shape.image_size, shape.patch_size, shape.projector_type
+        "{} layers, {} in patches of {}, projector type {}",
+        shape.n_layer,
+        sizes(shape),
+        shape.patch_size,
+        shape.projector_type
     )
+}
+
+/// The sizes that the encoder takes.
+fn sizes(shape: &ProjectorShape) -> String {
+    let side = shape.image_size;
+    match (shape.n_tokens_per_image, shape.projector_type.as_str()) {
+        (Some(_), _) => format!("pictures of {side} x {side} pixels"),
+        (None, "pixtral") => format!("pictures of any size up to {side} pixels a side"),
+        (None, "mlp" | "ldp" | "ldpv2" | "internvl" | "idefics3") => {
+            format!("pictures in tiles of {side} x {side} pixels")
+        }
+        // what the file says is only what positions were interpolated from
+        (None, projector_type) if projector_type.ends_with("_merger") => "pictures of any size".to_owned(),
+        (None, _) => format!("pictures of {side} x {side} pixels, or several of them"),
+    }
 }
 
 fn image_cost(files: &Files) -> String {

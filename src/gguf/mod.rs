@@ -28,6 +28,8 @@ pub use encode::{bf16_bits_to_f32, decode, encode, f16_bits_to_f32, f32_to_bf16_
 pub use error::{GgufError, Problem};
 pub use file_type::{FileType, file_type_name};
 pub use ggml_type::GgmlType;
+#[cfg(feature = "native")]
+pub(crate) use shape::within;
 pub use shape::{LlmShape, ProjectorShape, Split, check_pair, later_parts, open_llm, open_projector};
 pub use value::{Array, Value};
 pub use write::{GgufWriter, PlannedTensor};

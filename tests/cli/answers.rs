@@ -689,3 +689,29 @@ fn files_without_questions() {
         &["no such file"],
     );
 }
+
+#[test]
+fn info_says_which_pictures_a_projector_takes() {
+    for (family, model, expected) in [
+        ("gemma3", "gemma3", "pictures of 56 x 56 pixels in patches of 14"),
+        ("qwen2vl", "qwen2vl", "pictures of any size in patches of 14"),
+        (
+            "pixtral",
+            "pixtral",
+            "pictures of any size up to 448 pixels a side",
+        ),
+        ("llava16", "llava15", "pictures in tiles of 56 x 56 pixels"),
+        ("internvl", "internvl", "pictures in tiles of 56 x 56 pixels"),
+    ] {
+        let file = |folder: &str, name: &str| {
+            format!(
+                "{}/tests/transformers/fixtures/{folder}/{name}",
+                env!("CARGO_MANIFEST_DIR")
+            )
+        };
+        let (model, mmproj) = (file(model, "model.gguf"), file(family, "mmproj.gguf"));
+        let ran = visipruner(&["info", "-m", &model, "--mmproj", &mmproj]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains(expected), "{family}: {}", ran.stdout);
+    }
+}

@@ -34,11 +34,12 @@ impl Default for ModelOptions {
     }
 }
 
-/// Which way pictures go through LLaVA's vision encoder.
+/// Which way pictures go into and through a vision encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum VisionEncoder {
-    /// The way LLaVA was trained: the class token first, every stored layer run.
+    /// The way the model was trained: sizes, padding and tiles of its family's image processor, LLaVA's and InternVL's class
+    /// token first, every stored layer of LLaVA run. docs/models.md has the families.
     #[default]
     Reference,
     /// As stock llama.cpp does it, for comparison.
@@ -63,7 +64,7 @@ pub struct ProjectorOptions {
     pub device: Option<String>,
     /// Threads of the encoder. Default: as many as the machine has.
     pub n_threads: Option<u32>,
-    /// The way through LLaVA's vision encoder. Default: reference.
+    /// The way into and through the vision encoder. Default: reference.
     pub encoder: VisionEncoder,
     /// When the encoder uses flash attention. Default: auto.
     pub flash_attn: FlashAttention,

@@ -59,10 +59,7 @@ impl Projector {
                 model_width,
             });
         }
-        let fit = match options.encoder {
-            VisionEncoder::Reference => Fit::of(&gguf, &shape, options)?,
-            VisionEncoder::Upstream => None,
-        };
+        let fit = Fit::of(&gguf, &shape, options)?.filter(|_| options.encoder == VisionEncoder::Reference);
         let (image_min_tokens, image_max_tokens) = match fit {
             // mtmd leaves a picture that was fitted as it is
             Some(_) => (Some(1), Some(MAX_IMAGE_TOKENS)),

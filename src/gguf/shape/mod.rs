@@ -249,7 +249,7 @@ fn positive(gguf: &Gguf, key: &str, max: u32) -> Result<u32, GgufError> {
     Ok(value)
 }
 
-fn within(gguf: &Gguf, key: &str, value: u32, min: u32, max: u32) -> Result<(), GgufError> {
+pub(crate) fn within(gguf: &Gguf, key: &str, value: u32, min: u32, max: u32) -> Result<(), GgufError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }

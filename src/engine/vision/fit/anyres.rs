@@ -7,7 +7,7 @@ use fast_image_resize::FilterType;
 use super::pixels::{paste, stretch};
 use super::{Size, cut};
 use crate::engine::vision::image::Image;
-use crate::gguf::{Array, Gguf, GgufError, Problem, ProjectorShape};
+use crate::gguf::{Array, Gguf, GgufError, Problem, ProjectorShape, TensorInfo};
 
 /// The names under which converters store the row that ends each row of the map.
 const NEWLINE: [&str; 2] = ["model.image_newline", "v.image_newline"];
@@ -33,13 +33,13 @@ impl AnyRes {
             return Ok(None);
         }
         let is_merged = gguf.opt_str("clip.vision.mm_patch_merge_type")? == Some("spatial_unpad");
-        let newline = NEWLINE.iter().find(|name| gguf.tensor(name).is_some());
+        let newline = NEWLINE.iter().find_map(|name| gguf.tensor(name));
         Ok(Some(Self {
             side: shape.image_size,
             canvases,
             newline: newline
                 .filter(|_| is_merged)
-                .map(|name| gguf.read_tensor_f32(name))
+                .map(|tensor| read_newline(gguf, shape, tensor))
                 .transpose()?,
         }))
     }
@@ -121,6 +121,19 @@ impl Size {
             }
         }
     }
+}
+
+/// It stands among the rows that the language model gets, and is as wide as they are.
+fn read_newline(gguf: &Gguf, shape: &ProjectorShape, tensor: &TensorInfo) -> Result<Vec<f32>, GgufError> {
+    let width = shape.n_embd_out.unwrap_or_default();
+    if tensor.dims != [width] {
+        return Err(gguf.error(Problem::TensorShape {
+            tensor: tensor.name.clone(),
+            found: format!("{:?}", tensor.dims),
+            expected: format!("[{width}]"),
+        }));
+    }
+    gguf.read_tensor_f32(&tensor.name)
 }
 
 fn canvases(gguf: &Gguf, side: u32) -> Result<Vec<Size>, GgufError> {

@@ -18,13 +18,19 @@ pub(crate) use sizes::Size;
 
 use super::image::Image;
 use crate::engine::options::ProjectorOptions;
-use crate::gguf::{Array, Gguf, GgufError, ProjectorShape};
+use crate::gguf::{Array, Gguf, GgufError, ProjectorShape, within};
 use pixels::{crop, pad_to_square, stretch};
 use sizes::{Limits, tile_grid, whole_patches, whole_patches_within};
 
 /// Vision tokens of one picture at most where nobody says otherwise: llama.cpp's default for Qwen. The published processors
 /// allow four times as many, which takes sixteen times the memory in the encoder's attention.
 const MAX_TOKENS: u64 = 4096;
+
+/// Published encoders take pictures of up to 2,000 pixels a side.
+const MAX_SIDE: u32 = 8192;
+
+/// InternVL's take up to 12 tiles, 40 for documents.
+const MAX_TILES: u32 = 256;
 
 /// How pictures are fitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,13 +69,14 @@ impl Fit {
     /// The one of a projector; `None` where mtmd fits the pictures.
     ///
     /// # Errors
-    /// For metadata of the wrong type.
+    /// For metadata of the wrong type, or out of all proportion.
     pub(crate) fn of(
         gguf: &Gguf,
         shape: &ProjectorShape,
         options: &ProjectorOptions,
     ) -> Result<Option<Self>, GgufError> {
         let side = shape.image_size;
+        within(gguf, "clip.vision.image_size", side, 1, MAX_SIDE)?;
         let merged = |key: &str, default: u32| {
             let merge = gguf.opt_u32(key)?.unwrap_or(default).clamp(1, side);
             Ok::<_, GgufError>(shape.patch_size.saturating_mul(merge))
@@ -105,6 +112,8 @@ impl Fit {
             "internvl" => {
                 let min_tiles = gguf.opt_u32("clip.vision.preproc_min_tiles")?.unwrap_or(1);
                 let max_tiles = gguf.opt_u32("clip.vision.preproc_max_tiles")?.unwrap_or(12);
+                within(gguf, "clip.vision.preproc_max_tiles", max_tiles, 1, MAX_TILES)?;
+                within(gguf, "clip.vision.preproc_min_tiles", min_tiles, 0, max_tiles)?;
                 Self::Grid {
                     side,
                     min_tiles,

@@ -241,6 +241,29 @@ mod pictures {
         assert_eq!(n_pictures, 39);
     }
 
+    /// Numbers that no published file has, and that would take memory without end.
+    #[test]
+    fn numbers_out_of_all_proportion_are_refused() {
+        let (gguf, shape) = open_projector(fixtures().join("internvl/mmproj.gguf")).expect("a projector");
+        let of = |gguf: &Gguf, shape: &ProjectorShape| Fit::of(gguf, shape, &ProjectorOptions::default());
+        let mut huge = shape.clone();
+        huge.image_size = 65_535;
+        let refused = of(&gguf, &huge).expect_err("no encoder is as large");
+        assert!(
+            refused.to_string().contains("clip.vision.image_size"),
+            "{refused}"
+        );
+
+        let (gguf, mut shape) = open_projector(fixtures().join("llava16/mmproj.gguf")).expect("a projector");
+        assert!(of(&gguf, &shape).is_ok());
+        shape.n_embd_out = Some(63);
+        let refused = of(&gguf, &shape).expect_err("the newline is wider");
+        assert!(refused.to_string().contains("image_newline"), "{refused}");
+        shape.image_size = 57;
+        let refused = of(&gguf, &shape).expect_err("no canvas is whole tiles");
+        assert!(refused.to_string().contains("image_grid_pinpoints"), "{refused}");
+    }
+
     /// Seldom off, and hardly: what rounds otherwise after the first pass may count double after the second.
     fn assert_close(ours: &[u8], pillows: &[u8], what: &str) {
         assert_eq!(ours.len(), pillows.len(), "{what}");
