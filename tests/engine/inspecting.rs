@@ -24,7 +24,7 @@ fn inspect(pair: &mut Pair, request: &Request) -> (Option<(usize, usize)>, Vec<I
 
 #[test]
 fn every_architecture_can_be_inspected() {
-    for arch in [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Qwen2Vl, Arch::Gemma3] {
+    for arch in Arch::ALL {
         let mut pair = Pair::of_kind(arch);
         let request = Request {
             images: vec![picture(96, 64, 1)],

@@ -13,11 +13,12 @@ bool vp_access::build_graph(llama_context & ctx, const llama_ubatch & ubatch, co
 
 const std::vector<std::pair<llm_arch, const char *>> & vp_upstream_archs() {
     static const std::vector<std::pair<llm_arch, const char *>> archs = {
-        { LLM_ARCH_LLAMA,   "llama"   },
-        { LLM_ARCH_QWEN2,   "qwen2"   },
-        { LLM_ARCH_QWEN3,   "qwen3"   },
-        { LLM_ARCH_QWEN2VL, "qwen2vl" },
-        { LLM_ARCH_GEMMA3,  "gemma3"  },
+        { LLM_ARCH_LLAMA,    "llama"    },
+        { LLM_ARCH_QWEN2,    "qwen2"    },
+        { LLM_ARCH_QWEN3,    "qwen3"    },
+        { LLM_ARCH_QWEN2VL,  "qwen2vl"  },
+        { LLM_ARCH_GEMMA3,   "gemma3"   },
+        { LLM_ARCH_MISTRAL3, "mistral3" },
     };
     return archs;
 }

@@ -20,7 +20,7 @@ use common::rng::Rng;
 
 use super::*;
 
-const ARCHS: [Arch; 5] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Qwen2Vl, Arch::Gemma3];
+const ARCHS: [Arch; 6] = Arch::ALL;
 
 /// Numbers of `ggml_type`.
 const F32: u32 = 0;

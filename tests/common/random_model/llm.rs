@@ -19,10 +19,19 @@ pub enum Arch {
     Qwen2Vl,
     /// Norms before and after, sliding windows in all layers but every third, scaled embeddings.
     Gemma3,
+    /// As Llama, and scores grow with the position of the query.
+    Mistral3,
 }
 
 impl Arch {
-    pub const ALL: [Arch; 5] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Qwen2Vl, Arch::Gemma3];
+    pub const ALL: [Arch; 6] = [
+        Arch::Llama,
+        Arch::Qwen2,
+        Arch::Qwen3,
+        Arch::Qwen2Vl,
+        Arch::Gemma3,
+        Arch::Mistral3,
+    ];
 
     /// `general.architecture`
     pub fn name(self) -> &'static str {
@@ -32,6 +41,7 @@ impl Arch {
             Arch::Qwen3 => "qwen3",
             Arch::Qwen2Vl => "qwen2vl",
             Arch::Gemma3 => "gemma3",
+            Arch::Mistral3 => "mistral3",
         }
     }
 
@@ -136,6 +146,11 @@ impl RandomLlm {
             let pairs = self.n_embd_head as i32 / 2;
             let (time, y) = (pairs / 4, (pairs - pairs / 4) / 2);
             writer.set(key("rope.dimension_sections"), vec![time, y, pairs - time - y, 0]);
+        }
+        if self.arch == Arch::Mistral3 {
+            writer
+                .set(key("attention.temperature_scale"), 0.1f32)
+                .set(key("rope.scaling.original_context_length"), 16u32);
         }
         if self.arch == Arch::Gemma3 {
             let is_sliding: Vec<bool> = (0..self.n_layer).map(|il| il % 3 != 2).collect();
