@@ -21,8 +21,8 @@ pub(crate) struct EncodedBy {
     pub(crate) n_tokens_per_image: Option<usize>,
 }
 
-/// A prompt as the language model gets it: tokens, and images as embeddings. Made by [`encode`](super::encode), used by
-/// [`Session::generate_encoded`](super::Session::generate_encoded) and [`Cache::begin`](super::Cache::begin), as often as one likes.
+/// A prompt as the language model gets it: tokens, and images as embeddings. Made by [`encode`](crate::engine::encode), used by
+/// [`Session::generate_encoded`](crate::engine::Session::generate_encoded) and [`Cache::begin`](crate::engine::Cache::begin), as often as one likes.
 #[derive(Debug, Clone)]
 pub struct EncodedPrompt {
     /// The model that it is for; none while it is put together. It may be gone: the prompt does not keep its weights.
@@ -150,7 +150,7 @@ impl EncodedPrompt {
     }
 
     /// How long encoding had taken, at its time, for the pictures that came from the projector's cache
-    /// ([`ProjectorOptions::cache_bytes`](super::ProjectorOptions::cache_bytes)). With
+    /// ([`ProjectorOptions::cache_bytes`](crate::engine::ProjectorOptions::cache_bytes)). With
     /// [`encode_time`](Self::encode_time) it is what encoding this prompt alone takes.
     pub fn saved_time(&self) -> Duration {
         self.saved_time
