@@ -27,10 +27,13 @@ use sizes::{Limits, tile_grid, whole_patches, whole_patches_within};
 const MAX_TOKENS: u64 = 4096;
 
 /// Published encoders take pictures of up to 2,000 pixels a side.
-const MAX_SIDE: u32 = 8192;
+const MAX_SIDE: u32 = 4096;
+
+/// Merged patches of published encoders have up to 56 pixels a side.
+const MAX_PATCH: u32 = 1024;
 
 /// InternVL's take up to 12 tiles, 40 for documents.
-const MAX_TILES: u32 = 256;
+const MAX_TILES: u32 = 64;
 
 /// How pictures are fitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,8 +81,9 @@ impl Fit {
         let side = shape.image_size;
         within(gguf, "clip.vision.image_size", side, 1, MAX_SIDE)?;
         let merged = |key: &str, default: u32| {
-            let merge = gguf.opt_u32(key)?.unwrap_or(default).clamp(1, side);
-            Ok::<_, GgufError>(shape.patch_size.saturating_mul(merge))
+            let merge = gguf.opt_u32(key)?.unwrap_or(default);
+            within(gguf, key, merge, 1, (MAX_PATCH / shape.patch_size).max(1))?;
+            Ok::<_, GgufError>(shape.patch_size * merge)
         };
         let limits = |patch: u32, min_pixels: u64| Limits::new(patch, min_pixels, options);
         Ok(Some(match shape.projector_type.as_str() {

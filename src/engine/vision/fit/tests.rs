@@ -254,6 +254,12 @@ mod pictures {
             "{refused}"
         );
 
+        let (gguf, mut shape) = open_projector(fixtures().join("qwen2vl/mmproj.gguf")).expect("a projector");
+        assert!(of(&gguf, &shape).is_ok());
+        shape.patch_size = 560;
+        let refused = of(&gguf, &shape).expect_err("no patch is as large");
+        assert!(refused.to_string().contains("spatial_merge_size"), "{refused}");
+
         let (gguf, mut shape) = open_projector(fixtures().join("llava16/mmproj.gguf")).expect("a projector");
         assert!(of(&gguf, &shape).is_ok());
         shape.n_embd_out = Some(63);
