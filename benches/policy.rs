@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::hint::black_box;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use visipruner::engine::prefill::{LayerRanges, PrefillParams, RangeCall, RowProbe, Shared, prefill};
@@ -119,10 +119,7 @@ fn staged_loop(c: &mut Criterion) {
                     output_norm2: 1.0,
                 });
                 let mut policy = policy.build(N_LAYER, &layout).expect("the policy fits");
-                prefill(&mut engine, &params(&layout, &embd), policy.as_mut(), &mut |_| {
-                    ControlFlow::Continue(())
-                })
-                .expect("nothing fails")
+                prefill(&mut engine, &params(&layout, &embd), policy.as_mut()).expect("nothing fails")
             });
         });
     }

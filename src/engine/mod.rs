@@ -63,7 +63,7 @@ pub use prompt::{Exchange, IMAGE_MARKERS, Part, Prompt};
 pub use vision::Image;
 
 #[cfg(feature = "native")]
-pub use cache::Cache;
+pub use cache::{Cache, Decoder};
 #[cfg(all(feature = "native", feature = "lab"))]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]

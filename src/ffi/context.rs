@@ -206,17 +206,18 @@ impl Context {
     }
 
     /// Does something during which setting `stop` ends a computation with [`Status::Aborted`] (where the backend looks at
-    /// it: the CPU does).
+    /// it: the CPU does). Within the work of another it takes that one's place.
     pub(crate) fn watching<R>(&mut self, stop: &AtomicBool, work: impl FnOnce(&mut Self) -> R) -> R {
-        struct Unwatch<'a>(&'a mut Context);
+        struct Unwatch<'a>(&'a mut Context, *mut AtomicBool);
         impl Drop for Unwatch<'_> {
             fn drop(&mut self) {
-                self.0.watched.store(null_mut(), Ordering::Relaxed);
+                self.0.watched.store(self.1, Ordering::Relaxed);
             }
         }
-        self.watched
-            .store(std::ptr::from_ref(stop).cast_mut(), Ordering::Relaxed);
-        let unwatch = Unwatch(self);
+        let before = self
+            .watched
+            .swap(std::ptr::from_ref(stop).cast_mut(), Ordering::Relaxed);
+        let unwatch = Unwatch(self, before);
         work(&mut *unwatch.0)
     }
 

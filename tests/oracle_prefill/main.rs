@@ -9,8 +9,6 @@
 mod common;
 mod policies;
 
-use std::ops::ControlFlow;
-
 use common::cases::{Case, Expected, Subject};
 use common::dropping::Dropping;
 use common::random_model::{Arch, RandomLlm};
@@ -63,10 +61,7 @@ fn run<'a>(subject: &Subject<'a>, case: &Case, max_rows_per_call: usize) -> (Pre
         shared: Shared::default(),
     };
     let mut engine = Dropping::new(subject.reference, subject.prompt);
-    let trace = prefill(&mut engine, &params, policy.as_mut(), &mut |_| {
-        ControlFlow::Continue(())
-    })
-    .unwrap();
+    let trace = prefill(&mut engine, &params, policy.as_mut()).unwrap();
     (trace, engine)
 }
 

@@ -1,8 +1,6 @@
 //! The policies of other papers against their rules written down again: rankings from full attention matrices of a
 //! reference that drops nothing but hides, raters and diversity from the definitions, over all pairs.
 
-use std::ops::ControlFlow;
-
 use super::common::dropping::Dropping;
 use super::common::reference::{Input, Reference, Rule};
 use super::{assert_near, gqa, indices, one_image, prompt, reference, two_images};
@@ -69,8 +67,7 @@ impl<'a> Question<'a> {
             shared: Shared::default(),
         };
         let mut engine = Dropping::new(self.reference, &self.prompt);
-        let mut go_on = |_| ControlFlow::Continue(());
-        let trace = prefill(&mut engine, &params, policy.as_mut(), &mut go_on).unwrap();
+        let trace = prefill(&mut engine, &params, policy.as_mut()).unwrap();
         (trace, engine)
     }
 

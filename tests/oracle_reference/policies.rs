@@ -1,8 +1,6 @@
 //! The policies of other papers on the engine, against the same prefill in double precision: which rows run in which
 //! layer, what was read, and the logits.
 
-use std::ops::ControlFlow;
-
 use visipruner::engine::prefill::{PrefillParams, Shared, prefill};
 use visipruner::policy::trace::PrefillTrace;
 use visipruner::policy::{Embeddings, PolicyOverrides};
@@ -57,10 +55,7 @@ fn in_double(
     };
     let mut engine = Dropping::new(reference, &inputs.prompt);
     let mut stages = policy.build(reference.n_layer, &inputs.layout).unwrap();
-    let trace = prefill(&mut engine, &params, stages.as_mut(), &mut |_| {
-        ControlFlow::Continue(())
-    })
-    .unwrap();
+    let trace = prefill(&mut engine, &params, stages.as_mut()).unwrap();
     (trace, engine.logits())
 }
 

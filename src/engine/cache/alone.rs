@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::staged::OnProbe;
-use super::{Cache, failed, turns};
+use super::{Cache, Decoder, failed, turns};
 use crate::engine::prompt::EncodedPrompt;
 use crate::engine::{CancelHandle, Error, prefill};
 use crate::ffi;
@@ -22,7 +22,12 @@ impl Cache {
         on_probe: OnProbe<'_>,
     ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
         let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
-        let Self { context, store, .. } = self;
+        let Self {
+            context,
+            store,
+            params,
+            ..
+        } = self;
         let Some(context) = context.as_mut() else {
             return Ok(None);
         };
@@ -35,12 +40,17 @@ impl Cache {
             prompt,
             layout: &prompt.layout,
             n_spare: 0,
+            n_ctx: params.n_ctx as usize,
             store,
         };
         let shared = prefill::Shared::default();
+        let mut before_call = |done: f32, _: &mut Decoder<'_>| on_progress(done);
         let result = context.watching(cancel.flag(), |context| {
-            stage.run(context, &sequence, shared, policy, on_progress, on_probe)
+            stage.run(context, &sequence, shared, policy, &mut before_call, on_probe)
         });
-        Ok(turns::unless_stopped(result)?.map(|trace| (sequence, trace)))
+        let trace = turns::unless_stopped(result)?;
+        Ok(trace
+            .filter(|_| on_progress(1.0).is_continue())
+            .map(|trace| (sequence, trace)))
     }
 }

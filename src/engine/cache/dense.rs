@@ -7,7 +7,7 @@ use crate::ffi;
 use crate::policy::PromptLayout;
 
 /// Runs rows of a prompt as `mtmd_helper_eval_chunks` does (mtmd-helper.cpp@0.1.161): text and images in turn, each in
-/// batches of `n_batch`, so that the logits are stock's bit for bit. `on_progress` hears how many rows of the prompt are
+/// batches of `n_batch`, so that the logits are stock's bit for bit. `before_call` hears how many rows of the prompt are
 /// done before each batch, and may stop.
 pub(crate) fn run(
     context: &mut ffi::Context,
@@ -15,12 +15,12 @@ pub(crate) fn run(
     prompt: &EncodedPrompt,
     rows: Range<usize>,
     n_spare: usize,
-    on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    before_call: &mut dyn FnMut(usize, &mut ffi::Context) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ffi::Error> {
     let (n_batch, n_layer) = (context.n_batch() as usize, context.model().n_layer());
     for (span, is_image) in spans(&prompt.layout, &rows) {
         for begin in span.clone().step_by(n_batch) {
-            if on_progress(begin).is_break() {
+            if before_call(begin, context).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             let end = span.end.min(begin + n_batch);

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "lab")]
 mod alone;
+mod decoder;
 mod dense;
 mod keys;
 mod staged;
@@ -20,6 +21,7 @@ mod turns;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+pub use decoder::Decoder;
 pub(crate) use keys::hash;
 #[cfg(feature = "lab")]
 pub(crate) use staged::OnProbe;
@@ -161,7 +163,56 @@ impl Cache {
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, Error> {
         let policy = self.policy.clone();
-        self.begin_with(prompt, &policy, request, &mut on_event)
+        self.begin_with(prompt, &policy, request, &mut on_event, &mut |_| {})
+    }
+
+    /// As [`begin`](Cache::begin), for a cache with answers in the making: `meanwhile` is called before each call of the
+    /// computation, and can go on with them.
+    ///
+    /// ```no_run
+    /// # use std::ops::ControlFlow::Continue;
+    /// # use visipruner::engine::{Cache, EncodedPrompt, Error, Generation, Request};
+    /// # fn run(cache: &mut Cache, prompt: &EncodedPrompt, request: &Request, other: &mut Generation) -> Result<(), Error> {
+    /// let mut failed = Ok(());
+    /// let answer = cache.begin_beside(prompt, request, |_| Continue(()), |decoder| {
+    ///     failed = decoder.step(&mut [&mut *other]);
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`begin`](Cache::begin).
+    pub fn begin_beside(
+        &mut self,
+        prompt: &EncodedPrompt,
+        request: &Request,
+        mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+        mut meanwhile: impl FnMut(&mut Decoder<'_>),
+    ) -> Result<Generation, Error> {
+        let policy = self.policy.clone();
+        self.begin_with(prompt, &policy, request, &mut on_event, &mut meanwhile)
+    }
+
+    /// The cache as what goes on with answers.
+    pub(crate) fn decoder(&mut self) -> Result<Decoder<'_>, Error> {
+        let n_ctx = self.n_ctx() as usize;
+        self.context()?;
+        let Self {
+            context,
+            store,
+            model,
+            ..
+        } = self;
+        let context = context.as_mut().ok_or(Error::Context {
+            n_ctx: n_ctx as u32,
+            reason: "there is none".to_owned(),
+        })?;
+        Ok(Decoder {
+            context,
+            store,
+            model,
+            n_ctx,
+        })
     }
 
     pub(crate) fn kv_types(&self) -> [KvType; 2] {
@@ -253,13 +304,14 @@ impl Cache {
         policy: Option<&dyn Policy>,
         n_predict: usize,
         cancel: &CancelHandle,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        before_call: BeforeCall<'_>,
     ) -> Result<Option<Read>, Error> {
         let n_spare = n_predict.min(self.n_ctx() as usize);
         let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
         if self.context.is_none() {
             self.renew()?;
         }
+        let n_ctx = self.n_ctx() as usize;
         let Self { context, store, .. } = self;
         let Some(context) = context.as_mut() else {
             return Ok(None);
@@ -270,34 +322,10 @@ impl Cache {
             prompt,
             policy,
             n_spare,
+            n_ctx,
             store,
         };
-        context.watching(cancel.flag(), |context| reader.read(context, on_progress))
-    }
-
-    /// Runs one token of each of several turns. On success the logits of the i-th are there as row i.
-    pub(crate) fn decode(
-        &mut self,
-        tokens: &[(&Turn, i32, i32)],
-        cancel: Option<&CancelHandle>,
-    ) -> Result<(), ffi::Error> {
-        let Self { context, store, .. } = self;
-        let Some(context) = context.as_mut() else {
-            return Ok(());
-        };
-        let tokens: Vec<ffi::Token> = tokens
-            .iter()
-            .map(|&(turn, token, pos)| ffi::Token {
-                sequence: turn.sequence(),
-                token,
-                pos,
-            })
-            .collect();
-        let nobody = CancelHandle::default();
-        let flag = cancel.unwrap_or(&nobody).flag();
-        context.watching(flag, |context| {
-            with_room(context, store, |context| context.decode(&tokens, 0))
-        })
+        context.watching(cancel.flag(), |context| reader.read(context, before_call))
     }
 
     /// Keeps the rows of a turn that has been answered, for the turns that follow.
@@ -324,6 +352,10 @@ impl Cache {
         kv + context.bytes_beside().unwrap_or(0) as u64
     }
 }
+
+/// Hears before each call of reading a prompt how much of it is done, from 0 to 1, and may stop it. Answers may go on
+/// meanwhile.
+pub(crate) type BeforeCall<'a> = &'a mut dyn FnMut(f32, &mut Decoder<'_>) -> ControlFlow<()>;
 
 /// Does what may find no room, forgetting what no request is at work on, the oldest first, until there is.
 fn with_room<T>(

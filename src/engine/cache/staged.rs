@@ -1,10 +1,9 @@
 //! The staged prefill's engine: a context that runs ranges of layers.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use super::store::PrefixStore;
-use super::with_room;
-use crate::engine::prefill::{CallAttention, CallProbe, LayerRanges, RangeCall, RowProbe};
+use super::{BeforeCall, Decoder, with_room};
+use crate::engine::prefill::{CallAttention, CallProbe, LayerRanges, Progress, RangeCall, RowProbe};
 use crate::ffi::{self, AttentionMode, Probe};
 use crate::policy::{Row, Statistic};
 
@@ -14,12 +13,12 @@ pub(crate) type OnProbe<'a> =
 
 /// The rows of a turn in a context that was created with KV groups.
 pub(crate) struct StagedTurn<'a> {
-    context: &'a mut ffi::Context,
+    decoder: Decoder<'a>,
     sequence: &'a ffi::Sequence,
     n_rows: usize,
     /// Rows that will be needed after the prompt.
     n_spare: usize,
-    store: &'a mut PrefixStore,
+    before_call: BeforeCall<'a>,
     attention: AttentionSums,
     on_probe: OnProbe<'a>,
 }
@@ -57,19 +56,19 @@ impl AttentionSums {
 impl<'a> StagedTurn<'a> {
     /// A sequence to which the rows were added.
     pub(crate) fn new(
-        context: &'a mut ffi::Context,
+        decoder: Decoder<'a>,
         sequence: &'a ffi::Sequence,
         n_rows: usize,
         n_spare: usize,
-        store: &'a mut PrefixStore,
+        before_call: BeforeCall<'a>,
         on_probe: OnProbe<'a>,
     ) -> Self {
         Self {
-            context,
+            decoder,
             sequence,
             n_rows,
             n_spare,
-            store,
+            before_call,
             attention: AttentionSums::default(),
             on_probe,
         }
@@ -103,10 +102,15 @@ impl LayerRanges for StagedTurn<'_> {
             both_ways_until: call.both_ways_until.map(|row| row.0 as i32),
         };
         let sequence = self.sequence;
-        with_room(self.context, self.store, |context| context.run(sequence, &range))?;
+        with_room(self.decoder.context, self.decoder.store, |context| {
+            context.run(sequence, &range)
+        })?;
         match &call.probe {
             Some(probe) if probe.statistic != Statistic::Contribution => {
-                let weight = self.context.attention(self.sequence, probe.il, self.n_rows)?;
+                let weight = self
+                    .decoder
+                    .context
+                    .attention(self.sequence, probe.il, self.n_rows)?;
                 self.attention.add(&weight);
                 Ok(())
             }
@@ -116,8 +120,8 @@ impl LayerRanges for StagedTurn<'_> {
 
     fn probe(&mut self, il: usize) -> Result<RowProbe, ffi::Error> {
         let n_rows = self.n_rows;
-        let (norm2, dot, output_norm2) = self.context.contributions(self.sequence, il, n_rows)?;
-        (self.on_probe)(self.context, self.sequence, il)?;
+        let (norm2, dot, output_norm2) = self.decoder.context.contributions(self.sequence, il, n_rows)?;
+        (self.on_probe)(self.decoder.context, self.sequence, il)?;
         Ok(RowProbe {
             norm2,
             dot,
@@ -131,9 +135,9 @@ impl LayerRanges for StagedTurn<'_> {
 
     fn branch(&mut self, il: usize, left: &[Row], kept: &[Row]) -> Result<Vec<Row>, ffi::Error> {
         let n_rows = self.n_rows;
-        self.context.leave(self.sequence, il, &indices(left))?;
-        self.context.copy(self.sequence, il, &indices(kept))?;
-        let due = self.context.due(self.sequence, n_rows)?;
+        self.decoder.context.leave(self.sequence, il, &indices(left))?;
+        self.decoder.context.copy(self.sequence, il, &indices(kept))?;
+        let due = self.decoder.context.due(self.sequence, n_rows)?;
         Ok(kept
             .iter()
             .copied()
@@ -143,7 +147,12 @@ impl LayerRanges for StagedTurn<'_> {
 
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), ffi::Error> {
         let rows: Vec<i32> = rows.map(|row| row as i32).collect();
-        self.context.evict(self.sequence, layers, &rows)
+        self.decoder.context.evict(self.sequence, layers, &rows)
+    }
+
+    fn before_call(&mut self, progress: Progress) -> ControlFlow<()> {
+        let done = progress.n_done as f32 / progress.n_total.max(1) as f32;
+        (self.before_call)(done, &mut self.decoder)
     }
 }
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::keys::{PolicyKey, row_keys};
 use super::staged::{OnProbe, StagedTurn};
 use super::store::{Kept, PrefixStore, RowKey};
-use super::{Shared, dense, failed, with_room};
+use super::{BeforeCall, Decoder, Shared, dense, failed, with_room};
 use crate::engine::Model;
 use crate::engine::error::Error;
-use crate::engine::prefill::{self, PrefillError, PrefillParams, Progress};
+use crate::engine::prefill::{self, PrefillError, PrefillParams};
 use crate::engine::prompt::EncodedPrompt;
 use crate::ffi::{self, Status};
 use crate::policy::trace::PrefillTrace;
@@ -93,6 +93,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) policy: Option<&'a dyn Policy>,
     /// Rows that the answer may take.
     pub(crate) n_spare: usize,
+    /// Rows that all sequences together may have.
+    pub(crate) n_ctx: usize,
     pub(crate) store: &'a mut PrefixStore,
 }
 
@@ -107,7 +109,7 @@ impl Reader<'_> {
     pub(crate) fn read(
         mut self,
         context: &mut ffi::Context,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        before_call: BeforeCall<'_>,
     ) -> Result<Option<Read>, Error> {
         let key = self.policy.map_or(PolicyKey::OFF, PolicyKey::of);
         let mut position = self.find(context, key)?;
@@ -124,12 +126,14 @@ impl Reader<'_> {
                 let branch = branch.map_err(failed("the prompt"))?;
                 self.turn(branch, &position, span.end, key)
             } else {
-                let mut on_progress = |done: f32| on_progress((i as f32 + done) / n_turns as f32);
-                let mut read = self.read_turn(context, &mut position, i, key, &mut on_progress)?;
+                let mut before_call = |done: f32, decoder: &mut Decoder<'_>| {
+                    before_call((i as f32 + done) / n_turns as f32, decoder)
+                };
+                let mut read = self.read_turn(context, &mut position, i, key, &mut before_call)?;
                 if !is_last && read.as_ref().is_some_and(|(turn, _)| turn.is_behind) {
                     drop(read);
                     position = self.back_to(context, &position, span.begin)?;
-                    read = self.read_turn(context, &mut position, i, key, &mut on_progress)?;
+                    read = self.read_turn(context, &mut position, i, key, &mut before_call)?;
                 }
                 let Some((turn, trace)) = read else {
                     return Ok(None);
@@ -144,7 +148,7 @@ impl Reader<'_> {
                 turn
             };
             let answer = position.n_rows.max(span.end)..span.answer_end;
-            if self.read_answer(context, &turn, answer)?.is_break() {
+            if self.read_answer(context, &turn, answer, before_call)?.is_break() {
                 return Ok(None);
             }
             let answer = &self.prompt.token[span.end..span.answer_end];
@@ -219,7 +223,7 @@ impl Reader<'_> {
         position: &mut Position,
         i: usize,
         key: PolicyKey,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        before_call: BeforeCall<'_>,
     ) -> Result<Option<(Turn, PrefillTrace)>, Error> {
         let span = self.prompt.turns[i];
         let layout = self.prompt.layout_until(span.end);
@@ -237,7 +241,7 @@ impl Reader<'_> {
             position.n_rows = span.vision_end;
             if !is_staged
                 && self
-                    .run_dense(context, &position.sequence, n_known..span.vision_end, on_progress)?
+                    .run_dense(context, &position.sequence, n_known..span.vision_end, before_call)?
                     .is_break()
             {
                 return Ok(None);
@@ -262,9 +266,9 @@ impl Reader<'_> {
                     span.begin
                 },
             };
-            self.run_staged(context, &layout, &own, on_progress)?
+            self.run_staged(context, &layout, &own, before_call)?
         } else if self
-            .run_dense(context, &branch, n_shared..span.end, on_progress)?
+            .run_dense(context, &branch, n_shared..span.end, before_call)?
             .is_break()
         {
             None
@@ -379,27 +383,27 @@ impl Reader<'_> {
         context: &mut ffi::Context,
         sequence: &ffi::Sequence,
         rows: Range<usize>,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        before_call: BeforeCall<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         let n_rows = self.prompt.layout.n_rows;
         let (prompt, n_spare) = (self.prompt, self.n_spare + n_rows - rows.end);
-        let mut on_rows = |n_done: usize| on_progress(n_done as f32 / n_rows as f32);
-        let next = std::cell::Cell::new(rows.start);
-        let mut hear = |n_done: usize| {
-            next.set(n_done);
-            on_rows(n_done)
-        };
+        let mut next = rows.start;
         loop {
-            match dense::run(
-                context,
-                sequence,
-                prompt,
-                next.get()..rows.end,
-                n_spare,
-                &mut hear,
-            ) {
-                Ok(ControlFlow::Continue(())) => return Ok(hear(rows.end)),
-                Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
+            let (store, model, n_ctx) = (&mut *self.store, self.model, self.n_ctx);
+            let to_run = next..rows.end;
+            let mut before_call = |begin: usize, context: &mut ffi::Context| {
+                next = begin;
+                let store = &mut *store;
+                let mut decoder = Decoder {
+                    context,
+                    store,
+                    model,
+                    n_ctx,
+                };
+                before_call(begin as f32 / n_rows as f32, &mut decoder)
+            };
+            match dense::run(context, sequence, prompt, to_run, n_spare, &mut before_call) {
+                Ok(flow) => return Ok(flow),
                 Err(error) if error.status == Status::NoSlot && self.store.forget_one() => {}
                 Err(error) if error.status == Status::Aborted => return Ok(ControlFlow::Break(())),
                 Err(error) => return Err(failed("the prompt")(error)),
@@ -412,7 +416,7 @@ impl Reader<'_> {
         context: &mut ffi::Context,
         layout: &PromptLayout,
         own: &Own<'_>,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        before_call: BeforeCall<'_>,
     ) -> Result<Option<PrefillTrace>, Error> {
         let n_layer = self.model.n_layer();
         let mut policy: Box<dyn StagePolicy> = match self.policy {
@@ -434,6 +438,7 @@ impl Reader<'_> {
             prompt: self.prompt,
             layout,
             n_spare: self.n_spare + self.prompt.layout.n_rows - layout.n_rows,
+            n_ctx: self.n_ctx,
             store: self.store,
         };
         unless_stopped(stage.run(
@@ -441,7 +446,7 @@ impl Reader<'_> {
             own.branch,
             shared,
             policy.as_mut(),
-            on_progress,
+            before_call,
             &mut nothing,
         ))
     }
@@ -452,6 +457,7 @@ impl Reader<'_> {
         context: &mut ffi::Context,
         turn: &Turn,
         rows: Range<usize>,
+        before_call: BeforeCall<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         if rows.is_empty() {
             return Ok(ControlFlow::Continue(()));
@@ -459,8 +465,7 @@ impl Reader<'_> {
         context
             .add(&turn.branch, &self.prompt.rows(rows.clone()))
             .map_err(failed("the prompt"))?;
-        let mut go_on = |_| ControlFlow::Continue(());
-        self.run_dense(context, &turn.branch, rows, &mut go_on)
+        self.run_dense(context, &turn.branch, rows, before_call)
     }
 }
 
@@ -482,6 +487,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) prompt: &'a EncodedPrompt,
     pub(crate) layout: &'a PromptLayout,
     pub(crate) n_spare: usize,
+    /// Rows that all sequences together may have.
+    pub(crate) n_ctx: usize,
     pub(crate) store: &'a mut PrefixStore,
 }
 
@@ -493,7 +500,7 @@ impl Stage<'_> {
         sequence: &ffi::Sequence,
         shared: prefill::Shared<'_>,
         policy: &mut dyn StagePolicy,
-        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+        before_call: BeforeCall<'_>,
         on_probe: OnProbe<'_>,
     ) -> Result<PrefillTrace, PrefillError<ffi::Error>> {
         let n_layer = self.model.n_layer();
@@ -518,11 +525,15 @@ impl Stage<'_> {
             }),
             shared,
         };
-        let mut hear =
-            |progress: Progress| on_progress(progress.n_done as f32 / progress.n_total.max(1) as f32);
+        let decoder = Decoder {
+            context,
+            store: self.store,
+            model: self.model,
+            n_ctx: self.n_ctx,
+        };
         let n_rows = self.layout.n_rows;
-        let mut engine = StagedTurn::new(context, sequence, n_rows, self.n_spare, self.store, on_probe);
-        prefill::prefill(&mut engine, &params, policy, &mut hear)
+        let mut engine = StagedTurn::new(decoder, sequence, n_rows, self.n_spare, before_call, on_probe);
+        prefill::prefill(&mut engine, &params, policy)
     }
 
     /// The text rows as the token embedding has them: `[text rows][n_embd]`.

@@ -70,6 +70,13 @@ pub trait LayerRanges {
     /// # Errors
     /// Whatever keeps the engine from forgetting them.
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), Self::Error>;
+
+    /// Hears before each call how far the prefill has come, and may stop it. Nothing that is still to be read is in the
+    /// engine then: it may do other work meanwhile.
+    fn before_call(&mut self, progress: Progress) -> ControlFlow<()> {
+        let _ = progress;
+        ControlFlow::Continue(())
+    }
 }
 
 /// The contributions `c_j` of all tokens to the attention output `o` of the last prompt token in one layer.
@@ -128,15 +135,12 @@ pub struct Progress {
 
 /// Runs a prompt through all layers as a policy says. Afterwards the engine has the logits of the last prompt row.
 ///
-/// `on_progress` is called before the first and after every call of the engine.
-///
 /// # Errors
 /// One variant of [`PrefillError`] each; the prompt must then be started over.
 pub fn prefill<E: LayerRanges>(
     engine: &mut E,
     params: &PrefillParams<'_>,
     policy: &mut dyn StagePolicy,
-    on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<PrefillTrace, PrefillError<E::Error>> {
     let layout = params.layout;
     if layout.n_rows == 0 || !layout.is_well_formed() {
@@ -149,7 +153,6 @@ pub fn prefill<E: LayerRanges>(
         engine,
         params,
         policy,
-        on_progress,
         alive: AliveRows::all(layout, params.shared.due),
         entered: Vec::new(),
         has_branched: false,
@@ -168,7 +171,6 @@ struct Prefill<'a, E> {
     engine: &'a mut E,
     params: &'a PrefillParams<'a>,
     policy: &'a mut dyn StagePolicy,
-    on_progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     alive: AliveRows,
     /// The vision tokens that entered layer 0.
     entered: Vec<VisionIndex>,
@@ -185,7 +187,6 @@ struct Prefill<'a, E> {
 impl<E: LayerRanges> Prefill<'_, E> {
     fn run(mut self) -> Result<PrefillTrace, PrefillError<E::Error>> {
         self.start()?;
-        self.report_progress()?;
         let mut il = 0;
         while il < self.params.n_layer {
             let range = self.next_range(il)?;
@@ -283,6 +284,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
             max: self.params.max_rows_per_call,
         })?;
         for call in calls {
+            self.report_progress()?;
             self.engine.run(&call).map_err(|source| PrefillError::Engine {
                 layers: layers.clone(),
                 source,
@@ -293,7 +295,6 @@ impl<E: LayerRanges> Prefill<'_, E> {
                 self.alive.advance(&call.rows, layers.end);
                 self.n_done += call.rows.len() * layers.len();
             }
-            self.report_progress()?;
         }
         Ok(())
     }
@@ -423,10 +424,8 @@ impl<E: LayerRanges> Prefill<'_, E> {
 
     fn report_progress(&mut self) -> Result<(), PrefillError<E::Error>> {
         let n_total = self.n_done + self.alive.n_to_run(self.params.n_layer);
-        match (self.on_progress)(Progress {
-            n_done: self.n_done,
-            n_total,
-        }) {
+        let n_done = self.n_done;
+        match self.engine.before_call(Progress { n_done, n_total }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(PrefillError::Cancelled),
         }

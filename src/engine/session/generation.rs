@@ -8,7 +8,7 @@ use super::record;
 use super::request::{Event, Outcome, Request, StopReason};
 use super::text::{StopStrings, Utf8Stream};
 use crate::engine::CancelHandle;
-use crate::engine::cache::{self, Cache, Turn};
+use crate::engine::cache::{self, Cache, Decoder, Turn};
 use crate::engine::error::{Error, computing};
 use crate::engine::prompt::EncodedPrompt;
 use crate::engine::{Model, Sampling};
@@ -17,6 +17,9 @@ use crate::report::RunReport;
 
 /// Hears what happens and may stop it.
 pub(crate) type OnEvent<'a> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
+
+/// Goes on with other answers before each call of the computation.
+pub(crate) type Meanwhile<'a> = &'a mut dyn FnMut(&mut Decoder<'_>);
 
 /// An answer in the making: what was chosen so far, and the sequence in the cache that it goes on.
 ///
@@ -138,6 +141,15 @@ impl Generation {
         self.pending.filter(|_| self.stop.is_none())
     }
 
+    /// A token to be computed, in its place.
+    fn token(&self, token: i32) -> Option<ffi::Token<'_>> {
+        Some(ffi::Token {
+            sequence: self.turn.as_ref()?.sequence(),
+            token,
+            pos: self.pos,
+        })
+    }
+
     fn warn(&mut self, warnings: impl IntoIterator<Item = String>, on_event: OnEvent<'_>) -> ControlFlow<()> {
         for warning in warnings {
             let flow = hear(&self.cancel, on_event, Event::Warning(&warning));
@@ -160,6 +172,7 @@ impl Cache {
         policy: &AnyPolicy,
         request: &Request,
         on_event: OnEvent<'_>,
+        meanwhile: Meanwhile<'_>,
     ) -> Result<Generation, Error> {
         let policy = request.policy.as_ref().unwrap_or(policy);
         let report = record::start(self.model(), policy, prompt.encoded_by.as_ref());
@@ -168,7 +181,7 @@ impl Cache {
         generation.began = began.unwrap_or(generation.began);
         generation.report.times_ms.encode = record::ms(prompt.encode_time);
         if self
-            .read_into(&mut generation, prompt, policy, request, on_event)?
+            .read_into(&mut generation, prompt, policy, request, on_event, meanwhile)?
             .is_break()
         {
             generation.end(StopReason::Cancelled);
@@ -183,6 +196,7 @@ impl Cache {
         policy: &AnyPolicy,
         request: &Request,
         on_event: OnEvent<'_>,
+        meanwhile: Meanwhile<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         if generation.warn(prompt.warning.clone(), on_event).is_break() {
             return Ok(ControlFlow::Break(()));
@@ -201,16 +215,11 @@ impl Cache {
         }
         let began = Instant::now();
         let mut hear_progress = |done: f32| hear(&request.cancel, on_event, Event::Prefill(done));
-        if hear_progress(0.0).is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-        let read = self.read(
-            prompt,
-            own,
-            request.n_predict,
-            &request.cancel,
-            &mut hear_progress,
-        )?;
+        let mut before_call = |done: f32, decoder: &mut Decoder<'_>| {
+            meanwhile(decoder);
+            hear_progress(done)
+        };
+        let read = self.read(prompt, own, request.n_predict, &request.cancel, &mut before_call)?;
         generation.report.times_ms.prefill = record::ms(began.elapsed());
         let Some(read) = read else {
             return Ok(ControlFlow::Break(()));
@@ -221,12 +230,15 @@ impl Cache {
         generation.report = record::prefill(report, self, request, prompt, &read);
         let warnings = record::warnings(policy, self.kv_types(), &read.trace);
         generation.turn = Some(read.turn);
+        if hear(&request.cancel, on_event, Event::Prefill(1.0)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         if generation.warn(warnings, on_event).is_break() {
             return Ok(ControlFlow::Break(()));
         }
         if generation.n_predict > 0 {
             let began = Instant::now();
-            self.choose(generation, None)?;
+            self.decoder()?.choose(generation, None)?;
             generation.decode_time += began.elapsed();
         } else {
             generation.end(StopReason::Length);
@@ -234,14 +246,48 @@ impl Cache {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Goes on with every answer that has not ended, by one token each, in one batch.
+    ///
+    /// # Errors
+    /// As [`Decoder::step`].
+    pub fn step(&mut self, generations: &mut [&mut Generation]) -> Result<(), Error> {
+        self.decoder()?.step(generations)
+    }
+
+    /// What came out. The rows stay, for requests that begin with the same prompt and answer.
+    pub fn finish(&mut self, mut generation: Generation) -> Outcome {
+        generation.end(StopReason::Cancelled);
+        record::answer(
+            &mut generation.report,
+            self,
+            generation.turn.as_ref(),
+            &generation.text,
+            &generation.tokens,
+            generation.began,
+            generation.decode_time,
+        );
+        if let Some(turn) = generation.turn.take() {
+            let n_computed = generation.tokens.len() - usize::from(generation.pending.is_some());
+            self.keep(turn, &generation.tokens[..n_computed]);
+        }
+        generation.report.prefix_bytes = self.held_bytes();
+        Outcome {
+            text: generation.text,
+            tokens: generation.tokens,
+            stop: generation.stop.unwrap_or(StopReason::Cancelled),
+            report: generation.report,
+        }
+    }
+}
+
+impl Decoder<'_> {
     /// Chooses the next token from the logits of a row of the last computation.
     fn choose(&mut self, generation: &mut Generation, row: Option<usize>) -> Result<(), Error> {
         let token = generation
             .sampler
-            .sample(self.context()?, row)
+            .sample(self.context, row)
             .map_err(cache::failed("the next token"))?;
-        let model = self.model().clone();
-        generation.push(&model, token);
+        generation.push(self.model, token);
         Ok(())
     }
 
@@ -251,7 +297,7 @@ impl Cache {
     /// [`Error::Compute`], [`Error::OutOfMemory`]; the answers are then as they were.
     pub fn step(&mut self, generations: &mut [&mut Generation]) -> Result<(), Error> {
         let began = Instant::now();
-        let n_ctx = self.n_ctx() as usize;
+        let n_ctx = self.n_ctx;
         let mut going: Vec<(&mut Generation, i32)> = generations
             .iter_mut()
             .filter_map(|generation| {
@@ -263,15 +309,16 @@ impl Cache {
         if going.is_empty() {
             return Ok(());
         }
-        let alone = match &going[..] {
-            [(generation, _)] => Some(generation.cancel.clone()),
-            _ => None,
+        // only who is alone can stop a call: the others' tokens are in it, too
+        let cancel = match &going[..] {
+            [(generation, _)] => generation.cancel.clone(),
+            _ => CancelHandle::default(),
         };
-        let tokens: Vec<(&Turn, i32, i32)> = going
+        let tokens: Vec<ffi::Token<'_>> = going
             .iter()
-            .filter_map(|(generation, token)| Some((generation.turn.as_ref()?, *token, generation.pos)))
+            .filter_map(|(generation, token)| generation.token(*token))
             .collect();
-        match self.decode(&tokens, alone.as_ref()) {
+        match self.decode(&tokens, &cancel) {
             Ok(()) => {}
             Err(error) if error.status == Status::Aborted => {
                 going
@@ -302,31 +349,6 @@ impl Cache {
             Ok(())
         } else {
             self.step(&mut rest)
-        }
-    }
-
-    /// What came out. The rows stay, for requests that begin with the same prompt and answer.
-    pub fn finish(&mut self, mut generation: Generation) -> Outcome {
-        generation.end(StopReason::Cancelled);
-        record::answer(
-            &mut generation.report,
-            self,
-            generation.turn.as_ref(),
-            &generation.text,
-            &generation.tokens,
-            generation.began,
-            generation.decode_time,
-        );
-        if let Some(turn) = generation.turn.take() {
-            let n_computed = generation.tokens.len() - usize::from(generation.pending.is_some());
-            self.keep(turn, &generation.tokens[..n_computed]);
-        }
-        generation.report.prefix_bytes = self.held_bytes();
-        Outcome {
-            text: generation.text,
-            tokens: generation.tokens,
-            stop: generation.stop.unwrap_or(StopReason::Cancelled),
-            report: generation.report,
         }
     }
 }

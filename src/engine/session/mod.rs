@@ -159,7 +159,9 @@ impl Session {
         if !self.options.remember {
             self.forget();
         }
-        let generation = self.cache.begin_with(prompt, &self.policy, request, on_event)?;
+        let generation = self
+            .cache
+            .begin_with(prompt, &self.policy, request, on_event, &mut |_| {})?;
         Ok(Answer::new(self, generation))
     }
 }

@@ -3,29 +3,22 @@
 use super::*;
 
 #[test]
-fn cancelling_stops_after_the_call_under_way() {
+fn cancelling_stops_before_the_next_call() {
     for n_calls in 0..7 {
         let (layout, mut engine) = (one_image(), typical());
         let params = at_once(&layout);
         let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
             .build(N_LAYER, &layout)
             .unwrap();
-        let mut n_left = n_calls;
-        let mut stop = |_| {
-            if n_left == 0 {
-                return ControlFlow::Break(());
-            }
-            n_left -= 1;
-            ControlFlow::Continue(())
-        };
-        let result = prefill(&mut engine, &params, policy.as_mut(), &mut stop);
+        engine.stop_at_call = Some(n_calls);
+        let result = prefill(&mut engine, &params, policy.as_mut());
         assert!(matches!(result, Err(PrefillError::Cancelled)));
         assert_eq!(engine.calls.len(), n_calls);
     }
 }
 
 #[test]
-fn progress_reaches_its_total_which_only_shrinks() {
+fn progress_approaches_its_total_which_only_shrinks() {
     let (layout, mut engine) = (one_image(), typical());
     let params = PrefillParams {
         max_rows_per_call: 4,
@@ -34,12 +27,9 @@ fn progress_reaches_its_total_which_only_shrinks() {
     let mut policy = PolicyConfig::VisiPruner(config("middle,deep"))
         .build(N_LAYER, &layout)
         .unwrap();
-    let mut seen = Vec::new();
-    let mut record = |progress| {
-        seen.push(progress);
-        ControlFlow::Continue(())
-    };
-    prefill(&mut engine, &params, policy.as_mut(), &mut record).unwrap();
+    prefill(&mut engine, &params, policy.as_mut()).unwrap();
+    let seen = &engine.progress;
+    assert_eq!(seen.len(), engine.calls.len());
     assert_eq!(
         seen[0],
         Progress {
@@ -47,12 +37,11 @@ fn progress_reaches_its_total_which_only_shrinks() {
             n_total: 100
         }
     );
+    let (last, last_call) = (seen.last().unwrap(), engine.calls.last().unwrap());
+    assert_eq!(last.n_total, 92);
     assert_eq!(
-        *seen.last().unwrap(),
-        Progress {
-            n_done: 92,
-            n_total: 92
-        }
+        last.n_done + last_call.rows.len() * last_call.layers.len(),
+        last.n_total
     );
     assert!(
         seen.windows(2)
@@ -67,7 +56,7 @@ fn error_of(
     policy: &mut dyn StagePolicy,
 ) -> PrefillError<FakeError> {
     let params = at_once(layout);
-    prefill(engine, &params, policy, &mut go_on).unwrap_err()
+    prefill(engine, &params, policy).unwrap_err()
 }
 
 #[test]
@@ -185,7 +174,7 @@ fn policies_are_held_to_their_contract() {
         cuts: &[2, 4],
         ..at_once(&layout)
     };
-    let error = prefill(&mut typical(), &params, &mut policy, &mut go_on).unwrap_err();
+    let error = prefill(&mut typical(), &params, &mut policy).unwrap_err();
     assert!(matches!(error, PrefillError::NoCut { il: 3 }), "{error:?}");
 }
 
@@ -214,7 +203,7 @@ fn only_layers_that_are_there_are_evicted() {
     ] {
         let mut engine = typical();
         let params = at_once(&layout);
-        let trace = prefill(&mut engine, &params, &mut Forgetting(asked), &mut go_on).unwrap();
+        let trace = prefill(&mut engine, &params, &mut Forgetting(asked)).unwrap();
         assert_eq!(trace.evicted, evicted);
         let layers: Option<Range<usize>> = engine.evictions.first().map(|(layers, _)| layers.clone());
         assert_eq!(layers, evicted);
@@ -243,7 +232,7 @@ fn a_layer_may_be_probed_without_a_decision() {
         decision: Decision::Keep(Vec::new()),
     };
     let mut engine = typical();
-    let trace = prefill(&mut engine, &params, &mut policy, &mut go_on).unwrap();
+    let trace = prefill(&mut engine, &params, &mut policy).unwrap();
     engine.check_trace(&trace, &params);
     assert_eq!(
         (probed_layers(&trace), rows_per_layer(&trace)),

@@ -1,9 +1,9 @@
 //! An engine without a model: keeps account of rows, answers probes from a script, and refuses calls that the real
 //! one would refuse.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use crate::engine::prefill::{CallAttention, LayerRanges, PrefillParams, RangeCall, RowProbe};
+use crate::engine::prefill::{CallAttention, LayerRanges, PrefillParams, Progress, RangeCall, RowProbe};
 use crate::policy::trace::PrefillTrace;
 use crate::policy::{PromptLayout, Row, Stage, Statistic, VisionIndex};
 
@@ -27,6 +27,10 @@ pub struct Fake {
     output_norm: f64,
     pub layout: PromptLayout,
     pub fail_at_call: Option<usize>,
+    /// Stopped before this call.
+    pub stop_at_call: Option<usize>,
+    /// What was heard before each call.
+    pub progress: Vec<Progress>,
     pub calls: Vec<RangeCall>,
     pub evictions: Vec<(Range<usize>, Range<usize>)>,
     /// Where shared rows became the prompt's own: the layer, what was left, what was kept.
@@ -41,6 +45,8 @@ impl Fake {
             output_norm: 1.0,
             layout: super::one_image(),
             fail_at_call: None,
+            stop_at_call: None,
+            progress: Vec::new(),
             calls: Vec::new(),
             evictions: Vec::new(),
             branches: Vec::new(),
@@ -278,5 +284,14 @@ impl LayerRanges for Fake {
     fn evict(&mut self, layers: Range<usize>, rows: Range<usize>) -> Result<(), FakeError> {
         self.evictions.push((layers, rows));
         Ok(())
+    }
+
+    fn before_call(&mut self, progress: Progress) -> ControlFlow<()> {
+        self.progress.push(progress);
+        if self.stop_at_call == Some(self.calls.len()) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }

@@ -177,7 +177,7 @@ fn an_image_that_sees_both_ways_must_fit_into_a_call() {
         ..at_once(&layout)
     };
     let mut policy = PolicyConfig::Off.build(N_LAYER, &layout).unwrap();
-    let error = prefill(&mut engine, &params, policy.as_mut(), &mut go_on).unwrap_err();
+    let error = prefill(&mut engine, &params, policy.as_mut()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "an image of 3 tokens does not fit into a batch of 2: raise the batch size to at least 3"
@@ -237,7 +237,7 @@ fn every_kind_of_attention_means_what_it_says() {
                     text_to_vision,
                     vision_to_vision,
                 });
-                let trace = prefill(&mut engine, &params, &mut policy, &mut go_on).unwrap();
+                let trace = prefill(&mut engine, &params, &mut policy).unwrap();
                 engine.check_trace(&trace, &params);
                 literal::check_attention(&engine, &trace, &params);
             }

@@ -13,7 +13,7 @@ mod random;
 mod schedules;
 mod stages;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use super::*;
 use crate::policy::config::*;
@@ -54,10 +54,6 @@ fn config(stages: &str) -> VisiPrunerConfig {
     }
 }
 
-fn go_on(_: Progress) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
 /// A prompt in as few calls as can be.
 fn at_once(layout: &PromptLayout) -> PrefillParams<'_> {
     PrefillParams {
@@ -88,7 +84,7 @@ fn run_with<'a>(
     };
     engine.layout = layout.clone();
     let mut policy = policy.build(N_LAYER, layout).unwrap();
-    let trace = prefill(engine, &params, policy.as_mut(), &mut go_on).unwrap();
+    let trace = prefill(engine, &params, policy.as_mut()).unwrap();
     engine.check_trace(&trace, &params);
     literal::check_attention(engine, &trace, &params);
     trace

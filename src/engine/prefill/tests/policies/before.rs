@@ -92,7 +92,7 @@ fn embeddings_must_be_there_if_needed() {
             embeddings,
             ..at_once(&layout)
         };
-        let error = prefill(&mut engine_at_rest(), &params, working.as_mut(), &mut go_on).unwrap_err();
+        let error = prefill(&mut engine_at_rest(), &params, working.as_mut()).unwrap_err();
         assert!(
             matches!(error, PrefillError::Embeddings { needs: said } if said == needs),
             "{error:?}"
@@ -114,7 +114,7 @@ fn what_enters_must_be_there() {
     }
     let layout = one_image();
     let params = at_once(&layout);
-    let error = prefill(&mut engine_at_rest(), &params, &mut Inventing, &mut go_on).unwrap_err();
+    let error = prefill(&mut engine_at_rest(), &params, &mut Inventing).unwrap_err();
     assert!(matches!(error, PrefillError::Start), "{error:?}");
 }
 

@@ -130,7 +130,7 @@ fn ask(
         max_rows_per_attention_probe: max_rows,
         ..at_once(layout)
     };
-    let trace = prefill(&mut engine, &params, &mut policy, &mut go_on)?;
+    let trace = prefill(&mut engine, &params, &mut policy)?;
     engine.check_trace(&trace, &params);
     Ok((engine, policy))
 }
@@ -180,7 +180,7 @@ fn attention_must_be_finite() {
     let layout = one_image();
     let mut working = policy("policy = 'fastv'").build(N_LAYER, &layout).unwrap();
     let params = at_once(&layout);
-    let error = prefill(&mut engine, &params, working.as_mut(), &mut go_on).unwrap_err();
+    let error = prefill(&mut engine, &params, working.as_mut()).unwrap_err();
     assert!(
         matches!(error, PrefillError::Probe { il: 1, row: 5 }),
         "{error:?}"
