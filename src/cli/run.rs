@@ -140,7 +140,7 @@ impl RunOptions {
         Request {
             images: self.images.clone(),
             n_predict: self.n_predict.unwrap_or(n_ctx as usize),
-            sampling: self.sampling,
+            sampling: self.sampling.clone(),
             chat_template: self.chat_template.clone(),
             report_logits: self.report.report_logits,
             report_probes: self.report.report_probes,
@@ -217,6 +217,11 @@ pub fn sampling(args: &SamplingArgs) -> Sampling {
         top_p: args.top_p,
         min_p: args.min_p,
         seed: u32::try_from(args.seed).ok(),
+        repeat_last_n: args.repeat_last_n,
+        repeat_penalty: args.repeat_penalty,
+        frequency_penalty: args.frequency_penalty,
+        presence_penalty: args.presence_penalty,
+        logit_bias: Vec::new(),
     }
 }
 

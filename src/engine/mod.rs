@@ -73,7 +73,9 @@ pub use model::{Model, QuantizeOptions, Quantized, TypeShare, devices, quantize,
 #[cfg(feature = "native")]
 pub use prompt::{EncodedPrompt, MediaKind, MediaSpan, encode};
 #[cfg(feature = "native")]
-pub use session::{Answer, AnyPolicy, Event, Generation, Outcome, Request, Session, StopReason};
+pub use session::{
+    Answer, AnyPolicy, Event, Generation, Outcome, Request, Session, StopReason, TokenLogprob,
+};
 #[cfg(feature = "native")]
 pub use vision::Projector;
 

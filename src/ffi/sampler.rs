@@ -6,7 +6,7 @@ use super::context::{Context, int};
 use super::status::{Error, Status, VpStatus, call};
 use super::sys;
 
-/// Names as llama.cpp's. A temperature of 0 takes the most likely token and ignores the rest.
+/// Names as llama.cpp's. A temperature of 0 takes the most likely token: only penalties change which it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SamplerParams {
     pub(crate) temp: f32,
@@ -14,6 +14,10 @@ pub(crate) struct SamplerParams {
     pub(crate) top_p: f32,
     pub(crate) min_p: f32,
     pub(crate) seed: u32,
+    pub(crate) penalty_last_n: i32,
+    pub(crate) penalty_repeat: f32,
+    pub(crate) penalty_freq: f32,
+    pub(crate) penalty_present: f32,
 }
 
 /// An owned sampler chain.
@@ -33,20 +37,28 @@ impl Drop for Sampler {
 }
 
 impl Sampler {
-    /// Top-k, top-p, min-p, temperature, draw: llama.cpp's order. `banned` tokens are never chosen; they must not be the
-    /// whole vocabulary.
-    pub(crate) fn new(params: &SamplerParams, banned: &[i32], n_vocab: usize) -> Result<Self, Error> {
+    /// Biases, penalties, top-k, top-p, min-p, temperature, draw: llama.cpp's order. A bias of minus infinity bans a token;
+    /// one must be left.
+    pub(crate) fn new(params: &SamplerParams, biases: &[(i32, f32)], n_vocab: usize) -> Result<Self, Error> {
         let params = sys::vp_sampler_params {
             temp: params.temp,
             top_k: params.top_k,
             top_p: params.top_p,
             min_p: params.min_p,
             seed: params.seed,
+            penalty_last_n: params.penalty_last_n,
+            penalty_repeat: params.penalty_repeat,
+            penalty_freq: params.penalty_freq,
+            penalty_present: params.penalty_present,
         };
-        let (n_vocab, n_banned) = (int(n_vocab)?, int(banned.len())?);
-        // SAFETY: the parameters and `n_banned` tokens are read during the call only.
+        let biases: Vec<sys::llama_logit_bias> = biases
+            .iter()
+            .map(|&(token, bias)| sys::llama_logit_bias { token, bias })
+            .collect();
+        let (n_vocab, n_biases) = (int(n_vocab)?, int(biases.len())?);
+        // SAFETY: the parameters and `n_biases` biases are read during the call only.
         let ptr = call("vp_sampler_init", || unsafe {
-            sys::vp_sampler_init(&params, n_vocab, banned.as_ptr(), n_banned)
+            sys::vp_sampler_init(&params, n_vocab, biases.as_ptr(), n_biases)
         })?;
         Ok(Self { ptr })
     }

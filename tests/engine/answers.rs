@@ -178,6 +178,7 @@ fn drawing_is_reproducible_with_a_seed() {
             top_p: 1.0,
             min_p: 0.0,
             seed: Some(seed),
+            ..Sampling::default()
         };
         let request = Request {
             sampling,
@@ -260,4 +261,74 @@ fn handles_outlive_what_they_came_from() {
             .map(|outcome| outcome.tokens.len())
     });
     assert_eq!(answer.join().expect("the thread ends").expect("an answer"), 12);
+}
+
+#[test]
+fn biases_and_penalties_change_what_is_chosen() {
+    let mut pair = Pair::new(Arch::Llama);
+    let mut session = pair.session(SessionOptions::default());
+    let ask = |session: &mut Session, projector: &mut Projector, sampling: Sampling| {
+        let request = Request {
+            sampling,
+            n_predict: 12,
+            ignore_eos: true,
+            n_logprobs: Some(2),
+            ..question()
+        };
+        session.generate(Some(projector), &request, ignore)
+    };
+    let plain = ask(&mut session, &mut pair.projector, Sampling::default()).expect("an answer");
+    for (token, logprob) in plain.tokens.iter().zip(&plain.logprobs) {
+        assert_eq!((logprob.token, logprob.top[0].0), (*token, *token));
+        assert_eq!(logprob.top[0].1, logprob.logprob);
+        assert!(logprob.top[1].1 <= logprob.logprob && logprob.logprob < 0.0);
+    }
+    assert_eq!(plain.logprobs.len(), 12);
+
+    let banned = Sampling {
+        logit_bias: vec![(plain.tokens[0], f32::NEG_INFINITY)],
+        ..Sampling::default()
+    };
+    let other = ask(&mut session, &mut pair.projector, banned).expect("an answer");
+    assert!(!other.tokens.contains(&plain.tokens[0]));
+    assert_eq!(other.tokens[0], plain.logprobs[0].top[1].0, "the next likely one");
+
+    let forced = Sampling {
+        logit_bias: vec![(7, 1e4)],
+        ..Sampling::default()
+    };
+    let forced = ask(&mut session, &mut pair.projector, forced).expect("an answer");
+    assert_eq!(forced.tokens, [7; 12]);
+    let varied = Sampling {
+        logit_bias: vec![(7, 1e4)],
+        presence_penalty: 100.0,
+        frequency_penalty: 100.0,
+        repeat_penalty: 100.0,
+        ..Sampling::default()
+    };
+    let varied = ask(&mut session, &mut pair.projector, varied).expect("an answer");
+    assert_eq!(varied.tokens.iter().filter(|&&token| token == 7).count(), 1);
+    let mut distinct = varied.tokens.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 12, "no token comes twice");
+
+    let n_vocab = pair.model.n_vocab() as i32;
+    for (token, bias) in [(n_vocab, 1.0), (-1, 1.0), (0, f32::NAN), (0, f32::INFINITY)] {
+        let wrong = Sampling {
+            logit_bias: vec![(token, bias)],
+            ..Sampling::default()
+        };
+        let error = ask(&mut session, &mut pair.projector, wrong).expect_err("out of range");
+        assert!(
+            matches!(
+                error,
+                Error::OptionRange {
+                    name: "logit_bias",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
 }

@@ -295,9 +295,18 @@ fn answers_side_by_side_are_those_of_each_alone() {
             engine::encode(&pair.model, Some(&mut pair.projector), &request(i), ignore)
                 .expect("encodes")
                 .expect("nothing stops it");
-        let answer = cache.begin(&prompt, &request(i), ignore).expect("it begins");
+        // the earlier ones go on meanwhile: between two calls for this prompt, and after it
+        let mut n_steps = 0;
+        let answer = cache
+            .begin_beside(&prompt, &request(i), ignore, |decoder| {
+                n_steps += 1;
+                decoder
+                    .step(&mut answers.iter_mut().collect::<Vec<_>>())
+                    .expect("a step");
+            })
+            .expect("it begins");
+        assert!(n_steps > 2, "{n_steps} steps while question {i} was read");
         answers.push(answer);
-        // the earlier ones go on meanwhile
         cache
             .step(&mut answers.iter_mut().collect::<Vec<_>>())
             .expect("a step");

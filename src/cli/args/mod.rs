@@ -350,6 +350,22 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability, allow_negative_numbers = true)]
     pub min_p: f32,
 
+    /// Divide the logits of tokens that the answer has already by X
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub repeat_penalty: f32,
+
+    /// Take X off the logits of a token for each time that the answer has it
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+
+    /// Take X off the logits of tokens that the answer has already
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+
+    /// Penalties look back on so many tokens of the answer
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
+    pub repeat_last_n: u32,
+
     /// Seed of the random numbers; -1 takes a new one each time
     #[arg(
         short,
@@ -371,6 +387,10 @@ impl SamplingArgs {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repeat_last_n: 64,
             seed: -1,
         }
     }

@@ -168,7 +168,7 @@ impl Chat {
         let request = Request {
             images: self.conversation.images(),
             n_predict: self.n_predict.unwrap_or(self.session.n_ctx() as usize),
-            sampling: self.sampling,
+            sampling: self.sampling.clone(),
             chat_template: self.chat_template.clone(),
             policy: Some(self.policy.clone().into()),
             cancel: self.interrupt.renew(),

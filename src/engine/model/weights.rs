@@ -177,6 +177,11 @@ impl Model {
     }
 
     /// The tokens that end generation.
+    /// Whether the vocabulary has a token of this number.
+    pub(crate) fn has_token(&self, token: i32) -> bool {
+        usize::try_from(token).is_ok_and(|token| token < self.n_vocab())
+    }
+
     pub(crate) fn end_of_generation_tokens(&self) -> Vec<i32> {
         (0..self.0.native.n_vocab() as i32)
             .filter(|&token| self.is_end_of_generation(token))

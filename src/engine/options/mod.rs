@@ -340,9 +340,9 @@ impl SessionOptions {
 }
 
 /// How tokens are chosen. The default takes the most likely one.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Temperature; 0 takes the most likely token, whatever else is set.
+    /// Temperature; 0 takes the most likely token: of what else is set only biases and penalties have a say then.
     pub temp: f32,
     /// Choose among the so many most likely tokens; 0 for all.
     pub top_k: u32,
@@ -352,6 +352,16 @@ pub struct Sampling {
     pub min_p: f32,
     /// Seed of the draw, `None` for a random one.
     pub seed: Option<u32>,
+    /// Tokens of the answer that the penalties look back on.
+    pub repeat_last_n: u32,
+    /// What the logit of a token that was chosen is divided by (multiplied with, below 0); 1 for no penalty.
+    pub repeat_penalty: f32,
+    /// What is taken off the logit of a token for each time that it was chosen.
+    pub frequency_penalty: f32,
+    /// What is taken off the logit of a token that was chosen.
+    pub presence_penalty: f32,
+    /// What is added to the logits of tokens; minus infinity bans one.
+    pub logit_bias: Vec<(i32, f32)>,
 }
 
 impl Default for Sampling {
@@ -363,12 +373,17 @@ impl Default for Sampling {
             top_p: 0.95,
             min_p: 0.05,
             seed: None,
+            repeat_last_n: 64,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
         }
     }
 }
 
 impl Sampling {
-    /// Checks every value.
+    /// Checks every value, except that the tokens of `logit_bias` are the model's.
     ///
     /// # Errors
     /// [`Error::OptionRange`]
@@ -376,7 +391,20 @@ impl Sampling {
         in_range("temp", self.temp, 0.0..=100.0)?;
         in_range("top_k", self.top_k, 0..=i32::MAX as u32)?;
         in_range("top_p", self.top_p, 0.0..=1.0)?;
-        in_range("min_p", self.min_p, 0.0..=1.0)
+        in_range("min_p", self.min_p, 0.0..=1.0)?;
+        in_range("repeat_last_n", self.repeat_last_n, 0..=MAX_CTX)?;
+        in_range("repeat_penalty", self.repeat_penalty, 0.01..=100.0)?;
+        in_range("frequency_penalty", self.frequency_penalty, -100.0..=100.0)?;
+        in_range("presence_penalty", self.presence_penalty, -100.0..=100.0)?;
+        let is_number = |bias: f32| !bias.is_nan() && bias < f32::INFINITY;
+        match self.logit_bias.iter().find(|&&(_, bias)| !is_number(bias)) {
+            None => Ok(()),
+            Some((_, bias)) => Err(Error::OptionRange {
+                name: "logit_bias",
+                value: bias.to_string(),
+                expected: "numbers, or minus infinity".to_owned(),
+            }),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::logprob::{Logprobs, TokenLogprob};
 use super::policy::AnyPolicy;
 use super::record;
 use super::request::{Event, Outcome, Request, StopReason};
@@ -42,6 +43,9 @@ pub struct Generation {
     /// How much of the text was taken.
     n_taken: usize,
     tokens: Vec<i32>,
+    /// So many of the most likely tokens are noted beside each; `None`: nothing is.
+    n_logprobs: Option<usize>,
+    logprobs: Vec<TokenLogprob>,
     stop: Option<StopReason>,
     report: RunReport,
     began: Instant,
@@ -65,6 +69,8 @@ impl Generation {
             text: String::new(),
             n_taken: 0,
             tokens: Vec::new(),
+            n_logprobs: request.n_logprobs,
+            logprobs: Vec::new(),
             stop: None,
             report,
             began: Instant::now(),
@@ -88,6 +94,11 @@ impl Generation {
     /// The tokens so far.
     pub fn tokens(&self) -> &[i32] {
         &self.tokens
+    }
+
+    /// How likely each of the tokens was, if the request asked for it.
+    pub fn logprobs(&self) -> &[TokenLogprob] {
+        &self.logprobs
     }
 
     /// The text that came since it was last asked, in whole characters; may be empty.
@@ -274,6 +285,7 @@ impl Cache {
         Outcome {
             text: generation.text,
             tokens: generation.tokens,
+            logprobs: generation.logprobs,
             stop: generation.stop.unwrap_or(StopReason::Cancelled),
             report: generation.report,
         }
@@ -283,11 +295,22 @@ impl Cache {
 impl Decoder<'_> {
     /// Chooses the next token from the logits of a row of the last computation.
     fn choose(&mut self, generation: &mut Generation, row: Option<usize>) -> Result<(), Error> {
+        let logits = match generation.n_logprobs {
+            Some(_) => self.context.logits(row).map(<[f32]>::to_vec),
+            None => None,
+        };
         let token = generation
             .sampler
             .sample(self.context, row)
             .map_err(cache::failed("the next token"))?;
         generation.push(self.model, token);
+        if let (Some(logits), Some(n_top)) = (logits, generation.n_logprobs)
+            && generation.logprobs.len() < generation.tokens.len()
+        {
+            generation
+                .logprobs
+                .push(Logprobs::of(&logits).chosen(token, n_top));
+        }
         Ok(())
     }
 
@@ -372,17 +395,21 @@ pub(crate) fn hear(cancel: &CancelHandle, on_event: OnEvent<'_>, event: Event<'_
 }
 
 fn sampler(model: &Model, request: &Request) -> Result<ffi::Sampler, Error> {
-    let banned = if request.ignore_eos {
-        model.end_of_generation_tokens()
-    } else {
-        Vec::new()
-    };
-    ffi::Sampler::new(
-        &sampler_params(&request.sampling),
-        &banned,
-        model.native().n_vocab(),
-    )
-    .map_err(cache::failed("the sampler"))
+    let sampling = &request.sampling;
+    let mut biases = sampling.logit_bias.clone();
+    if let Some((token, _)) = biases.iter().find(|(token, _)| !model.has_token(*token)) {
+        return Err(Error::OptionRange {
+            name: "logit_bias",
+            value: format!("token {token}"),
+            expected: format!("0 to {}", model.native().n_vocab() - 1),
+        });
+    }
+    if request.ignore_eos {
+        let ends = model.end_of_generation_tokens();
+        biases.extend(ends.into_iter().map(|token| (token, f32::NEG_INFINITY)));
+    }
+    ffi::Sampler::new(&sampler_params(sampling), &biases, model.native().n_vocab())
+        .map_err(cache::failed("the sampler"))
 }
 
 fn sampler_params(sampling: &Sampling) -> ffi::SamplerParams {
@@ -394,5 +421,9 @@ fn sampler_params(sampling: &Sampling) -> ffi::SamplerParams {
         top_p: sampling.top_p,
         min_p: sampling.min_p,
         seed: sampling.seed.unwrap_or(RANDOM),
+        penalty_last_n: sampling.repeat_last_n as i32,
+        penalty_repeat: sampling.repeat_penalty,
+        penalty_freq: sampling.frequency_penalty,
+        penalty_present: sampling.presence_penalty,
     }
 }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod generation;
+mod logprob;
 mod policy;
 pub(crate) mod record;
 mod request;
@@ -12,6 +13,7 @@ use std::ops::ControlFlow;
 pub use answer::Answer;
 pub use generation::Generation;
 pub(crate) use generation::{OnEvent, hear};
+pub use logprob::TokenLogprob;
 pub use policy::AnyPolicy;
 pub use request::{Event, Outcome, Request, StopReason};
 

@@ -1,5 +1,6 @@
 //! What is asked of a session, and what comes back.
 
+use super::logprob::TokenLogprob;
 use super::policy::AnyPolicy;
 use crate::engine::CancelHandle;
 use crate::engine::{Image, Prompt, Sampling};
@@ -32,6 +33,8 @@ pub struct Request {
     pub policy: Option<AnyPolicy>,
     /// Stops the request from elsewhere. Default: nobody does.
     pub cancel: CancelHandle,
+    /// Note how likely each token of the answer was, and so many of the most likely ones in its place. Default: nothing.
+    pub n_logprobs: Option<usize>,
     /// Put the logits `[n_vocab]` of the last prompt token into the report. Default: no.
     pub report_logits: bool,
     /// Put what the probes read into the report. Default: no.
@@ -51,6 +54,7 @@ impl Request {
             chat_template: None,
             policy: None,
             cancel: CancelHandle::default(),
+            n_logprobs: None,
             report_logits: false,
             report_probes: false,
         }
@@ -101,6 +105,8 @@ pub struct Outcome {
     pub text: String,
     /// The generated tokens, without the one that ended the answer.
     pub tokens: Vec<i32>,
+    /// How likely each of them was, if the request asked for it.
+    pub logprobs: Vec<TokenLogprob>,
     /// Why it ended.
     pub stop: StopReason,
     /// What went in, what each layer did, what was saved, where the time went. If the request was stopped before its

@@ -244,22 +244,26 @@ LLAMA_API int32_t vp_bytes_beside(struct vp_context * ctx, size_t * n_bytes);
 // choosing tokens
 //
 
-// names as llama.cpp's; temp 0 takes the most likely token and ignores the rest
+// names as llama.cpp's; temp 0 takes the most likely token: of the others only the penalties have a say then
 struct vp_sampler_params {
     float    temp;
     int32_t  top_k;
     float    top_p;
     float    min_p;
     uint32_t seed;
+    int32_t  penalty_last_n; // chosen tokens that the penalties look back on
+    float    penalty_repeat;
+    float    penalty_freq;
+    float    penalty_present;
 };
 
-// top-k, top-p, min-p, temperature, draw; banned tokens are never chosen, and must not be the whole vocabulary
+// biases, penalties, top-k, top-p, min-p, temperature, draw; a bias of -INFINITY bans, which must leave a token
 // free it with llama_sampler_free()
 LLAMA_API struct llama_sampler * vp_sampler_init(
         const struct vp_sampler_params * params,
-        int32_t             n_vocab,
-        const llama_token * banned,
-        int32_t             n_banned);
+        int32_t                  n_vocab,
+        const llama_logit_bias * biases,
+        int32_t                  n_biases);
 
 // a token by the logits of a row of the last call, -1 for its last one; the caller checks that they are finite
 LLAMA_API int32_t vp_sampler_sample(struct llama_sampler * sampler, struct vp_context * ctx, int32_t i_row, llama_token * token);

@@ -4,33 +4,24 @@
 
 #include "llama-cpp.h"
 
-#include <cmath>
-#include <vector>
-
 static void add(llama_sampler * chain, llama_sampler * sampler) {
     llama_sampler_ptr owned(sampler);
     llama_sampler_chain_add(chain, sampler);
     owned.release();
 }
 
-static void add_bans(llama_sampler * chain, int32_t n_vocab, const llama_token * banned, int32_t n_banned) {
-    std::vector<llama_logit_bias> biases;
-    for (int32_t i = 0; i < n_banned; ++i) {
-        biases.push_back({ banned[i], -INFINITY });
-    }
-    add(chain, llama_sampler_init_logit_bias(n_vocab, n_banned, biases.data()));
-}
-
 struct llama_sampler * vp_sampler_init(
         const struct vp_sampler_params * params,
-        int32_t             n_vocab,
-        const llama_token * banned,
-        int32_t             n_banned) {
+        int32_t                  n_vocab,
+        const llama_logit_bias * biases,
+        int32_t                  n_biases) {
     return vp_guard_ptr([&] {
         llama_sampler_ptr chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
-        if (n_banned > 0) {
-            add_bans(chain.get(), n_vocab, banned, n_banned);
+        if (n_biases > 0) {
+            add(chain.get(), llama_sampler_init_logit_bias(n_vocab, n_biases, biases));
         }
+        add(chain.get(), llama_sampler_init_penalties(
+                n_vocab, params->penalty_last_n, params->penalty_repeat, params->penalty_freq, params->penalty_present));
         if (params->temp <= 0.0f) {
             add(chain.get(), llama_sampler_init_greedy());
             return chain.release();
