@@ -6,6 +6,8 @@
 //! | [`policy`] | which vision tokens go on, and why | |
 //! | [`report`] | what was decided and saved in a run, as JSON | |
 //! | [`gguf`] | GGUF files, read and written | |
+//! | `picture` | pictures from files of any common format | `pictures` |
+//! | `server` | answers over HTTP, as OpenAI's API has them | `server` |
 //! | `eval` | policies compared over question sets, from what [`report`] says of each run | `lab` |
 //! | `calibrate` | finds a policy for a model | `lab` |
 //! | `inspect` | what was measured inside a model for one question, as one HTML file (single figures: `cli`) | `lab` |
@@ -25,6 +27,8 @@
 
 pub mod engine;
 pub mod gguf;
+#[cfg(feature = "pictures")]
+pub mod picture;
 pub mod policy;
 pub mod report;
 
@@ -36,6 +40,8 @@ pub mod eval;
 pub mod inspect;
 #[cfg(feature = "lab")]
 pub mod plot;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "lab")]
 pub mod synth;
 

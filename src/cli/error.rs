@@ -23,6 +23,52 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
+    /// An address that cannot be listened at.
+    #[cfg(feature = "server")]
+    #[error("cannot listen at {address}: give another --host or --port")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+
+    /// A model that a server cannot load.
+    #[cfg(feature = "server")]
+    #[error("{reason}")]
+    Load {
+        /// Why not.
+        reason: String,
+    },
+
+    /// A file of keys that cannot be read.
+    #[cfg(feature = "server")]
+    #[error("cannot read the keys in {}", path.display())]
+    ReadKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+
+    /// A folder that cannot be read.
+    #[cfg(feature = "server")]
+    #[error("cannot read the folder {}", folder.display())]
+    ReadFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+
+    /// A folder without models.
+    #[cfg(feature = "server")]
+    #[error("there is no model in {}: give a folder with GGUF files", folder.display())]
+    NoModels {
+        /// The folder.
+        folder: PathBuf,
+    },
+
     /// A picture that cannot be read.
     #[error(transparent)]
     Picture(#[from] PictureError),

@@ -37,6 +37,8 @@ mod output;
 mod quantize;
 mod questions;
 mod run;
+#[cfg(feature = "server")]
+mod serve;
 mod synth;
 mod terminal;
 mod units;
@@ -90,6 +92,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         Command::Quantize(args) => quantize::run(&args),
         #[cfg(not(feature = "native"))]
         Command::Quantize(_) => Err(Error::NoEngine),
+        #[cfg(feature = "server")]
+        Command::Serve(args) => serve::run(*args),
         Command::Synth(args) => synth::run(&args),
     }
 }

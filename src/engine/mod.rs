@@ -71,7 +71,7 @@ pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]
 pub use model::{Model, QuantizeOptions, Quantized, TypeShare, devices, quantize, supported_archs};
 #[cfg(feature = "native")]
-pub use prompt::{EncodedPrompt, MediaKind, MediaSpan, encode};
+pub use prompt::{EncodedPrompt, MediaKind, MediaSpan, PromptSize, encode};
 #[cfg(feature = "native")]
 pub use session::{
     Answer, AnyPolicy, Event, Generation, Outcome, Request, Session, StopReason, TokenLogprob,

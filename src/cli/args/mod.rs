@@ -7,6 +7,8 @@ pub mod eval;
 mod inspect;
 mod policy;
 mod quantize;
+#[cfg(feature = "server")]
+mod serve;
 pub mod spec;
 mod synth;
 
@@ -25,6 +27,8 @@ pub use eval::EvalArgs;
 pub use inspect::InspectArgs;
 pub use policy::{PolicyArgs, flag_name};
 pub use quantize::QuantizeArgs;
+#[cfg(feature = "server")]
+pub use serve::{ServeArgs, ServedArgs};
 pub use synth::SynthArgs;
 
 const ABOUT: &str = "\
@@ -96,6 +100,10 @@ pub enum Command {
     /// Talk about pictures: several questions, one after the other
     #[command(after_help = chat::EXAMPLES, args_override_self = true)]
     Chat(Box<ChatArgs>),
+    /// Answer over HTTP, as OpenAI's API has it, several requests at a time; with a page to ask from
+    #[cfg(feature = "server")]
+    #[command(after_help = serve::EXAMPLES, args_override_self = true)]
+    Serve(Box<ServeArgs>),
     /// Ask the small model that comes with the program, without and with pruning, side by side
     #[command(args_override_self = true)]
     Demo(Box<DemoArgs>),

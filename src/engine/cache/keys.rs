@@ -6,9 +6,6 @@ use super::store::RowKey;
 use crate::engine::prompt::{EncodedPrompt, MediaSpan};
 use crate::policy::Policy;
 
-/// A token that no picture has.
-const TEXT: u64 = u64::MAX;
-
 /// What a policy does, as far as rows depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PolicyKey {
@@ -42,7 +39,7 @@ impl PolicyKey {
     /// Text that follows a picture.
     pub(crate) fn text(self, token: i32) -> RowKey {
         RowKey {
-            what: (TEXT, token as u64),
+            what: (RowKey::TEXT, token as u64),
             seen: self.own,
         }
     }

@@ -81,6 +81,7 @@ pub struct Cache {
     /// Of requests that name none.
     policy: AnyPolicy,
     store: PrefixStore,
+    max_prefix_bytes: Option<u64>,
 }
 
 impl Cache {
@@ -129,6 +130,7 @@ impl Cache {
             kv_types: [options.type_k, options.type_v],
             policy: AnyPolicy::Config(PolicyConfig::Off),
             store: PrefixStore::new(n_prefixes as usize),
+            max_prefix_bytes: options.max_prefix_bytes,
         };
         cache.renew()?;
         Ok(cache)
@@ -306,7 +308,8 @@ impl Cache {
         cancel: &CancelHandle,
         before_call: BeforeCall<'_>,
     ) -> Result<Option<Read>, Error> {
-        let n_spare = n_predict.min(self.n_ctx() as usize);
+        // an answer that grows longer makes the cache grow with it
+        let n_spare = n_predict.min(SUGGESTED_ANSWER);
         let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
         if self.context.is_none() {
             self.renew()?;
@@ -336,6 +339,7 @@ impl Cache {
         {
             store.keep(kept);
         }
+        while self.max_prefix_bytes.is_some_and(|max| self.held_bytes() > max) && self.store.forget_older() {}
     }
 
     /// Bytes that are held, by whatever sequence: keys, values, hidden rows and embeddings.

@@ -13,6 +13,15 @@ pub(crate) struct RowKey {
     pub(crate) seen: u64,
 }
 
+impl RowKey {
+    /// Stands for the picture in the key of a token.
+    pub(crate) const TEXT: u64 = u64::MAX;
+
+    fn is_picture(&self) -> bool {
+        self.what.0 != Self::TEXT
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     kept: Kept,
@@ -96,14 +105,33 @@ impl PrefixStore {
             used: self.clock,
         });
         while self.entries.len() > self.max_entries {
-            self.forget_one();
+            let n_older = self.entries.len() - 1;
+            if !self.forget_one_of(n_older) {
+                self.entries.clear();
+            }
         }
     }
 
-    /// Forgets the sequence that was not used for longest. Returns whether there was one.
+    /// Forgets the sequence that is missed least: text is read again sooner than pictures are, and what was not used for long
+    /// is not asked for. Returns whether there was one.
     pub(crate) fn forget_one(&mut self) -> bool {
-        let oldest = (0..self.entries.len()).min_by_key(|&i| self.entries[i].used);
-        oldest.map(|i| self.entries.swap_remove(i)).is_some()
+        self.forget_one_of(self.entries.len())
+    }
+
+    /// As [`forget_one`](Self::forget_one), but never the one that was kept last.
+    pub(crate) fn forget_older(&mut self) -> bool {
+        let newest = (0..self.entries.len()).max_by_key(|&i| self.entries[i].used);
+        let Some(newest) = newest else { return false };
+        let n_older = self.entries.len() - 1;
+        self.entries.swap(newest, n_older);
+        self.forget_one_of(n_older)
+    }
+
+    /// Forgets one of the first `n` entries.
+    fn forget_one_of(&mut self, n: usize) -> bool {
+        let missed_least =
+            (0..n).min_by_key(|&i| (self.entries[i].kept.has_pictures(), self.entries[i].used));
+        missed_least.map(|i| self.entries.swap_remove(i)).is_some()
     }
 
     pub(crate) fn clear(&mut self) {
@@ -123,6 +151,10 @@ impl Kept {
         } else {
             n_equal.min(self.free_until)
         }
+    }
+
+    fn has_pictures(&self) -> bool {
+        self.keys.iter().any(|key| key.is_picture())
     }
 
     fn can_end_at(&self, n_rows: usize) -> bool {

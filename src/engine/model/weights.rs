@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::vocabulary;
 use crate::engine::options::ModelOptions;
 use crate::engine::prompt::template::{self, Specials};
-use crate::engine::prompt::{Part, Prompt};
+use crate::engine::prompt::{IMAGE_MARKERS, Part, Prompt};
 use crate::engine::session::text::Utf8Stream;
-use crate::engine::{Error, Unsupported};
+use crate::engine::{Error, Request, Unsupported};
 use crate::ffi;
 use crate::gguf::{Gguf, LlmShape, open_llm};
 
@@ -149,12 +149,13 @@ impl Model {
         })
     }
 
-    /// The tokens of a text, without BOS and EOS. Special tokens in it are recognised if `parse_special`.
+    /// The tokens of a text. `add_special`: with BOS and EOS, as the model's metadata says; `parse_special`: special tokens
+    /// in it are recognised.
     ///
     /// # Errors
     /// [`Error::Tokenize`]
-    pub fn tokenize(&self, text: &str, parse_special: bool) -> Result<Vec<i32>, Error> {
-        let tokens = self.0.native.tokenize(text, false, parse_special);
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<i32>, Error> {
+        let tokens = self.0.native.tokenize(text, add_special, parse_special);
         tokens.map_err(|error| Error::Tokenize {
             reason: error.to_string(),
         })
@@ -177,6 +178,12 @@ impl Model {
     }
 
     /// The tokens that end generation.
+    /// The bytes that a token stands for; they need not be whole characters. Empty for control tokens, and for numbers that
+    /// are no token.
+    pub fn token_bytes(&self, token: i32) -> Vec<u8> {
+        self.0.native.piece(token, false)
+    }
+
     /// Whether the vocabulary has a token of this number.
     pub(crate) fn has_token(&self, token: i32) -> bool {
         usize::try_from(token).is_ok_and(|token| token < self.n_vocab())
@@ -247,6 +254,32 @@ impl Model {
         rendered.map_err(|reason| Error::Template { reason })
     }
 
+    /// A prompt as the chat template has it, with [`IMAGE_MARKERS`]' first one in the places of pictures.
+    ///
+    /// # Errors
+    /// [`Error::Markers`], [`Error::EmptyPrompt`], [`Error::Template`]
+    pub fn prompt_text(&self, request: &Request) -> Result<String, Error> {
+        let n_images = request.images.len();
+        let rendered = self.rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
+        let mut text = String::new();
+        for turn in rendered.turns {
+            for part in turn.parts {
+                match part {
+                    Part::Text(part) => text.push_str(&part),
+                    Part::Image => text.push_str(IMAGE_MARKERS[0]),
+                }
+            }
+            match turn.answer {
+                Some(template::RenderedAnswer::Text(answer)) => text.push_str(&answer),
+                Some(template::RenderedAnswer::Tokens(tokens)) => {
+                    text.push_str(&self.detokenize(&tokens, true))
+                }
+                None => {}
+            }
+        }
+        Ok(text)
+    }
+
     /// The tokens of a text in a prompt; at its beginning with BOS and EOS as the metadata says.
     pub(crate) fn tokenize_prompt(&self, parts: &[Part], is_first: bool) -> Result<Vec<i32>, Error> {
         let texts = parts.iter().filter_map(|part| match part {
@@ -261,10 +294,10 @@ impl Model {
     }
 
     /// The tokens of an answer in a prompt.
-    pub(crate) fn answer_tokens(&self, answer: template::RenderedAnswer) -> Result<Vec<i32>, Error> {
+    pub(crate) fn answer_tokens(&self, answer: &template::RenderedAnswer) -> Result<Vec<i32>, Error> {
         match answer {
-            template::RenderedAnswer::Tokens(tokens) => Ok(tokens),
-            template::RenderedAnswer::Text(text) => self.tokenize(&text, false),
+            template::RenderedAnswer::Tokens(tokens) => Ok(tokens.clone()),
+            template::RenderedAnswer::Text(text) => self.tokenize(text, false, false),
         }
     }
 }

@@ -264,6 +264,9 @@ pub struct SessionOptions {
     pub n_sequences: u32,
     /// Pictures and conversations that are remembered at most. Default: 4.
     pub n_prefixes: u32,
+    /// Bytes that may be held for later requests, beside what answers in the making need; what was used last is held anyway.
+    /// Default: as many as they are.
+    pub max_prefix_bytes: Option<u64>,
     /// Whether a request that begins as an earlier one did is computed from there on. Default: yes.
     pub remember: bool,
 }
@@ -315,6 +318,7 @@ impl Default for SessionOptions {
             cuts: Cuts::OfPolicy,
             n_sequences: 1,
             n_prefixes: 4,
+            max_prefix_bytes: None,
             remember: true,
         }
     }

@@ -82,6 +82,22 @@ pub enum MediaKind {
     Image,
 }
 
+/// What a prompt takes of a context, in tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptSize {
+    /// Text, with what the template adds and what stands around pictures.
+    pub n_text: usize,
+    /// Each picture.
+    pub images: Vec<usize>,
+}
+
+impl PromptSize {
+    /// All tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.n_text + self.images.iter().sum::<usize>()
+    }
+}
+
 /// A turn of a prompt: what is asked, judged by its last row, and the answer that it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct TurnSpan {

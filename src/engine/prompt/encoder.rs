@@ -4,7 +4,8 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use super::encoded::EncodedPrompt;
+use super::encoded::{EncodedPrompt, PromptSize};
+use super::template::Rendered;
 use crate::engine::session::{Event, Request, hear};
 use crate::engine::{CancelHandle, Error, Model, Projector};
 
@@ -31,6 +32,7 @@ pub fn encode(
                 prompt.push_text(&model.tokenize_prompt(&turn.parts, i == 0)?);
                 prompt.end_turn(
                     turn.answer
+                        .as_ref()
                         .map(|answer| model.answer_tokens(answer))
                         .transpose()?
                         .as_deref(),
@@ -56,4 +58,36 @@ pub fn encode(
         warning: rendered.warning,
         ..prompt
     }))
+}
+
+impl PromptSize {
+    /// The size of a request's prompt. Nothing is encoded or computed.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn of(model: &Model, projector: Option<&Projector>, request: &Request) -> Result<Self, Error> {
+        let images = &request.images;
+        let rendered = model.rendered(&request.prompt, images.len(), request.chat_template.as_deref())?;
+        match projector {
+            None if !images.is_empty() => Err(Error::NoProjector {
+                n_images: images.len(),
+            }),
+            None => Ok(Self {
+                n_text: text_tokens(model, &rendered)?,
+                images: Vec::new(),
+            }),
+            Some(projector) => projector.prompt_size(&rendered.turns, images),
+        }
+    }
+}
+
+fn text_tokens(model: &Model, rendered: &Rendered) -> Result<usize, Error> {
+    let mut n_tokens = 0;
+    for (i, turn) in rendered.turns.iter().enumerate() {
+        n_tokens += model.tokenize_prompt(&turn.parts, i == 0)?.len();
+        if let Some(answer) = &turn.answer {
+            n_tokens += model.answer_tokens(answer)?.len();
+        }
+    }
+    Ok(n_tokens)
 }

@@ -21,6 +21,6 @@ pub use parts::{Exchange, IMAGE_MARKERS, Part, Prompt};
 #[cfg(feature = "native")]
 pub(crate) use encoded::{EncodedBy, Shown};
 #[cfg(feature = "native")]
-pub use encoded::{EncodedPrompt, MediaKind, MediaSpan};
+pub use encoded::{EncodedPrompt, MediaKind, MediaSpan, PromptSize};
 #[cfg(feature = "native")]
 pub use encoder::encode;

@@ -96,6 +96,11 @@ impl Generation {
         &self.tokens
     }
 
+    /// What reading the prompt did. What concerns the answer is filled in when it is [finished](Cache::finish).
+    pub fn report(&self) -> &RunReport {
+        &self.report
+    }
+
     /// How likely each of the tokens was, if the request asked for it.
     pub fn logprobs(&self) -> &[TokenLogprob] {
         &self.logprobs

@@ -11,7 +11,7 @@ use crate::engine::cache::hash;
 use crate::engine::model::{gpu, load_native, vision_shape};
 use crate::engine::options::{FlashAttention, MAX_IMAGE_TOKENS, ProjectorOptions, VisionEncoder};
 use crate::engine::prompt::template::RenderedTurn;
-use crate::engine::prompt::{EncodedBy, EncodedPrompt, Part, Shown};
+use crate::engine::prompt::{EncodedBy, EncodedPrompt, Part, PromptSize, Shown};
 use crate::engine::{Error, Model, n_threads};
 use crate::ffi::{self, Status};
 use crate::gguf::{Gguf, ProjectorShape, open_projector};
@@ -256,13 +256,48 @@ impl Projector {
                     open = Some(picture);
                 }
             }
-            let answer = turn.answer.map(|answer| self.model.answer_tokens(answer));
+            let answer = turn
+                .answer
+                .as_ref()
+                .map(|answer| self.model.answer_tokens(answer));
             prompt.end_turn(answer.transpose()?.as_deref());
         }
         if n_tiles > 0 && on_encoded(n_steps, n_steps).is_break() {
             return Ok(None);
         }
         Ok(Some(prompt))
+    }
+
+    /// The size of a prompt.
+    ///
+    /// # Errors
+    /// As [`encode_prompt`](Self::encode_prompt).
+    pub(crate) fn prompt_size(&self, turns: &[RenderedTurn], images: &[Image]) -> Result<PromptSize, Error> {
+        let mut pictures: Vec<_> = images
+            .iter()
+            .enumerate()
+            .map(|(i, image)| self.picture(i, image))
+            .collect::<Result<_, _>>()?;
+        if self.fit.is_some() {
+            // one tile stands for all of a picture: what mtmd puts between tiles is not in the prompt
+            pictures
+                .iter_mut()
+                .for_each(|picture| picture.bitmaps.truncate(1));
+        }
+        let mut n_text = 0;
+        for chunk in self.chunks(turns, &pictures)?.iter().flat_map(ffi::Chunks::iter) {
+            if let ffi::Chunk::Text(tokens) = chunk {
+                n_text += tokens.len();
+            }
+        }
+        for answer in turns.iter().filter_map(|turn| turn.answer.as_ref()) {
+            n_text += self.model.answer_tokens(answer)?.len();
+        }
+        let tokens_of = |image: &Image| self.image_tokens(image.width(), image.height());
+        Ok(PromptSize {
+            n_text,
+            images: images.iter().map(tokens_of).collect::<Result<_, _>>()?,
+        })
     }
 
     /// A picture as mtmd gets it.

@@ -1,0 +1,168 @@
+//! `POST /v1/chat/completions`, and what it would cost.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Kind, Wanted};
+use super::body::Body;
+use super::messages::{Conversation, Message};
+use super::sampling::{AnswerFields, Defaults};
+use super::{ApiError, pruning};
+use crate::engine::Request;
+use crate::server::models::Asked;
+use crate::server::worker::Worker;
+use crate::server::{App, media};
+
+/// What is understood of a request. The rest is ignored.
+#[derive(Debug, Deserialize)]
+pub(super) struct ChatRequest {
+    model: Option<String>,
+    messages: Vec<Message>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<usize>,
+    tools: Option<Value>,
+    functions: Option<Value>,
+    response_format: Option<Value>,
+    visipruner: Option<Value>,
+    return_progress: Option<bool>,
+    #[serde(flatten)]
+    answer: AnswerFields,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct StreamOptions {
+    pub(super) include_usage: Option<bool>,
+}
+
+/// Most alternatives that are told beside each token.
+const MAX_TOP_LOGPROBS: usize = 20;
+
+pub(super) async fn completions(
+    State(app): State<Arc<App>>,
+    Body(asked): Body<ChatRequest>,
+) -> Result<Response, ApiError> {
+    let (worker, request) = asked.prepare(&app).await?;
+    let wanted = Wanted {
+        kind: Kind::Chat,
+        model: worker.model().clone(),
+        model_name: asked.model.clone().unwrap_or_else(|| app.first_model()),
+        usage: asked
+            .stream_options
+            .as_ref()
+            .is_some_and(|options| options.include_usage == Some(true)),
+        logprobs: request.n_logprobs.is_some(),
+        progress: asked.return_progress == Some(true),
+        pruning: asked.visipruner.is_some(),
+        ping: app.options.ping,
+    };
+    let answer = Answer::new(wanted, worker.ask(request).await?);
+    if asked.stream == Some(true) {
+        answer.streamed().await
+    } else {
+        Ok(Json(answer.whole().await?).into_response())
+    }
+}
+
+/// `POST /v1/chat/completions/input_tokens`
+pub(super) async fn input_tokens(
+    State(app): State<Arc<App>>,
+    Body(asked): Body<ChatRequest>,
+) -> Result<Json<Value>, ApiError> {
+    let (worker, request) = asked.prepare(&app).await?;
+    let size = worker.count(request).await?;
+    Ok(Json(json!({
+        "object": "response.input_tokens",
+        "input_tokens": size.n_tokens(),
+        "text_tokens": size.n_text,
+        "image_tokens": size.images,
+        "n_ctx": worker.n_ctx(),
+    })))
+}
+
+/// `POST /apply-template`
+pub(super) async fn apply_template(
+    State(app): State<Arc<App>>,
+    Body(asked): Body<ChatRequest>,
+) -> Result<Json<Value>, ApiError> {
+    let (worker, request) = asked.prepare(&app).await?;
+    let prompt = worker.model().prompt_text(&request)?;
+    Ok(Json(json!({ "prompt": prompt })))
+}
+
+impl ChatRequest {
+    /// A model that is ready, and what it is to be asked.
+    async fn prepare(&self, app: &Arc<App>) -> Result<(Arc<Worker>, Request), ApiError> {
+        self.refuse_what_is_not_done()?;
+        let Asked { entry, policy } = app.models.find(self.model.as_deref())?;
+        let worker = app.ready(&entry).await?;
+        let Conversation {
+            mut prompt,
+            image_urls,
+        } = Conversation::of(&self.messages)?;
+        if !image_urls.is_empty() && !worker.sees_pictures() {
+            return Err(crate::engine::Error::NoProjector {
+                n_images: image_urls.len(),
+            }
+            .into());
+        }
+        worker.recall(&mut prompt);
+        let mut request = Request::new(prompt);
+        request.chat_template = entry.spec.chat_template.clone();
+        request.policy = pruning::policy(&entry.spec, worker.model(), policy, self.visipruner.as_ref())?
+            .map(crate::engine::AnyPolicy::Config);
+        request.n_logprobs = self.n_logprobs()?;
+        let defaults = Defaults {
+            sampling: &app.options.sampling,
+            n_ctx: worker.n_ctx() as usize,
+            n_predict: app.options.n_predict,
+        };
+        self.answer.put_into(&mut request, &defaults)?;
+        let decoding = Arc::clone(app);
+        request.images = tokio::task::spawn_blocking(move || media::pictures(&image_urls, &decoding.options))
+            .await
+            .map_err(|error| ApiError::engine(&error.to_string()))??;
+        Ok((worker, request))
+    }
+
+    fn n_logprobs(&self) -> Result<Option<usize>, ApiError> {
+        match (self.logprobs, self.top_logprobs) {
+            (_, Some(n)) if n > MAX_TOP_LOGPROBS => Err(ApiError::field(
+                "top_logprobs",
+                format!("{n} is more than {MAX_TOP_LOGPROBS}"),
+            )),
+            (Some(true), n) => Ok(Some(n.unwrap_or(0))),
+            (_, Some(n)) if n > 0 => Err(ApiError::field("top_logprobs", "set logprobs, too")),
+            _ => Ok(None),
+        }
+    }
+
+    fn refuse_what_is_not_done(&self) -> Result<(), ApiError> {
+        let is_given = |value: &Option<Value>| match value {
+            None | Some(Value::Null) => false,
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        };
+        if is_given(&self.tools) || is_given(&self.functions) {
+            return Err(ApiError::field("tools", "tools are not supported"));
+        }
+        let format = self
+            .response_format
+            .as_ref()
+            .and_then(|format| format.get("type"))
+            .and_then(Value::as_str);
+        match format {
+            None | Some("text") => Ok(()),
+            Some(other) => Err(ApiError::field(
+                "response_format",
+                format!("{other:?} is not supported"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `POST /v1/completions`: text that goes on as it is, without a template.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::{Answer, Kind, Wanted};
+use super::body::Body;
+use super::chat::StreamOptions;
+use super::sampling::{AnswerFields, Defaults};
+use super::{ApiError, pruning};
+use crate::engine::{AnyPolicy, Prompt, Request};
+use crate::server::App;
+use crate::server::models::Asked;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CompletionRequest {
+    model: Option<String>,
+    prompt: Text,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    logprobs: Option<usize>,
+    visipruner: Option<Value>,
+    #[serde(flatten)]
+    answer: AnswerFields,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Text {
+    One(String),
+    Several(Vec<String>),
+}
+
+pub(super) async fn completions(
+    State(app): State<Arc<App>>,
+    Body(asked): Body<CompletionRequest>,
+) -> Result<Response, ApiError> {
+    let text = match &asked.prompt {
+        Text::One(text) => text,
+        Text::Several(texts) => match &texts[..] {
+            [text] => text,
+            _ => return Err(ApiError::field("prompt", "one text is gone on with per request")),
+        },
+    };
+    let Asked { entry, policy } = app.models.find(asked.model.as_deref())?;
+    let worker = app.ready(&entry).await?;
+    let mut request = Request::new(Prompt::raw(text));
+    request.policy = pruning::policy(&entry.spec, worker.model(), policy, asked.visipruner.as_ref())?
+        .map(AnyPolicy::Config);
+    request.n_logprobs = asked.logprobs;
+    let defaults = Defaults {
+        sampling: &app.options.sampling,
+        n_ctx: worker.n_ctx() as usize,
+        n_predict: app.options.n_predict,
+    };
+    asked.answer.put_into(&mut request, &defaults)?;
+    let wanted = Wanted {
+        kind: Kind::Completion,
+        model: worker.model().clone(),
+        model_name: asked.model.clone().unwrap_or_else(|| app.first_model()),
+        usage: asked
+            .stream_options
+            .is_some_and(|options| options.include_usage == Some(true)),
+        logprobs: asked.logprobs.is_some(),
+        progress: false,
+        pruning: asked.visipruner.is_some(),
+        ping: app.options.ping,
+    };
+    let answer = Answer::new(wanted, worker.ask(request).await?);
+    if asked.stream == Some(true) {
+        answer.streamed().await
+    } else {
+        Ok(Json(answer.whole().await?).into_response())
+    }
+}

@@ -1,0 +1,60 @@
+//! `POST /tokenize` and `/detokenize`, as llama-server has them.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::ApiError;
+use super::body::Body;
+use crate::server::App;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Text {
+    model: Option<String>,
+    content: String,
+    add_special: Option<bool>,
+    parse_special: Option<bool>,
+    with_pieces: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Tokens {
+    model: Option<String>,
+    tokens: Vec<i32>,
+}
+
+pub(super) async fn tokenize(
+    State(app): State<Arc<App>>,
+    Body(text): Body<Text>,
+) -> Result<Json<Value>, ApiError> {
+    let entry = app.models.find(text.model.as_deref())?.entry;
+    let worker = app.ready(&entry).await?;
+    let model = worker.model();
+    let parse_special = text.parse_special.unwrap_or(true);
+    let tokens = model.tokenize(&text.content, text.add_special.unwrap_or(false), parse_special)?;
+    if text.with_pieces != Some(true) {
+        return Ok(Json(json!({ "tokens": tokens })));
+    }
+    let with_pieces = tokens.iter().map(|&token| {
+        let bytes = model.token_bytes(token);
+        match String::from_utf8(bytes) {
+            Ok(piece) => json!({"id": token, "piece": piece}),
+            Err(error) => json!({"id": token, "piece": error.into_bytes()}),
+        }
+    });
+    Ok(Json(json!({ "tokens": with_pieces.collect::<Vec<_>>() })))
+}
+
+pub(super) async fn detokenize(
+    State(app): State<Arc<App>>,
+    Body(tokens): Body<Tokens>,
+) -> Result<Json<Value>, ApiError> {
+    let entry = app.models.find(tokens.model.as_deref())?.entry;
+    let worker = app.ready(&entry).await?;
+    Ok(Json(
+        json!({ "content": worker.model().detokenize(&tokens.tokens, true) }),
+    ))
+}

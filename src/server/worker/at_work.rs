@@ -1,0 +1,163 @@
+//! The thread that owns the cache. Requests are read one after the other, answers go on all together: also between two calls
+//! of reading a prompt, so that nobody waits for another's picture.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use super::answers::Answers;
+use super::slots::Slots;
+use super::{Job, Update};
+use crate::engine::{Cache, Decoder, Error, Event, Generation};
+use crate::server::metrics::Metrics;
+
+pub(super) struct AtWork {
+    pub(super) cache: Cache,
+    pub(super) inbox: mpsc::Receiver<Job>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) answers: Arc<Answers>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// An answer in the making, and who hears it.
+struct Answering {
+    job: Job,
+    generation: Generation,
+    /// Log-probabilities that were sent.
+    n_sent: usize,
+    /// What kept it from going on.
+    failed: Option<Error>,
+    began: Instant,
+}
+
+impl AtWork {
+    /// Answers requests until nobody can send any more.
+    pub(super) fn run(mut self) {
+        let n_slots = self.slots.all().len();
+        let mut answering: Vec<Answering> = Vec::new();
+        loop {
+            let job = if answering.is_empty() {
+                match self.inbox.recv() {
+                    Ok(job) => Some(job),
+                    Err(mpsc::RecvError) => return,
+                }
+            } else if answering.len() < n_slots {
+                self.inbox.try_recv().ok()
+            } else {
+                None
+            };
+            if let Some(job) = job {
+                self.begin(job, &mut answering);
+            }
+            if let Ok(mut decoder) = self.cache.decoder() {
+                go_on(&mut decoder, &mut answering);
+            }
+            self.end(&mut answering);
+        }
+    }
+
+    /// Reads a prompt, while the other answers go on.
+    fn begin(&mut self, job: Job, others: &mut Vec<Answering>) {
+        let metrics = Arc::clone(&self.metrics);
+        metrics.waiting.dec();
+        metrics.wait_seconds.inc_by(job.arrived.elapsed().as_secs_f64());
+        self.slots.take(job.number, job.prompt.layout().n_rows);
+        let began = Instant::now();
+        let hear = |event: Event<'_>| match event {
+            Event::Prefill(done) => send(&job, Update::Reading(done)),
+            _ => ControlFlow::Continue(()),
+        };
+        let meanwhile = |decoder: &mut Decoder<'_>| go_on(decoder, others);
+        let begun = self
+            .cache
+            .begin_beside(&job.prompt, &job.request, hear, meanwhile);
+        match begun {
+            Ok(generation) => {
+                let _ = send(&job, Update::Read(Box::new(generation.report().clone())));
+                others.push(Answering {
+                    job,
+                    generation,
+                    n_sent: 0,
+                    failed: None,
+                    began,
+                });
+            }
+            Err(error) => {
+                metrics.failed.inc();
+                self.slots.leave(job.number);
+                let _ = send(&job, Update::Failed(error));
+            }
+        }
+    }
+
+    /// Lets go of answers that have ended.
+    fn end(&mut self, answering: &mut Vec<Answering>) {
+        let mut i = 0;
+        while i < answering.len() {
+            self.slots
+                .decoded(answering[i].job.number, answering[i].generation.tokens().len());
+            if answering[i].generation.stop().is_none() && answering[i].failed.is_none() {
+                i += 1;
+                continue;
+            }
+            let ended = answering.swap_remove(i);
+            self.slots.leave(ended.job.number);
+            let last = match ended.failed {
+                None => {
+                    let outcome = self.cache.finish(ended.generation);
+                    self.answers.note(self.cache.model(), &outcome);
+                    self.metrics.note(&outcome, ended.began.elapsed());
+                    Update::Done(Box::new(outcome))
+                }
+                Some(error) => {
+                    self.metrics.failed.inc();
+                    Update::Failed(error)
+                }
+            };
+            let _ = send(&ended.job, last);
+        }
+    }
+}
+
+/// One token more for each answer that has not ended, and what came of it to those who wait for it.
+fn go_on(decoder: &mut Decoder<'_>, answering: &mut [Answering]) {
+    let going = answering
+        .iter_mut()
+        .filter(|answering| answering.failed.is_none());
+    let mut going: Vec<&mut Generation> = going.map(|answering| &mut answering.generation).collect();
+    let stepped = decoder.step(&mut going);
+    for answering in answering {
+        match &stepped {
+            Ok(()) => answering.send_news(),
+            // a call for all of them: none can go on
+            Err(error) => {
+                answering.failed = Some(Error::Compute {
+                    what: "the answer",
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
+}
+
+impl Answering {
+    fn send_news(&mut self) {
+        let text = self.generation.take_text();
+        let logprobs = self.generation.logprobs()[self.n_sent..].to_vec();
+        if text.is_empty() && logprobs.is_empty() {
+            return;
+        }
+        self.n_sent += logprobs.len();
+        if send(&self.job, Update::Text { text, logprobs }).is_break() {
+            self.job.request.cancel.cancel();
+        }
+    }
+}
+
+/// Whether somebody still hears it.
+fn send(job: &Job, update: Update) -> ControlFlow<()> {
+    match job.updates.send(update) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
