@@ -62,7 +62,8 @@ async fn serve(
     let handle = Handle::new();
     let mut http = axum_server::from_tcp(listener)
         .map_err(listening)?
-        .handle(handle.clone());
+        .handle(handle.clone())
+        .http1_only(); // of HTTP/2 no head has a limit
     http.http_builder()
         .http1()
         .timer(hyper_util::rt::TokioTimer::new())

@@ -194,6 +194,13 @@ pub enum Error {
         found: Vec<String>,
     },
 
+    /// A schema or grammar that an answer cannot be held to.
+    #[error("the answer cannot have this form: {reason}")]
+    Constraint {
+        /// Why not.
+        reason: String,
+    },
+
     /// Images without a projector.
     #[error("{n_images} image(s) were given but no projector: load the model's mmproj file")]
     NoProjector {

@@ -46,6 +46,8 @@ mod vision;
 
 #[cfg(feature = "native")]
 mod cache;
+#[cfg(feature = "native")]
+mod constraint;
 #[cfg(all(feature = "native", feature = "lab"))]
 mod inspect;
 #[cfg(feature = "native")]
@@ -64,6 +66,8 @@ pub use vision::Image;
 
 #[cfg(feature = "native")]
 pub use cache::{Cache, Decoder};
+#[cfg(feature = "native")]
+pub use constraint::Constraint;
 #[cfg(all(feature = "native", feature = "lab"))]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]

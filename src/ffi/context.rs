@@ -473,6 +473,17 @@ impl Context {
         }
     }
 
+    /// The same logits, to be changed before a token is chosen by them.
+    pub(crate) fn logits_mut(&mut self, row: Option<usize>) -> Option<&mut [f32]> {
+        let n_vocab = self.model.n_vocab();
+        let row = row.map_or(Some(-1), |row| i32::try_from(row).ok())?;
+        // SAFETY: as for `logits`; the context owns the buffer, and nobody else looks at it while it is borrowed.
+        unsafe {
+            let logits = sys::vp_logits(self.ptr.as_ptr(), row);
+            (!logits.is_null()).then(|| std::slice::from_raw_parts_mut(logits, n_vocab))
+        }
+    }
+
     /// The statistic of a probed layer, by row (`norm2` and `dot`, `[n_rows]`, NaN where the layer holds no cell for the
     /// row), and `||o||^2`.
     pub(crate) fn contributions(

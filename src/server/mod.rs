@@ -25,12 +25,16 @@ mod worker;
 
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 pub use options::{ModelSpec, ServerOptions};
 
 use api::ApiError;
 use metrics::Metrics;
 use models::{Entry, Loading, Models};
 use worker::Worker;
+
+use crate::engine::{CancelHandle, Image};
 
 /// Models, and what is allowed with them. Clones share them.
 #[derive(Clone)]
@@ -41,22 +45,30 @@ pub(crate) struct App {
     models: Models,
     options: ServerOptions,
     metrics: Arc<Metrics>,
+    room: Arc<Semaphore>,
+    /// Pictures take memory while they are decoded: a few at a time do.
+    decoding: Arc<Semaphore>,
 }
+
+/// Room for a request among those that are read, wait or are answered.
+pub(crate) type Room = OwnedSemaphorePermit;
+
+/// Pictures that are decoded at a time.
+const N_DECODING: usize = 2;
 
 impl Server {
     /// A server of some models. None of them is loaded yet.
     pub fn new(models: Vec<ModelSpec>, options: ServerOptions) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let models = Models::new(
-            models,
-            options.max_loaded,
-            options.max_waiting,
-            Arc::clone(&metrics),
-        );
+        let n_answered: usize = models.iter().map(|spec| spec.session.n_sequences as usize).sum();
+        let room = Arc::new(Semaphore::new(n_answered + options.max_waiting));
+        let models = Models::new(models, options.max_loaded, Arc::clone(&metrics));
         Self(Arc::new(App {
             models,
             options,
             metrics,
+            room,
+            decoding: Arc::new(Semaphore::new(N_DECODING)),
         }))
     }
 
@@ -83,6 +95,34 @@ impl Server {
 }
 
 impl App {
+    /// Room for one more request.
+    fn room(&self) -> Result<Room, ApiError> {
+        Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            self.metrics.refused.inc();
+            ApiError::full()
+        })
+    }
+
+    /// The pictures of a request, decoded.
+    async fn pictures(
+        self: &Arc<Self>,
+        urls: Vec<String>,
+        cancel: &CancelHandle,
+    ) -> Result<Vec<Image>, ApiError> {
+        if urls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |error: String| ApiError::engine(&error);
+        let turn = Arc::clone(&self.decoding).acquire_owned().await;
+        let turn = turn.map_err(|error| failed(error.to_string()))?;
+        let (app, cancel) = (Arc::clone(self), cancel.clone());
+        let decoding = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // it takes as long as this, even if nobody waits any more
+            media::pictures(&urls, &app.options, &cancel)
+        });
+        decoding.await.map_err(|error| failed(error.to_string()))?
+    }
+
     /// A model to be asked. A server with one model does not make requests wait until it is loaded.
     async fn ready(&self, entry: &Arc<Entry>) -> Result<Arc<Worker>, ApiError> {
         let is_only = self.models.only().is_some();

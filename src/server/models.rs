@@ -15,7 +15,6 @@ use crate::policy::config::PolicyChoice;
 pub(crate) struct Models {
     entries: Vec<Arc<Entry>>,
     max_loaded: usize,
-    max_waiting: usize,
     clock: AtomicU64,
     metrics: Arc<Metrics>,
     /// Held while a model is loaded: one at a time, so that no more are loaded than may be.
@@ -48,12 +47,7 @@ pub(crate) struct Asked {
 }
 
 impl Models {
-    pub(crate) fn new(
-        specs: Vec<ModelSpec>,
-        max_loaded: usize,
-        max_waiting: usize,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(specs: Vec<ModelSpec>, max_loaded: usize, metrics: Arc<Metrics>) -> Self {
         let entry = |spec| {
             Arc::new(Entry {
                 spec,
@@ -66,7 +60,6 @@ impl Models {
         Self {
             entries: specs.into_iter().map(entry).collect(),
             max_loaded: max_loaded.max(1),
-            max_waiting,
             clock: AtomicU64::new(0),
             metrics,
             loading: tokio::sync::Mutex::new(()),
@@ -135,9 +128,9 @@ impl Models {
             return Ok(worker);
         }
         self.make_room();
-        let (max_waiting, metrics) = (self.max_waiting, Arc::clone(&self.metrics));
+        let metrics = Arc::clone(&self.metrics);
         let loading = Arc::clone(entry);
-        let loaded = tokio::task::spawn_blocking(move || loading.load(max_waiting, metrics)).await;
+        let loaded = tokio::task::spawn_blocking(move || loading.load(metrics)).await;
         let failed = |reason: String| {
             *entry.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
             ApiError::engine(&reason)
@@ -190,7 +183,7 @@ impl Entry {
         }
     }
 
-    fn load(&self, max_waiting: usize, metrics: Arc<Metrics>) -> Result<Worker, Error> {
+    fn load(&self, metrics: Arc<Metrics>) -> Result<Worker, Error> {
         let hear = |progress: f32| {
             self.progress
                 .store(progress.max(f32::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
@@ -207,6 +200,6 @@ impl Entry {
         if session.cuts == Cuts::OfPolicy && model.supports_pruning().is_ok() {
             session.cuts = Cuts::EveryLayer; // requests name policies
         }
-        Worker::start(model, projector, &session, max_waiting, metrics)
+        Worker::start(model, projector, &session, metrics)
     }
 }

@@ -30,7 +30,7 @@ pub struct ModelSpec {
 pub struct ServerOptions {
     /// Keys of which requests must bring one; without any, everybody is answered.
     pub api_keys: Vec<String>,
-    /// Requests that may wait, beside those that are answered. Default: 64.
+    /// Requests that may wait or be on their way, beside those that are answered. Default: 64.
     pub max_waiting: usize,
     /// Models that are loaded at a time. Default: 1.
     pub max_loaded: usize,

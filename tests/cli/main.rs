@@ -18,6 +18,8 @@ mod eval;
 mod inspect;
 #[cfg(feature = "native")]
 mod quantize;
+#[cfg(feature = "server")]
+mod serve;
 #[cfg(feature = "native")]
 mod split;
 mod synth;

@@ -332,3 +332,90 @@ fn biases_and_penalties_change_what_is_chosen() {
         );
     }
 }
+
+/// The text of an answer that is held to a form.
+fn constrained(arch: Arch, constraint: Constraint, seed: u32) -> Result<Outcome, Error> {
+    let pair = Pair::new(arch);
+    let mut session = pair.session(SessionOptions::default());
+    let request = Request {
+        constraint: Some(constraint),
+        n_predict: 200,
+        sampling: Sampling {
+            temp: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: Some(seed),
+            ..Sampling::default()
+        },
+        ..Request::new(Prompt::raw("once upon a time"))
+    };
+    session.generate(None, &request, ignore)
+}
+
+#[test]
+fn answers_keep_to_a_schema() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "colour": {"enum": ["red", "blue"]},
+            "sides": {"$ref": "#/$defs/sides"},
+        },
+        "required": ["colour", "sides"],
+        "additionalProperties": false,
+        "$defs": {"sides": {"type": "integer", "minimum": 3, "maximum": 12}},
+    });
+    for (arch, seed) in [(Arch::Llama, 1), (Arch::Llama, 2), (Arch::Qwen2, 3)] {
+        let outcome = constrained(arch, Constraint::JsonSchema(schema.clone()), seed).expect("an answer");
+        assert_eq!(outcome.stop, StopReason::EndOfGeneration, "{}", outcome.text);
+        let value: Value = serde_json::from_str(&outcome.text).expect(&outcome.text);
+        assert!(jsonschema::is_valid(&schema, &value), "{value}");
+    }
+}
+
+#[test]
+fn answers_keep_to_a_grammar() {
+    let gbnf = "root ::= (word \" \"){2,4} \"#\" [^0-9 a-z] \"!\"?\nword ::= [a-c]+ | \"\\u00e9\"";
+    let is_word = |word: &str| {
+        word == "é" || (!word.is_empty() && word.bytes().all(|byte| (b'a'..=b'c').contains(&byte)))
+    };
+    for seed in 0..6 {
+        let outcome =
+            constrained(Arch::Llama, Constraint::Grammar(gbnf.to_owned()), seed).expect("an answer");
+        if outcome.stop == StopReason::Length {
+            continue; // a long word
+        }
+        let (words, end) = outcome.text.rsplit_once(" #").expect(&outcome.text);
+        let words: Vec<&str> = words.split(' ').collect();
+        assert!(
+            (2..=4).contains(&words.len()) && words.iter().all(|word| is_word(word)),
+            "{}",
+            outcome.text
+        );
+        let mut end = end.chars();
+        assert!(
+            end.next()
+                .is_some_and(|first| !first.is_ascii_digit() && !first.is_ascii_lowercase())
+        );
+        assert!(matches!(end.as_str(), "" | "!"), "{}", outcome.text);
+    }
+    let lark = "%llguidance {}\nstart: \"yes\" | \"no\"".to_owned();
+    let outcome = constrained(Arch::Llama, Constraint::Grammar(lark), 1).expect("an answer");
+    assert!(["yes", "no"].contains(&outcome.text.as_str()), "{}", outcome.text);
+}
+
+#[test]
+fn forms_that_cannot_be_are_errors() {
+    for constraint in [
+        Constraint::Grammar("root ::= other".to_owned()),
+        Constraint::Grammar("%llguidance {}\nstart: nothing".to_owned()),
+        Constraint::JsonSchema(json!({"type": "thing"})),
+        Constraint::JsonSchema(json!({"$ref": "http://127.0.0.1:1/schema.json"})),
+    ] {
+        let error = constrained(Arch::Llama, constraint.clone(), 1).expect_err("no such form");
+        assert!(
+            matches!(error, Error::Constraint { .. }),
+            "{constraint:?}: {error}"
+        );
+    }
+}

@@ -18,11 +18,12 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::path::{Path, PathBuf};
 
 use common::random_model::{Arch, RandomLlm, RandomProjector};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use visipruner::engine::{
-    self, CancelHandle, Error, Event, FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions,
-    Outcome, Part, Projector, ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions,
-    StopReason,
+    self, CancelHandle, Constraint, Error, Event, FlashAttention, IMAGE_MARKERS, Image, KvType, Model,
+    ModelOptions, Outcome, Part, Projector, ProjectorOptions, Prompt, Request, Sampling, Session,
+    SessionOptions, StopReason,
 };
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::VisiPrunerConfig;

@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::vocabulary;
+use crate::engine::constraint::Vocabulary;
 use crate::engine::options::ModelOptions;
 use crate::engine::prompt::template::{self, Specials};
 use crate::engine::prompt::{IMAGE_MARKERS, Part, Prompt};
@@ -36,6 +37,8 @@ struct Inner {
     shape: LlmShape,
     specials: Specials,
     load_time: Duration,
+    /// Made when it is first needed.
+    vocabulary: OnceLock<Result<Vocabulary, String>>,
 }
 
 impl Model {
@@ -94,6 +97,7 @@ impl Model {
             shape,
             specials,
             load_time: began.elapsed(),
+            vocabulary: OnceLock::new(),
         })))
     }
 
@@ -182,6 +186,19 @@ impl Model {
     /// are no token.
     pub fn token_bytes(&self, token: i32) -> Vec<u8> {
         self.0.native.piece(token, false)
+    }
+
+    /// What constraints need of the vocabulary.
+    pub(crate) fn vocabulary(&self) -> Result<&Vocabulary, Error> {
+        let made = self.0.vocabulary.get_or_init(|| {
+            Vocabulary::of(self).map_err(|error| match error {
+                Error::Constraint { reason } => reason,
+                other => other.to_string(),
+            })
+        });
+        made.as_ref().map_err(|reason| Error::Constraint {
+            reason: reason.clone(),
+        })
     }
 
     /// Whether the vocabulary has a token of this number.

@@ -40,6 +40,9 @@ impl<'s> Answer<'s> {
             }
             let stepped = self.session.cache.step(&mut [&mut self.generation]);
             stepped.inspect_err(|_| self.generation.end(StopReason::Cancelled))?;
+            if let Some(error) = self.generation.take_error() {
+                return Err(error);
+            }
         }
     }
 

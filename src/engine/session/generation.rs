@@ -10,6 +10,7 @@ use super::request::{Event, Outcome, Request, StopReason};
 use super::text::{StopStrings, Utf8Stream};
 use crate::engine::CancelHandle;
 use crate::engine::cache::{self, Cache, Decoder, Turn};
+use crate::engine::constraint::Constrained;
 use crate::engine::error::{Error, computing};
 use crate::engine::prompt::EncodedPrompt;
 use crate::engine::{Model, Sampling};
@@ -30,6 +31,8 @@ pub struct Generation {
     /// `None`: it was stopped before its prompt had been read.
     turn: Option<Turn>,
     sampler: ffi::Sampler,
+    /// What may come next, if not everything may.
+    constrained: Option<Constrained>,
     utf8: Utf8Stream,
     stops: StopStrings,
     /// The token that was chosen last and is not computed yet.
@@ -47,6 +50,7 @@ pub struct Generation {
     n_logprobs: Option<usize>,
     logprobs: Vec<TokenLogprob>,
     stop: Option<StopReason>,
+    error: Option<Error>,
     report: RunReport,
     began: Instant,
     decode_time: Duration,
@@ -60,6 +64,11 @@ impl Generation {
         Ok(Self {
             turn: None,
             sampler: sampler(cache.model(), request)?,
+            constrained: request
+                .constraint
+                .as_ref()
+                .map(|constraint| cache.model().vocabulary()?.begin(constraint))
+                .transpose()?,
             utf8: Utf8Stream::default(),
             stops: StopStrings::new(&request.stop),
             pending: None,
@@ -72,6 +81,7 @@ impl Generation {
             n_logprobs: request.n_logprobs,
             logprobs: Vec::new(),
             stop: None,
+            error: None,
             report,
             began: Instant::now(),
             decode_time: Duration::ZERO,
@@ -89,6 +99,11 @@ impl Generation {
     /// Why it has ended, if it has.
     pub fn stop(&self) -> Option<StopReason> {
         self.stop
+    }
+
+    /// What ended it, if it failed by itself: its constraint, or logits that are not numbers. Asked once.
+    pub fn take_error(&mut self) -> Option<Error> {
+        self.error.take()
     }
 
     /// The tokens so far.
@@ -304,11 +319,21 @@ impl Decoder<'_> {
             Some(_) => self.context.logits(row).map(<[f32]>::to_vec),
             None => None,
         };
+        if let (Some(constrained), Some(logits)) = (&mut generation.constrained, self.context.logits_mut(row))
+        {
+            constrained.mask(logits)?;
+        }
         let token = generation
             .sampler
             .sample(self.context, row)
             .map_err(cache::failed("the next token"))?;
         generation.push(self.model, token);
+        if let Some(constrained) = &mut generation.constrained
+            && generation.stop.is_none()
+            && constrained.take(token)?
+        {
+            generation.end(StopReason::EndOfGeneration);
+        }
         if let (Some(logits), Some(n_top)) = (logits, generation.n_logprobs)
             && generation.logprobs.len() < generation.tokens.len()
         {
@@ -322,7 +347,8 @@ impl Decoder<'_> {
     /// Goes on with every answer that has not ended, by one token each, in one batch.
     ///
     /// # Errors
-    /// [`Error::Compute`], [`Error::OutOfMemory`]; the answers are then as they were.
+    /// [`Error::Compute`], [`Error::OutOfMemory`]; the answers are then as they were. One that fails by itself has ended
+    /// ([`Generation::take_error`]).
     pub fn step(&mut self, generations: &mut [&mut Generation]) -> Result<(), Error> {
         let began = Instant::now();
         let n_ctx = self.n_ctx;
@@ -361,7 +387,10 @@ impl Decoder<'_> {
             generation.pending = None;
             generation.pos += 1;
             generation.n_rows += 1;
-            self.choose(generation, Some(i))?;
+            if let Err(error) = self.choose(generation, Some(i)) {
+                generation.end(StopReason::Cancelled);
+                generation.error = Some(error);
+            }
             generation.decode_time += began.elapsed();
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::logprob::TokenLogprob;
 use super::policy::AnyPolicy;
 use crate::engine::CancelHandle;
-use crate::engine::{Image, Prompt, Sampling};
+use crate::engine::{Constraint, Image, Prompt, Sampling};
 use crate::report::RunReport;
 
 /// What is asked of a session.
@@ -25,6 +25,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Texts that end the answer. Default: none.
     pub stop: Vec<String>,
+    /// The form of the answer. Default: any.
+    pub constraint: Option<Constraint>,
     /// Never choose a token that ends the answer, so that it has `n_predict` tokens. Default: no.
     pub ignore_eos: bool,
     /// A chat template in Jinja instead of the model's own. Default: none.
@@ -50,6 +52,7 @@ impl Request {
             n_predict: 512,
             sampling: Sampling::default(),
             stop: Vec::new(),
+            constraint: None,
             ignore_eos: false,
             chat_template: None,
             policy: None,

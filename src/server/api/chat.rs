@@ -14,9 +14,9 @@ use super::messages::{Conversation, Message};
 use super::sampling::{AnswerFields, Defaults};
 use super::{ApiError, pruning};
 use crate::engine::Request;
+use crate::server::App;
 use crate::server::models::Asked;
-use crate::server::worker::Worker;
-use crate::server::{App, media};
+use crate::server::worker::{StopOnDrop, Worker};
 
 /// What is understood of a request. The rest is ignored.
 #[derive(Debug, Deserialize)]
@@ -29,7 +29,6 @@ pub(super) struct ChatRequest {
     top_logprobs: Option<usize>,
     tools: Option<Value>,
     functions: Option<Value>,
-    response_format: Option<Value>,
     visipruner: Option<Value>,
     return_progress: Option<bool>,
     #[serde(flatten)]
@@ -42,13 +41,17 @@ pub(super) struct StreamOptions {
 }
 
 /// Most alternatives that are told beside each token.
-const MAX_TOP_LOGPROBS: usize = 20;
+pub(super) const MAX_TOP_LOGPROBS: usize = 20;
 
 pub(super) async fn completions(
     State(app): State<Arc<App>>,
-    Body(asked): Body<ChatRequest>,
+    Body { asked, room }: Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let (worker, request) = asked.prepare(&app).await?;
+    let Prepared {
+        worker,
+        request,
+        stop,
+    } = asked.prepare(&app).await?;
     let wanted = Wanted {
         kind: Kind::Chat,
         model: worker.model().clone(),
@@ -62,7 +65,7 @@ pub(super) async fn completions(
         pruning: asked.visipruner.is_some(),
         ping: app.options.ping,
     };
-    let answer = Answer::new(wanted, worker.ask(request).await?);
+    let answer = Answer::new(wanted, worker.ask(request, stop, room).await?);
     if asked.stream == Some(true) {
         answer.streamed().await
     } else {
@@ -73,9 +76,9 @@ pub(super) async fn completions(
 /// `POST /v1/chat/completions/input_tokens`
 pub(super) async fn input_tokens(
     State(app): State<Arc<App>>,
-    Body(asked): Body<ChatRequest>,
+    Body { asked, .. }: Body<ChatRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    let (worker, request) = asked.prepare(&app).await?;
+    let Prepared { worker, request, .. } = asked.prepare(&app).await?;
     let size = worker.count(request).await?;
     Ok(Json(json!({
         "object": "response.input_tokens",
@@ -89,16 +92,26 @@ pub(super) async fn input_tokens(
 /// `POST /apply-template`
 pub(super) async fn apply_template(
     State(app): State<Arc<App>>,
-    Body(asked): Body<ChatRequest>,
+    Body { asked, .. }: Body<ChatRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    let (worker, request) = asked.prepare(&app).await?;
-    let prompt = worker.model().prompt_text(&request)?;
+    let Prepared { worker, request, .. } = asked.prepare(&app).await?;
+    let model = worker.model().clone();
+    let rendering = tokio::task::spawn_blocking(move || model.prompt_text(&request));
+    let prompt = rendering
+        .await
+        .map_err(|error| ApiError::engine(&error.to_string()))??;
     Ok(Json(json!({ "prompt": prompt })))
 }
 
+/// A model that is ready, and what it is to be asked.
+struct Prepared {
+    worker: Arc<Worker>,
+    request: Request,
+    stop: StopOnDrop,
+}
+
 impl ChatRequest {
-    /// A model that is ready, and what it is to be asked.
-    async fn prepare(&self, app: &Arc<App>) -> Result<(Arc<Worker>, Request), ApiError> {
+    async fn prepare(&self, app: &Arc<App>) -> Result<Prepared, ApiError> {
         self.refuse_what_is_not_done()?;
         let Asked { entry, policy } = app.models.find(self.model.as_deref())?;
         let worker = app.ready(&entry).await?;
@@ -106,12 +119,7 @@ impl ChatRequest {
             mut prompt,
             image_urls,
         } = Conversation::of(&self.messages)?;
-        if !image_urls.is_empty() && !worker.sees_pictures() {
-            return Err(crate::engine::Error::NoProjector {
-                n_images: image_urls.len(),
-            }
-            .into());
-        }
+        worker.check_pictures(image_urls.len())?;
         worker.recall(&mut prompt);
         let mut request = Request::new(prompt);
         request.chat_template = entry.spec.chat_template.clone();
@@ -124,11 +132,13 @@ impl ChatRequest {
             n_predict: app.options.n_predict,
         };
         self.answer.put_into(&mut request, &defaults)?;
-        let decoding = Arc::clone(app);
-        request.images = tokio::task::spawn_blocking(move || media::pictures(&image_urls, &decoding.options))
-            .await
-            .map_err(|error| ApiError::engine(&error.to_string()))??;
-        Ok((worker, request))
+        let stop = StopOnDrop(request.cancel.clone());
+        request.images = app.pictures(image_urls, &request.cancel).await?;
+        Ok(Prepared {
+            worker,
+            request,
+            stop,
+        })
     }
 
     fn n_logprobs(&self) -> Result<Option<usize>, ApiError> {
@@ -152,17 +162,6 @@ impl ChatRequest {
         if is_given(&self.tools) || is_given(&self.functions) {
             return Err(ApiError::field("tools", "tools are not supported"));
         }
-        let format = self
-            .response_format
-            .as_ref()
-            .and_then(|format| format.get("type"))
-            .and_then(Value::as_str);
-        match format {
-            None | Some("text") => Ok(()),
-            Some(other) => Err(ApiError::field(
-                "response_format",
-                format!("{other:?} is not supported"),
-            )),
-        }
+        Ok(())
     }
 }

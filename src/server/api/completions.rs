@@ -10,12 +10,13 @@ use serde_json::Value;
 
 use super::answer::{Answer, Kind, Wanted};
 use super::body::Body;
-use super::chat::StreamOptions;
+use super::chat::{MAX_TOP_LOGPROBS, StreamOptions};
 use super::sampling::{AnswerFields, Defaults};
 use super::{ApiError, pruning};
 use crate::engine::{AnyPolicy, Prompt, Request};
 use crate::server::App;
 use crate::server::models::Asked;
+use crate::server::worker::StopOnDrop;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct CompletionRequest {
@@ -38,7 +39,7 @@ enum Text {
 
 pub(super) async fn completions(
     State(app): State<Arc<App>>,
-    Body(asked): Body<CompletionRequest>,
+    Body { asked, room }: Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let text = match &asked.prompt {
         Text::One(text) => text,
@@ -52,7 +53,14 @@ pub(super) async fn completions(
     let mut request = Request::new(Prompt::raw(text));
     request.policy = pruning::policy(&entry.spec, worker.model(), policy, asked.visipruner.as_ref())?
         .map(AnyPolicy::Config);
+    if let Some(n) = asked.logprobs.filter(|&n| n > MAX_TOP_LOGPROBS) {
+        return Err(ApiError::field(
+            "logprobs",
+            format!("{n} is more than {MAX_TOP_LOGPROBS}"),
+        ));
+    }
     request.n_logprobs = asked.logprobs;
+    let stop = StopOnDrop(request.cancel.clone());
     let defaults = Defaults {
         sampling: &app.options.sampling,
         n_ctx: worker.n_ctx() as usize,
@@ -71,7 +79,7 @@ pub(super) async fn completions(
         pruning: asked.visipruner.is_some(),
         ping: app.options.ping,
     };
-    let answer = Answer::new(wanted, worker.ask(request).await?);
+    let answer = Answer::new(wanted, worker.ask(request, stop, room).await?);
     if asked.stream == Some(true) {
         answer.streamed().await
     } else {

@@ -93,6 +93,15 @@ impl ApiError {
         )
     }
 
+    /// 408
+    pub(crate) fn too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "the request took too long to arrive",
+        )
+    }
+
     /// 413
     pub(crate) fn too_large(max_bytes: usize) -> Self {
         Self::new(
@@ -123,6 +132,15 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable_error",
             "the model is being loaded: try again in a few seconds",
+        )
+    }
+
+    /// 503
+    pub(crate) fn full() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable_error",
+            "as many requests wait as may: try again in a second",
         )
     }
 
@@ -173,11 +191,12 @@ impl From<Error> for ApiError {
                 "there are pictures, and this model sees none: it was loaded without a projector",
             ),
             Error::OptionRange { name, .. } => Self {
-                param: Some(name.to_owned()),
+                param: Some(if name == "temp" { "temperature" } else { name }.to_owned()),
                 ..Self::invalid(message)
             },
             Error::Policy(_)
             | Error::NoCut { .. }
+            | Error::Constraint { .. }
             | Error::Unsupported(_)
             | Error::Markers { .. }
             | Error::EmptyPrompt
@@ -200,11 +219,6 @@ impl From<PolicyError> for ApiError {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Full => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable_error",
-                "as many requests wait as may: try again in a second",
-            ),
             Refused::Gone => Self::engine("the engine has stopped"),
             Refused::Wrong(error) => error.into(),
         }

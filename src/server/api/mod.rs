@@ -22,7 +22,6 @@ use axum::routing::{get, post};
 use subtle::{Choice, ConstantTimeEq};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
 pub(crate) use error::ApiError;
 
@@ -53,7 +52,6 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         .fallback(async || ApiError::no_such_path())
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(DefaultBodyLimit::max(app.options.max_body_bytes))
-        .layer(RequestBodyTimeoutLayer::new(app.options.body_timeout))
         .layer(cors(&app.options.cors_origins))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(Arc::clone(app))

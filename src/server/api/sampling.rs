@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::ApiError;
-use crate::engine::{Request, Sampling};
+use crate::engine::{Constraint, Request, Sampling};
 
 /// Sampling and limits. What is missing or null is left at its default.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +27,23 @@ pub(crate) struct AnswerFields {
     logit_bias: Option<Biases>,
     n: Option<u64>,
     ignore_eos: Option<bool>,
+    response_format: Option<Format>,
+    json_schema: Option<Value>,
+    grammar: Option<String>,
+}
+
+/// OpenAI's form of an answer; `json_object` may have a schema, as llama-server has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Format {
+    Text,
+    JsonObject { schema: Option<Value> },
+    JsonSchema { json_schema: NamedSchema },
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct NamedSchema {
+    schema: Option<Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -78,7 +95,30 @@ impl AnswerFields {
             Some(Stop::Several(stops)) => stops.clone(),
         };
         request.ignore_eos = self.ignore_eos.unwrap_or(false);
+        request.constraint = self.constraint()?;
         Ok(())
+    }
+
+    /// The form of the answer. Schemas are always kept to, `strict` or not.
+    fn constraint(&self) -> Result<Option<Constraint>, ApiError> {
+        let of_format = match &self.response_format {
+            None | Some(Format::Text) => None,
+            Some(Format::JsonObject { schema }) => {
+                Some(schema.clone().unwrap_or_else(|| json!({"type": "object"})))
+            }
+            Some(Format::JsonSchema { json_schema }) => {
+                Some(json_schema.schema.clone().unwrap_or_else(|| json!({})))
+            }
+        };
+        let grammar = self.grammar.clone().filter(|grammar| !grammar.is_empty());
+        match (of_format.or_else(|| self.json_schema.clone()), grammar) {
+            (Some(_), Some(_)) => Err(ApiError::field(
+                "grammar",
+                "there is a schema, too: give one of them",
+            )),
+            (Some(schema), None) => Ok(Some(Constraint::JsonSchema(schema))),
+            (None, grammar) => Ok(grammar.map(Constraint::Grammar)),
+        }
     }
 
     fn sampling(&self, default: &Sampling) -> Result<Sampling, ApiError> {
@@ -138,8 +178,6 @@ fn biases(given: &Biases) -> Result<Vec<(i32, f32)>, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::engine::Prompt;
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::ApiError;
 use super::body::Body;
+use crate::engine::Model;
 use crate::server::App;
 
 #[derive(Debug, Deserialize)]
@@ -28,11 +29,23 @@ pub(super) struct Tokens {
 
 pub(super) async fn tokenize(
     State(app): State<Arc<App>>,
-    Body(text): Body<Text>,
+    Body { asked: text, .. }: Body<Text>,
 ) -> Result<Json<Value>, ApiError> {
     let entry = app.models.find(text.model.as_deref())?.entry;
     let worker = app.ready(&entry).await?;
-    let model = worker.model();
+    let model = worker.model().clone();
+    beside(move || tokenize_with(&model, &text)).await?
+}
+
+/// Long texts take their time.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    let working = tokio::task::spawn_blocking(work);
+    working
+        .await
+        .map_err(|error| ApiError::engine(&error.to_string()))
+}
+
+fn tokenize_with(model: &Model, text: &Text) -> Result<Json<Value>, ApiError> {
     let parse_special = text.parse_special.unwrap_or(true);
     let tokens = model.tokenize(&text.content, text.add_special.unwrap_or(false), parse_special)?;
     if text.with_pieces != Some(true) {
@@ -50,11 +63,17 @@ pub(super) async fn tokenize(
 
 pub(super) async fn detokenize(
     State(app): State<Arc<App>>,
-    Body(tokens): Body<Tokens>,
+    Body { asked: tokens, .. }: Body<Tokens>,
 ) -> Result<Json<Value>, ApiError> {
     let entry = app.models.find(tokens.model.as_deref())?.entry;
     let worker = app.ready(&entry).await?;
-    Ok(Json(
-        json!({ "content": worker.model().detokenize(&tokens.tokens, true) }),
-    ))
+    let model = worker.model().clone();
+    if let Some(token) = tokens.tokens.iter().find(|&&token| !model.has_token(token)) {
+        return Err(ApiError::field(
+            "tokens",
+            format!("{token} is no token of the model"),
+        ));
+    }
+    let content = beside(move || model.detokenize(&tokens.tokens, true)).await?;
+    Ok(Json(json!({ "content": content })))
 }

@@ -10,8 +10,11 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::api::ApiError;
 use super::options::ServerOptions;
-use crate::engine::Image;
+use crate::engine::{CancelHandle, Image};
 use crate::picture::{self, MAX_FILE_BYTES, PictureError};
+
+/// What the pictures of a request may take decoded, in bytes.
+const MAX_DECODED_BYTES: usize = 1 << 30;
 
 /// With or without padding at the end.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -43,11 +46,25 @@ impl<'a> Source<'a> {
 ///
 /// # Errors
 /// 400 for an address that is none or is not allowed, 413 and 415 for what is too large or no picture.
-pub(crate) fn pictures(urls: &[String], options: &ServerOptions) -> Result<Vec<Image>, ApiError> {
-    urls.iter()
-        .enumerate()
-        .map(|(i, url)| one(&format!("picture {}", i + 1), url, options))
-        .collect()
+pub(crate) fn pictures(
+    urls: &[String],
+    options: &ServerOptions,
+    cancel: &CancelHandle,
+) -> Result<Vec<Image>, ApiError> {
+    let mut pictures = Vec::with_capacity(urls.len());
+    let mut n_bytes = 0;
+    for (i, url) in urls.iter().enumerate() {
+        if cancel.is_cancelled() {
+            return Ok(pictures); // nobody waits for it
+        }
+        let picture = one(&format!("picture {}", i + 1), url, options)?;
+        n_bytes += picture.data().len();
+        if n_bytes > MAX_DECODED_BYTES {
+            return Err(ApiError::too_large(MAX_DECODED_BYTES));
+        }
+        pictures.push(picture);
+    }
+    Ok(pictures)
 }
 
 fn one(name: &str, url: &str, options: &ServerOptions) -> Result<Image, ApiError> {

@@ -128,7 +128,10 @@ fn go_on(decoder: &mut Decoder<'_>, answering: &mut [Answering]) {
     let stepped = decoder.step(&mut going);
     for answering in answering {
         match &stepped {
-            Ok(()) => answering.send_news(),
+            Ok(()) => {
+                answering.send_news();
+                answering.failed = answering.generation.take_error();
+            }
             // a call for all of them: none can go on
             Err(error) => {
                 answering.failed = Some(Error::Compute {

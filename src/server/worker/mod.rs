@@ -1,7 +1,7 @@
 //! One model at work: a thread that owns the cache, and whoever asks it.
 //!
 //! ```text
-//!  handler ─► room? ─► encode (a thread of its own, one picture at a time) ─► Job ─► queue ─► engine thread
+//!  handler ─► encode (a thread of its own, one picture at a time) ─► Job ─► queue ─► engine thread
 //!     ▲                                                                                         │
 //!     └────────────────────────────── Update: read so far, text, end ◄──────────────────────────┘
 //! ```
@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel};
+use tokio::sync::mpsc as channel;
 
 use answers::Answers;
 pub(crate) use slots::{Slot, Slots};
 
+use super::Room;
 use super::metrics::Metrics;
 use crate::engine::{
     self, Cache, CancelHandle, EncodedPrompt, Event, MediaSpan, Model, Outcome, Projector, Prompt,
@@ -53,7 +54,7 @@ struct Job {
     number: u64,
     arrived: Instant,
     /// Held until the request has ended.
-    _room: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 /// A model that answers requests, several at a time.
@@ -63,18 +64,28 @@ pub(crate) struct Worker {
     /// `None` when the worker is being dropped.
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
-    room: Arc<Semaphore>,
     next_number: AtomicU64,
     slots: Arc<Slots>,
     answers: Arc<Answers>,
     metrics: Arc<Metrics>,
     n_ctx: u32,
+    /// At least.
+    n_tokens_per_image: usize,
+}
+
+/// Stops a request whose client has gone, at whatever it is.
+pub(crate) struct StopOnDrop(pub(crate) CancelHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// A request under way. Dropping it stops the request.
 pub(crate) struct Ticket {
     updates: channel::UnboundedReceiver<Update>,
-    cancel: CancelHandle,
+    _stop: StopOnDrop,
     /// What the pictures of its prompt became.
     pub(crate) media: Vec<MediaSpan>,
     pub(crate) n_prompt: usize,
@@ -87,17 +98,9 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.cancel.cancel();
-    }
-}
-
 /// Why a request was not taken.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// As many wait as may.
-    Full,
     /// The engine has gone.
     Gone,
     /// What is wrong with it.
@@ -105,7 +108,7 @@ pub(crate) enum Refused {
 }
 
 impl Worker {
-    /// Sets a model to work. `max_waiting` requests may wait beside those that are answered at a time.
+    /// Sets a model to work.
     ///
     /// # Errors
     /// As [`Cache::new`].
@@ -113,10 +116,12 @@ impl Worker {
         model: Model,
         projector: Option<Projector>,
         options: &SessionOptions,
-        max_waiting: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self, engine::Error> {
         let cache = Cache::new(&model, options)?;
+        let n_tokens_per_image = projector
+            .as_ref()
+            .and_then(|projector| projector.shape().n_tokens_per_image);
         let n_ctx = cache.n_ctx();
         let slots = Arc::new(Slots::new(options.n_sequences as usize));
         let answers = Arc::new(Answers::default());
@@ -140,12 +145,12 @@ impl Worker {
             projector: projector.map(|projector| Arc::new(Mutex::new(projector))),
             jobs: Some(jobs),
             thread: Some(thread),
-            room: Arc::new(Semaphore::new(options.n_sequences as usize + max_waiting)),
             next_number: AtomicU64::new(0),
             slots,
             answers,
             metrics,
             n_ctx,
+            n_tokens_per_image: n_tokens_per_image.map_or(1, |n| n as usize),
         })
     }
 
@@ -166,6 +171,26 @@ impl Worker {
         self.slots.all()
     }
 
+    /// Whether so many pictures can be in a prompt: looked at before they are decoded.
+    ///
+    /// # Errors
+    /// [`Error::NoProjector`](engine::Error::NoProjector), [`Error::PromptTooLong`](engine::Error::PromptTooLong)
+    pub(crate) fn check_pictures(&self, n_images: usize) -> Result<(), engine::Error> {
+        if n_images > 0 && !self.sees_pictures() {
+            return Err(engine::Error::NoProjector { n_images });
+        }
+        let n_tokens = n_images * self.n_tokens_per_image;
+        if n_tokens > self.n_ctx as usize {
+            return Err(engine::Error::PromptTooLong {
+                n_tokens,
+                n_vision: n_tokens,
+                n_ctx: self.n_ctx,
+                suggested: n_tokens.next_multiple_of(256),
+            });
+        }
+        Ok(())
+    }
+
     /// The tokens of earlier answers, where they were given here: a conversation that is sent back is then found.
     pub(crate) fn recall(&self, prompt: &mut Prompt) {
         if let Prompt::Chat { history, .. } = prompt {
@@ -179,16 +204,17 @@ impl Worker {
     ///
     /// # Errors
     /// [`Refused`]
-    pub(crate) async fn ask(&self, request: Request) -> Result<Ticket, Refused> {
-        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
-            self.metrics.refused.inc();
-            return Err(Refused::Full);
-        };
+    pub(crate) async fn ask(
+        &self,
+        request: Request,
+        stop: StopOnDrop,
+        room: Room,
+    ) -> Result<Ticket, Refused> {
         let arrived = Instant::now();
         let (sender, updates) = channel::unbounded_channel();
         let mut ticket = Ticket {
             updates,
-            cancel: request.cancel.clone(),
+            _stop: stop,
             media: Vec::new(),
             n_prompt: 0,
         };
@@ -217,6 +243,9 @@ impl Worker {
         let encoding = tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             let hear = |_: Event<'_>| ControlFlow::Continue(());
+            if request.constraint.is_some() {
+                let _ = model.vocabulary(); // made here, where nobody waits; what is wrong with it is told later
+            }
             let encoded = if request.images.is_empty() {
                 encode(&model, None, &request, hear)
             } else {
