@@ -6,6 +6,7 @@
 //! | [`policy`] | which vision tokens go on, and why | |
 //! | [`report`] | what was decided and saved in a run, as JSON | |
 //! | [`gguf`] | GGUF files, read and written | |
+//! | `hub` | models from Hugging Face, downloaded once | `hub` |
 //! | `picture` | pictures from files of any common format | `pictures` |
 //! | `server` | answers over HTTP, as OpenAI's API has them | `server` |
 //! | `eval` | policies compared over question sets, from what [`report`] says of each run | `lab` |
@@ -15,7 +16,7 @@
 //! | `synth` | models of true shape with random weights | `lab` |
 //!
 //! `engine::Inspector`, which measures what `inspect` shows, needs `native` and `lab`. `native` and `cli`, which includes
-//! `lab`, are on by default. To run models from a program of one's own, `native` is all it takes:
+//! `hub` and `lab`, are on by default. To run models from a program of one's own, `native` is all it takes:
 //!
 //! ```toml
 //! visipruner = { version = "0.2", default-features = false, features = ["native"] }
@@ -27,6 +28,8 @@
 
 pub mod engine;
 pub mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 #[cfg(feature = "pictures")]
 pub mod picture;
 pub mod policy;
@@ -45,7 +48,7 @@ pub mod server;
 #[cfg(feature = "lab")]
 pub mod synth;
 
-#[cfg(any(feature = "lab", feature = "native"))]
+#[cfg(any(feature = "hub", feature = "lab", feature = "native"))]
 mod part_file;
 
 #[cfg(feature = "native")]

@@ -6,13 +6,10 @@ use visipruner::engine::model_shape;
 use visipruner::gguf::{self, Gguf, LlmShape, ProjectorShape};
 use visipruner::policy::presets::{self, Resolved};
 use visipruner::policy::shape::ModelShape;
-use visipruner::policy::{PolicyError, PolicyOverrides};
+use visipruner::policy::{FILE_SUFFIX, PolicyError, PolicyOverrides};
 
 use super::args::{ModelArgs, PolicyArgs};
 use super::error::Error;
-
-/// Suffix of a policy file that stands beside a model.
-const POLICY_SUFFIX: &str = ".policy.toml";
 
 /// A model's files, with their metadata read and checked.
 pub struct Files {
@@ -130,7 +127,7 @@ fn policy_file_beside(model: &Path) -> Option<PathBuf> {
     let whole = without_part(stem);
     [stem, whole, without_quantization(whole)]
         .into_iter()
-        .map(|name| model.with_file_name(format!("{name}{POLICY_SUFFIX}")))
+        .map(|name| model.with_file_name(format!("{name}{FILE_SUFFIX}")))
         .find(|path| path.is_file())
 }
 

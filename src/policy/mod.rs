@@ -54,6 +54,9 @@ pub use embeddings::{Embeddings, Needs};
 pub use skipped::Skipped;
 pub use statistic::{AttentionReading, ProbeReading, Reading, Statistic, largest};
 
+/// What the name of a policy file ends with that stands beside a model.
+pub const FILE_SUFFIX: &str = ".policy.toml";
+
 /// Index of a token among all rows of the prompt (text and vision). It never changes while rows are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Row(pub u32);
