@@ -10,6 +10,10 @@ const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
     ("-ctv", "--cache-type-v"),
     ("-ub", "--ubatch-size"),
     ("-mm", "--mmproj"),
+    ("-hf", "--hf-repo"),
+    ("-hfr", "--hf-repo"),
+    ("-hff", "--hf-file"),
+    ("-hft", "--hf-token"),
     ("-sys", "--system-prompt"),
     ("-dev", "--device"),
     ("-nkvo", "--no-kv-offload"),
@@ -91,6 +95,10 @@ mod tests {
              --ubatch-size 256 -b 512 --mmproj b.gguf"
         );
         assert_eq!(expand_words("-ngl=99"), "--n-gpu-layers=99");
+        assert_eq!(
+            expand_words("-hf u/r:Q8_0 -hff a.gguf -hft x -hfr=u/r"),
+            "--hf-repo u/r:Q8_0 --hf-file a.gguf --hf-token x --hf-repo=u/r"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use visipruner::engine;
 use visipruner::eval::EvalError;
 use visipruner::gguf::{GgufError, Problem};
+use visipruner::hub;
 use visipruner::inspect::InspectError;
 use visipruner::policy::PolicyError;
 use visipruner::synth;
@@ -89,6 +90,10 @@ pub enum Error {
     /// A file that is no model.
     #[error(transparent)]
     Gguf(GgufError),
+
+    /// A model that could not be fetched.
+    #[error(transparent)]
+    Hub(hub::Error),
 
     /// The engine could not do its work.
     #[error(transparent)]
@@ -176,6 +181,13 @@ pub enum Error {
     NoProjector {
         /// Files that look like one.
         found: Vec<PathBuf>,
+    },
+
+    /// Pictures, and a repository that has nothing that turns them into tokens.
+    #[error("pictures need the model's projector, and {repo} has none: give one with --mmproj")]
+    NoProjectorInRepository {
+        /// The repository.
+        repo: String,
     },
 
     /// A chat template that is no Jinja and names no file.
@@ -280,6 +292,16 @@ impl From<engine::Error> for Error {
     }
 }
 
+impl From<hub::Error> for Error {
+    fn from(error: hub::Error) -> Self {
+        let flag = match error {
+            hub::Error::NotCached { .. } => Some("--offline"),
+            _ => error.wants_token().then_some("--hf-token"),
+        };
+        Self::Hub(error).with_flag(flag)
+    }
+}
+
 impl From<EvalError> for Error {
     fn from(error: EvalError) -> Self {
         let flag = match error {
@@ -323,6 +345,7 @@ impl Error {
     pub fn is_stop(&self) -> bool {
         match self {
             Self::Engine(engine::Error::LoadStopped { .. })
+            | Self::Hub(hub::Error::Stopped { .. })
             | Self::Interrupted
             | Self::NothingAnswered
             | Self::NothingWritten

@@ -10,6 +10,8 @@ use visipruner::policy::{FILE_SUFFIX, PolicyError, PolicyOverrides};
 
 use super::args::{ModelArgs, PolicyArgs};
 use super::error::Error;
+use super::paths::{self, Paths};
+use super::terminal::Terminal;
 
 /// A model's files, with their metadata read and checked.
 pub struct Files {
@@ -17,6 +19,7 @@ pub struct Files {
     pub model: (Gguf, LlmShape),
     /// Its projector.
     pub projector: Option<(Gguf, ProjectorShape)>,
+    paths: Paths,
 }
 
 /// The policy in force, and where it comes from.
@@ -28,17 +31,57 @@ pub struct ChosenPolicy {
 }
 
 impl Files {
-    /// Reads the headers of both files. No weights are read.
+    /// Finds both files, downloaded if they have to be, and reads their headers. No weights are read.
     ///
     /// # Errors
-    /// [`Error::Gguf`] for files that are missing, damaged, something else, or do not belong together.
-    pub fn open(args: &ModelArgs) -> Result<Self, Error> {
-        let model = gguf::open_llm(&args.model)?;
-        let projector = args.mmproj.as_ref().map(gguf::open_projector).transpose()?;
+    /// [`Error::Gguf`] for files that are missing, damaged, something else, or do not belong together; [`Error::Hub`] for those
+    /// that could not be downloaded; [`Error::NoProjector`] where `has_pictures` and there is none.
+    pub fn open(args: &ModelArgs, has_pictures: bool, terminal: &mut Terminal) -> Result<Self, Error> {
+        let paths = paths::find(args, terminal)?;
+        if has_pictures {
+            paths.require_projector()?;
+        }
+        Self::read(paths)
+    }
+
+    /// Reads the headers of both files.
+    ///
+    /// # Errors
+    /// [`Error::Gguf`]
+    pub fn read(paths: Paths) -> Result<Self, Error> {
+        let model = gguf::open_llm(&paths.model)?;
+        let projector = paths.projector.as_ref().map(gguf::open_projector).transpose()?;
         if let Some(projector) = &projector {
             gguf::check_pair((&model.0, &model.1), (&projector.0, &projector.1))?;
         }
-        Ok(Self { model, projector })
+        Ok(Self {
+            model,
+            projector,
+            paths,
+        })
+    }
+
+    /// Fails where pictures are to be seen without a projector.
+    ///
+    /// # Errors
+    /// As [`Paths::require_projector`].
+    pub fn require_projector(&self) -> Result<(), Error> {
+        self.paths.require_projector()
+    }
+
+    /// Where they are.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The language model's file.
+    pub fn model_path(&self) -> &Path {
+        &self.paths.model
+    }
+
+    /// The projector's file.
+    pub fn projector_path(&self) -> Option<&Path> {
+        self.paths.projector.as_deref()
     }
 
     /// The sizes that policies ask for.
@@ -87,37 +130,6 @@ impl Files {
 pub fn read_text(path: &Path) -> std::io::Result<String> {
     let text = std::fs::read_to_string(path)?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-/// Fails where pictures are to be seen without a projector.
-///
-/// # Errors
-/// [`Error::NoProjector`], with the files beside the model that are called like projectors.
-pub fn require_projector(args: &ModelArgs) -> Result<(), Error> {
-    if args.mmproj.is_some() {
-        return Ok(());
-    }
-    Err(Error::NoProjector {
-        found: projectors_beside(&args.model),
-    })
-}
-
-fn projectors_beside(model: &Path) -> Vec<PathBuf> {
-    let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Ok(entries) = std::fs::read_dir(folder.unwrap_or(Path::new("."))) else {
-        return Vec::new();
-    };
-    let is_projector = |path: &PathBuf| {
-        let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
-        is_gguf
-            && path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().contains("mmproj"))
-    };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut found: Vec<_> = paths.filter(is_projector).collect();
-    found.sort();
-    found
 }
 
 /// `x.policy.toml` beside `x.gguf`, beside `x-00001-of-00003.gguf`, or beside `x-Q4_K_M.gguf`: thresholds hold for every

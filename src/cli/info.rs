@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use visipruner::engine::Image;
 use visipruner::gguf::{LlmShape, ProjectorShape, file_type_name};
 
-use super::args::{ImageTokensArgs, InfoArgs, PolicyArgs};
+use super::args::{ImageTokensArgs, InfoArgs, OutputArgs, PolicyArgs};
 use super::error::Error;
-use super::files::{self, ChosenPolicy, Files};
+use super::files::{ChosenPolicy, Files};
 use super::image::{self, Background, ImageSource};
+use super::terminal::Terminal;
 use super::{output, units};
 
 /// Bytes of a number in the KV cache, unless told otherwise (f16).
@@ -29,10 +30,8 @@ struct Picture {
 /// Files that are no models or do not belong together, a policy file that does not fit the model, and pictures that
 /// cannot be read.
 pub fn run(args: &InfoArgs) -> Result<(), Error> {
-    if !args.images.is_empty() {
-        files::require_projector(&args.model)?;
-    }
-    let files = Files::open(&args.model)?;
+    let mut terminal = Terminal::new(&OutputArgs::default());
+    let files = Files::open(&args.model, !args.images.is_empty(), &mut terminal)?;
     let policy = files.policy(&PolicyArgs::default())?;
     let pictures = pictures(args, &files)?;
     if args.json {

@@ -33,6 +33,7 @@ pub mod interrupt;
 #[cfg(feature = "native")]
 mod mosaic;
 mod output;
+mod paths;
 #[cfg(feature = "native")]
 mod quantize;
 mod questions;

@@ -95,13 +95,10 @@ impl RunOptions {
         for prompt in &prompts {
             questions::check_places(prompt, sources.len())?;
         }
-        if !sources.is_empty() {
-            files::require_projector(&args.model)?;
-        }
         if let Some(path) = &args.report.report {
             output::check_writable("the report", path)?;
         }
-        let files = Files::open(&args.model)?;
+        let files = Files::open(&args.model, !sources.is_empty(), terminal)?;
         let policy = files.policy(&args.policy)?;
         let images = image::read_all(&sources, args.compute.pictures.background)?;
         if !images.is_empty() {
@@ -112,8 +109,8 @@ impl RunOptions {
         let projector = projector_options(&args.compute);
         projector.validate()?;
         Ok(Self {
-            model_path: args.model.model,
-            projector_path: args.model.mmproj,
+            model_path: files.model_path().to_owned(),
+            projector_path: files.projector_path().map(Path::to_owned),
             model: model_options(&args.compute),
             projector: ProjectorOptions {
                 cache_bytes: if prompts.len() > 1 { PICTURE_CACHE_BYTES } else { 0 },

@@ -124,7 +124,7 @@ mod tests {
             "user/llava:Q4/K",
             "../llava",
             "user/..",
-            "user/a--b",
+            "user/a--1",
             "user/-a",
             "us er/llava",
             "user/llava?x",

@@ -14,6 +14,7 @@ mod common;
 mod errors;
 #[cfg(feature = "native")]
 mod eval;
+mod hub;
 #[cfg(feature = "native")]
 mod inspect;
 #[cfg(feature = "native")]

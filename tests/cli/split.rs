@@ -13,7 +13,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// The shipped model in parts, as `llama-gguf-split` makes them where the first is to hold no tensors.
-fn split(folder: &Folder) -> Vec<PathBuf> {
+pub fn split(folder: &Folder) -> Vec<PathBuf> {
     let whole = Gguf::open(MODEL).expect("opens");
     let n = whole.tensors().len();
     let of_parts = [0..0, 0..n / 2, n / 2..n];

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -13,6 +14,9 @@ use sha2::{Digest, Sha256};
 pub const TOKEN: &str = "hf_reads0everything";
 /// A token that the hub knows, whose owner has accepted no terms.
 pub const POOR_TOKEN: &str = "hf_accepted0nothing";
+
+/// What is written at once.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Who may read a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +40,8 @@ pub enum Fault {
     IgnoreRange,
     /// The store is busy.
     Busy,
+    /// A second passes between one piece and the next.
+    Slow,
 }
 
 /// A file of a repository.
@@ -190,6 +196,7 @@ struct Answer {
     status: &'static str,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
+    pause: Duration,
 }
 
 impl Answer {
@@ -198,6 +205,7 @@ impl Answer {
             status,
             headers: Vec::new(),
             body: Vec::new(),
+            pause: Duration::ZERO,
         }
     }
 
@@ -255,7 +263,10 @@ impl Connection {
         self.stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
         if request.method != "HEAD" {
             let end = limit.unwrap_or(usize::MAX).min(answer.body.len());
-            self.stream.write_all(&answer.body[..end]).ok()?;
+            for piece in answer.body[..end].chunks(PIECE_BYTES) {
+                self.stream.write_all(piece).ok()?;
+                std::thread::sleep(answer.pause);
+            }
         }
         limit.is_none().then_some(())
     }
@@ -350,12 +361,13 @@ impl State {
             answer("302 Found")
                 .header(
                     "Location",
-                    format!("http://{store}/{digest}?signature=x&path={path}"),
+                    format!("http://{store}/{digest}?signature=x&path={}", escaped(path)),
                 )
                 .header("X-Linked-Size", content.bytes.len().to_string())
                 .header("X-Linked-ETag", format!("\"{digest}\""))
         } else {
-            answer("307 Temporary Redirect").header("Location", format!("/api/resolve-cache/{name}/{path}"))
+            answer("307 Temporary Redirect")
+                .header("Location", format!("/api/resolve-cache/{name}/{}", escaped(path)))
         }
     }
 
@@ -429,6 +441,8 @@ fn stored(state: &mut State, request: &Seen) -> (Answer, Option<usize>) {
             ..ok("200 OK")
         },
     };
+    let pause = Duration::from_secs(u64::from(fault == Some(Fault::Slow)));
+    let answer = Answer { pause, ..answer };
     let limit = match fault {
         Some(Fault::BreakAfter(n)) => Some(n),
         _ => None,
@@ -457,6 +471,15 @@ fn read_request(reader: &mut impl BufRead, is_store: bool) -> Option<Seen> {
         range: headers.remove("range"),
         authorization: headers.remove("authorization"),
     })
+}
+
+/// Every byte that is no letter or digit, so that whoever asks has to take the address as it is.
+fn escaped(path: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'/' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    path.bytes().map(escape).collect()
 }
 
 fn unescaped(path: &str) -> String {

@@ -6,6 +6,8 @@
 
 pub mod cases;
 pub mod dropping;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod random_model;
 pub mod reference;
 pub mod rng;

@@ -7,7 +7,7 @@ use visipruner::eval::sweep::Sweep;
 use visipruner::eval::{EvalError, Format, Scoring};
 
 use super::spec::PolicySpec;
-use super::{ComputeArgs, MarkerArg, OutputArgs, positive};
+use super::{ComputeArgs, HubArgs, MarkerArg, OutputArgs, positive};
 
 pub const EXAMPLES: &str = "\
 Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf, SET for --questions llava_pope_test.jsonl):
@@ -32,7 +32,7 @@ pub struct EvalArgs {
         short,
         long = "model",
         value_name = "GGUF",
-        required = true,
+        required_unless_present = "hf_repos",
         help_heading = "Model"
     )]
     pub models: Vec<PathBuf>,
@@ -40,6 +40,14 @@ pub struct EvalArgs {
     /// The image projector that belongs to it, which turns pictures into tokens
     #[arg(long, value_name = "GGUF", help_heading = "Model")]
     pub mmproj: Option<PathBuf>,
+
+    /// A model of Hugging Face; downloaded once. QUANT is a quantization in the names of its files [default: Q4_K_M, else Q8_0,
+    /// else the first]. Can be repeated; the projector for all of them is that of the first
+    #[arg(long = "hf-repo", value_name = "USER/REPO[:QUANT]", help_heading = "Model")]
+    pub hf_repos: Vec<String>,
+
+    #[command(flatten)]
+    pub hub: HubArgs,
 
     #[command(flatten)]
     pub questions: QuestionArgs,

@@ -42,8 +42,9 @@ const EXAMPLES: &str = "\
 Examples:
   Try it: a small model that comes with the program answers questions about a picture.
       visipruner demo
-  Ask a model of your own.
+  Ask a model of your own, or one of Hugging Face.
       visipruner run -m llava.gguf --mmproj mmproj.gguf --image cat.jpg -p \"What is on the sofa?\"
+      visipruner run -hf ggml-org/Qwen2.5-VL-3B-Instruct-GGUF --image cat.jpg -p \"What is on the sofa?\"
   See whether a model can be pruned, and what a picture costs.
       visipruner info -m llava.gguf --mmproj mmproj.gguf";
 
@@ -198,16 +199,51 @@ pub struct InfoArgs {
 }
 
 /// Which files.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// The language model
-    #[arg(short, long, value_name = "GGUF")]
-    pub model: PathBuf,
+    #[arg(
+        short,
+        long,
+        value_name = "GGUF",
+        required_unless_present = "hf_repo",
+        conflicts_with = "hf_repo"
+    )]
+    pub model: Option<PathBuf>,
 
     /// The image projector that belongs to it, which turns pictures into tokens
     #[arg(long, value_name = "GGUF")]
     pub mmproj: Option<PathBuf>,
+
+    /// Instead of -m: a model of Hugging Face, with its projector; downloaded once. QUANT is a quantization in the names of its
+    /// files [default: Q4_K_M, else Q8_0, else the first]
+    #[arg(long, value_name = "USER/REPO[:QUANT]")]
+    pub hf_repo: Option<String>,
+
+    /// This file of the repository instead, of a split model the first part
+    #[arg(long, value_name = "PATH", requires = "hf_repo")]
+    pub hf_file: Option<String>,
+
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// How models are downloaded.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub struct HubArgs {
+    /// The token for private and gated repositories [default: HF_TOKEN, or the one that hf auth login has left]
+    #[arg(long, value_name = "TOKEN")]
+    pub hf_token: Option<String>,
+
+    /// Download nothing: take what was downloaded before
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Do without the projector of the repository
+    #[arg(long, alias = "no-mmproj-auto", conflicts_with = "mmproj")]
+    pub no_mmproj: bool,
 }
 
 /// Where pictures go in a text.
@@ -526,7 +562,7 @@ pub struct ReportArgs {
 }
 
 /// What is said beside the answer.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Messages")]
 pub struct OutputArgs {
     /// Show llama.cpp's log

@@ -231,6 +231,7 @@ impl Bench<'_> {
         self.terminal.busy("starting stock");
         let params = StockParams {
             program,
+            files: self.files,
             questions: setup.questions.iter().map(|question| &question.text).collect(),
             images: &setup.images,
             n_ctx: setup.n_ctx,

@@ -19,7 +19,7 @@ use visipruner::engine::Image;
 use super::answer::{Loaded, show_log};
 use super::args::BenchArgs;
 use super::error::{Error, in_one_line};
-use super::files::{self, Files};
+use super::files::Files;
 use super::interrupt::Interrupt;
 use super::run::{model_options, projector_options};
 use super::terminal::Terminal;
@@ -37,17 +37,16 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let mut terminal = Terminal::new(&args.output);
     show_log(args.output.verbose);
     let interrupt = Interrupt::listen();
-    files::require_projector(&args.model)?;
     for path in [&args.report, &args.plot].into_iter().flatten() {
         output::check_writable("the results", path)?;
     }
-    let files = Files::open(&args.model)?;
+    let files = Files::open(&args.model, true, &mut terminal)?;
     let plan = Plan::new(args, &files)?;
     let images = images(args)?;
     let projector = projector_options(&args.compute);
     let loaded = Loaded::load(
-        (&args.model.model, &model_options(&args.compute)),
-        args.model.mmproj.as_deref().map(|path| (path, &projector)),
+        (files.model_path(), &model_options(&args.compute)),
+        files.projector_path().map(|path| (path, &projector)),
         &mut terminal,
         &interrupt,
     )?;

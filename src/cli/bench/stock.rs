@@ -10,6 +10,7 @@ use visipruner::engine::Image;
 use super::series::Answered;
 use crate::cli::args::BenchArgs;
 use crate::cli::error::Error;
+use crate::cli::files::Files;
 
 const HAS_ENDED: &str = "it has ended; --verbose shows what it said";
 
@@ -24,6 +25,8 @@ pub struct Stock {
 pub struct StockParams<'a> {
     /// The program.
     pub program: &'a Path,
+    /// The model.
+    pub files: &'a Files,
     /// The prompts: all begin with the same text up to the last `<__media__>`, the place of the last picture.
     pub questions: Vec<&'a [String; 2]>,
     /// Its pictures.
@@ -46,9 +49,9 @@ impl Stock {
         };
         let folder = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
         let mut command = Command::new(params.program);
-        command.arg("-m").arg(&args.model.model);
-        if let Some(mmproj) = &args.model.mmproj {
-            command.arg("--mmproj").arg(mmproj);
+        command.arg("-m").arg(params.files.model_path());
+        if let Some(projector) = params.files.projector_path() {
+            command.arg("--mmproj").arg(projector);
         }
         for (i, image) in params.images.iter().enumerate() {
             let path = folder.path().join(format!("{i}.ppm"));

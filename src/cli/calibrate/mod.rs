@@ -14,7 +14,7 @@ use super::answer::{Loaded, show_log};
 use super::args::CalibrateArgs;
 use super::args::calibrate::{CalibrateResultArgs, TargetArgs};
 use super::error::Error;
-use super::files::{self, Files};
+use super::files::Files;
 use super::interrupt::Interrupt;
 use super::output::check_writable;
 use super::run::{model_options, projector_options};
@@ -41,8 +41,7 @@ pub fn run(args: &CalibrateArgs) -> Result<(), Error> {
     show_log(args.output.verbose);
     let interrupt = Interrupt::listen();
     check_files(&args.results)?;
-    files::require_projector(&args.model)?;
-    let files = Files::open(&args.model)?;
+    let files = Files::open(&args.model, true, &mut terminal)?;
     let prompts = Prompts::read(&args.prompts, args.compute.pictures.background, &mut terminal)?;
     let settings = settings(&args.target);
     let n_layer = files.shape().n_layer;
@@ -54,8 +53,8 @@ pub fn run(args: &CalibrateArgs) -> Result<(), Error> {
 
     let projector = projector_options(&args.compute);
     let loaded = Loaded::load(
-        (&args.model.model, &model_options(&args.compute)),
-        args.model.mmproj.as_deref().map(|path| (path, &projector)),
+        (files.model_path(), &model_options(&args.compute)),
+        files.projector_path().map(|path| (path, &projector)),
         &mut terminal,
         &interrupt,
     );

@@ -15,10 +15,10 @@ use visipruner::policy::PolicyConfig;
 use visipruner::report::RunReport;
 
 use super::answer::{Loaded, ask, say_why_it_ended, show_log};
+use super::args::ChatArgs;
 use super::args::spec::PolicySpec;
-use super::args::{ChatArgs, ModelArgs};
 use super::error::Error;
-use super::files::{self, ChosenPolicy, Files};
+use super::files::{ChosenPolicy, Files};
 use super::image::Background;
 use super::interrupt::Interrupt;
 use super::output;
@@ -35,7 +35,6 @@ const PICTURE_CACHE_BYTES: usize = 256 << 20;
 
 /// A conversation at work.
 struct Chat {
-    model_args: ModelArgs,
     files: Files,
     loaded: Loaded,
     session: Session,
@@ -105,13 +104,11 @@ impl Chat {
         for path in &args.conversation.images {
             conversation.waiting.push(Picture::read(path, background)?);
         }
-        if conversation.pictures().next().is_some() {
-            files::require_projector(&args.model)?;
-        }
-        let files = Files::open(&args.model)?;
+        let has_pictures = conversation.pictures().next().is_some();
+        let files = Files::open(&args.model, has_pictures, &mut terminal)?;
         let ChosenPolicy { resolved, file } = files.policy(&args.policy)?;
         let policy = resolved.policy.clone();
-        if args.model.mmproj.is_some() {
+        if files.projector.is_some() {
             say_about_policy(&ChosenPolicy { resolved, file }, &mut terminal);
         }
         let mut options = session_options(&args.compute, files.model.1.n_ctx_train, &policy);
@@ -122,9 +119,9 @@ impl Chat {
         let interrupt = Interrupt::listen();
         let mut projector_options = projector_options(&args.compute);
         projector_options.cache_bytes = PICTURE_CACHE_BYTES;
-        let projector = args.model.mmproj.as_deref();
+        let projector = files.projector_path();
         let loaded = Loaded::load(
-            (&args.model.model, &model_options(&args.compute)),
+            (files.model_path(), &model_options(&args.compute)),
             projector.map(|path| (path, &projector_options)),
             &mut terminal,
             &interrupt,
@@ -135,7 +132,6 @@ impl Chat {
         let session = Session::new(&loaded.model, options)?;
         file::forget_foreign_tokens(&mut conversation, &loaded.model);
         Ok(Self {
-            model_args: args.model,
             files,
             loaded,
             session,
@@ -221,7 +217,7 @@ impl Chat {
         match command {
             Command::Image(None) => self.tell_what_waits(),
             Command::Image(Some(path)) => {
-                files::require_projector(&self.model_args)?;
+                self.files.require_projector()?;
                 self.conversation
                     .waiting
                     .push(Picture::read(&path, self.background)?);
@@ -299,7 +295,7 @@ impl Chat {
     fn load(&mut self, path: &Path) -> Result<(), Error> {
         let mut conversation = file::load(path, self.background)?;
         if conversation.pictures().next().is_some() {
-            files::require_projector(&self.model_args)?;
+            self.files.require_projector()?;
         }
         file::forget_foreign_tokens(&mut conversation, &self.loaded.model);
         let n = conversation.turns.len();

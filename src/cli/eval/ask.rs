@@ -66,7 +66,7 @@ impl Run<'_> {
         };
         let mut loaded = Loaded::load(
             (plan.files.model.0.path(), &model_options(&args.compute)),
-            args.mmproj.as_deref().map(|path| (path, &projector)),
+            plan.files.projector_path().map(|path| (path, &projector)),
             self.terminal,
             self.interrupt,
         )?;

@@ -46,7 +46,7 @@ pub fn run(args: &EvalArgs) -> Result<(), Error> {
     let path = args.results.out.clone();
     let mut store = Store::open(
         path.unwrap_or_else(|| folder.path().join("answers.jsonl")),
-        &plan::settings(args)?,
+        &plan::settings(args, &plan)?,
     )?;
     let n_before = store.contents().records.len();
     let mut run = Run {

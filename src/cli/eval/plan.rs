@@ -6,14 +6,16 @@ use std::path::Path;
 use serde_json::{Value, json};
 use visipruner::eval::sweep::{self, Sweep};
 use visipruner::eval::{Question, QuestionFile, Settings, file_hash};
+use visipruner::hub::Source;
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::{PolicyChoice, PolicyName};
 
+use crate::cli::args::EvalArgs;
 use crate::cli::args::eval::{PoliciesArgs, QuestionArgs};
 use crate::cli::args::spec::PolicySpec;
-use crate::cli::args::{EvalArgs, ModelArgs};
 use crate::cli::error::Error;
-use crate::cli::files::{self, Files};
+use crate::cli::files::Files;
+use crate::cli::paths::{self, Paths};
 use crate::cli::terminal::Terminal;
 
 /// Every model with its policies.
@@ -53,18 +55,16 @@ impl Plan {
     pub fn new(args: &EvalArgs, questions: &[Question], terminal: &mut Terminal) -> Result<Self, Error> {
         let has_pictures = questions.iter().any(|question| !question.images.is_empty());
         let mut models: Vec<ModelPlan> = Vec::new();
-        for path in &args.models {
-            let model = ModelArgs {
-                model: path.clone(),
-                mmproj: args.mmproj.clone(),
-            };
+        let all = paths(args, terminal)?;
+        let n_models = all.len();
+        for paths in all {
             if has_pictures {
-                files::require_projector(&model)?;
+                paths.require_projector()?;
             }
-            let files = Files::open(&model)?;
+            let files = Files::read(paths)?;
             let policies = candidates(&args.policies, &files, terminal)?;
-            let name = if args.models.len() > 1 {
-                stem(path)
+            let name = if n_models > 1 {
+                stem(files.model_path())
             } else {
                 String::new()
             };
@@ -94,6 +94,24 @@ impl Plan {
         };
         self.models.iter().flat_map(of_model).collect()
     }
+}
+
+/// The files of every model. One projector serves all: they are quantizations of one model.
+fn paths(args: &EvalArgs, terminal: &mut Terminal) -> Result<Vec<Paths>, Error> {
+    let mut projector = args.mmproj.clone();
+    let mut fetched = Vec::new();
+    for repo in &args.hf_repos {
+        let source = Source::parse(repo)?;
+        let paths = paths::fetch(&source, projector.clone(), &args.hub, terminal)?;
+        projector.clone_from(&paths.projector);
+        fetched.push(paths);
+    }
+    let local = args.models.iter().map(|model| Paths {
+        model: model.clone(),
+        projector: projector.clone(),
+        searched: None,
+    });
+    Ok(local.chain(fetched).collect())
 }
 
 impl ModelPlan {
@@ -145,12 +163,13 @@ fn joined(parts: [&str; 3]) -> String {
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn settings(args: &EvalArgs) -> Result<Settings, Error> {
+pub fn settings(args: &EvalArgs, plan: &Plan) -> Result<Settings, Error> {
+    let projector = plan.models.first().and_then(|model| model.files.projector_path());
     let compute = &args.compute;
     let settings = [
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         ("questions", json!(file_hash(&args.questions.questions)?)),
-        ("mmproj", args.mmproj.as_deref().map_or(Value::Null, file_facts)),
+        ("mmproj", projector.map_or(Value::Null, file_facts)),
         ("n_predict", json!(args.questions.n_predict)),
         ("image_marker", json!(args.questions.marker.image_marker)),
         ("background", json!(compute.pictures.background.to_string())),

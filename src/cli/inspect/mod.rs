@@ -21,14 +21,14 @@ use visipruner::policy::PolicyConfig;
 use visipruner::report::RunReport;
 
 use super::answer::{Loaded, show_log};
-use super::args::InspectArgs;
+use super::args::{InspectArgs, RunArgs};
 use super::error::Error;
 use super::eval::plan::{self, Candidate};
 use super::files::Files;
 use super::interrupt::Interrupt;
+use super::output;
 use super::run::RunOptions;
 use super::terminal::Terminal;
-use super::{files, output};
 
 /// Measures, and writes the report.
 ///
@@ -39,10 +39,16 @@ pub fn run(args: InspectArgs) -> Result<(), Error> {
     let mut terminal = Terminal::new(&args.output);
     show_log(args.output.verbose);
     let interrupt = Interrupt::listen();
-    files::require_projector(&args.model)?;
     check_outputs(&args)?;
-    let compared = compared(&args)?;
-    let options = RunOptions::check(args.as_run(), &mut terminal)?;
+    let files = Files::open(&args.model, true, &mut terminal)?;
+    let compared = compared(&args, &files)?;
+    let options = RunOptions::check(
+        RunArgs {
+            model: files.paths().as_args(),
+            ..args.as_run()
+        },
+        &mut terminal,
+    )?;
     let loaded = load(&options, &mut terminal, &interrupt)?;
     let inspection = Inspecting {
         args: &args,
@@ -73,10 +79,9 @@ fn check_outputs(args: &InspectArgs) -> Result<(), Error> {
 }
 
 /// The policies of `--compare`, with the fields that they have on this model.
-fn compared(args: &InspectArgs) -> Result<Vec<Candidate>, Error> {
-    let files = Files::open(&args.model)?;
+fn compared(args: &InspectArgs, files: &Files) -> Result<Vec<Candidate>, Error> {
     let candidate = |spec| {
-        let candidate = plan::candidate(spec, String::new(), String::new(), &files)?;
+        let candidate = plan::candidate(spec, String::new(), String::new(), files)?;
         let series = plan::series(spec, candidate.policy.name());
         Ok(Candidate { series, ..candidate })
     };
