@@ -26,7 +26,7 @@ demo: setup
 # The pure-Rust part first: it takes seconds, and proves that it builds without the native part.
 test: setup
 	$(CARGO) build --no-default-features
-	$(CARGO) test --no-default-features --features lab
+	$(CARGO) test --no-default-features --features hub,lab
 	$(CARGO) build
 	$(MAKE) --no-print-directory stock
 	$(CARGO) test
@@ -38,11 +38,11 @@ stock:
 lint: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	for features in '' lab native native,lab; do \
+	for features in '' hub lab native native,lab; do \
 		$(CARGO) clippy --all-targets --no-default-features --features "$$features" -- -D warnings || exit 1; \
 	done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
-	for features in '' lab native cli; do \
+	for features in '' hub lab native cli; do \
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features "$$features" || exit 1; \
 	done
 	patches/tool.sh check

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A file that does not have its name yet. Dropped, it goes away.
 #[derive(Debug)]
@@ -14,11 +15,13 @@ pub(crate) struct PartFile {
 }
 
 impl PartFile {
-    /// For a file that is to be called `path`. In the same folder, so that renaming moves no data; another process
-    /// writes another file.
+    /// For a file that is to be called `path`. In the same folder, so that renaming moves no data; another process or
+    /// thread writes another file.
     pub(crate) fn new(path: PathBuf) -> PartFile {
+        static N_BEGUN: AtomicU32 = AtomicU32::new(0);
+        let no = N_BEGUN.fetch_add(1, Ordering::Relaxed);
         let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
-        name.push(format!(".{}.part", std::process::id()));
+        name.push(format!(".{}-{no}.part", std::process::id()));
         PartFile {
             part: path.with_file_name(name),
             path,

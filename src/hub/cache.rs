@@ -75,17 +75,19 @@ impl RepoCache {
         if let Some(folder) = link.parent() {
             create_folder(folder)?;
         }
-        if link.is_symlink() {
-            // one that leads nowhere, as the content is gone or another one
-            fs::remove_file(&link).map_err(failed("replace", &link))?;
+        if link.is_symlink() && !link.is_file() {
+            // it leads nowhere: the content is gone
+            done_by_anyone(fs::remove_file(&link), io::ErrorKind::NotFound)
+                .map_err(failed("replace", &link))?;
         }
         let up: PathBuf = path.split('/').map(|_| "..").chain([".."]).collect();
         let relative = up.join("blobs").join(etag);
         let blob = self.blob(etag);
-        // where links need rights that users do not have
-        let linked = symlink(&relative, &link)
-            .or_else(|_| fs::hard_link(&blob, &link))
-            .or_else(|_| fs::copy(&blob, &link).map(drop));
+        let there = io::ErrorKind::AlreadyExists;
+        // the others where links need rights that users do not have
+        let linked = done_by_anyone(symlink(&relative, &link), there)
+            .or_else(|_| done_by_anyone(fs::hard_link(&blob, &link), there))
+            .or_else(|_| copy(&blob, &link));
         linked.map_err(failed("write", &link))
     }
 
@@ -143,6 +145,23 @@ pub(super) fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io
 
 fn create_folder(folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(failed("create", folder))
+}
+
+/// Somebody else may have done the same just before.
+fn done_by_anyone(done: io::Result<()>, by_others: io::ErrorKind) -> io::Result<()> {
+    done.or_else(|error| {
+        if error.kind() == by_others {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let part = PartFile::new(to.to_owned());
+    fs::copy(from, part.part())?;
+    part.name().map(drop)
 }
 
 /// Every file below a folder whose content is there, with `/` in its path.

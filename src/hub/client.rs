@@ -250,12 +250,14 @@ impl<'a> Client<'a> {
                 repo,
                 reason,
             },
+            // of a repository that is there
+            (404, "EntryNotFound" | "RevisionNotFound") => strange(url, format!("{status} {reason}").trim()),
             (401 | 404, _) => Error::NoRepository {
                 endpoint,
                 repo,
                 has_token,
             },
-            (403, _) => Error::TokenRefused {
+            (403, _) if has_token => Error::TokenRefused {
                 endpoint,
                 repo,
                 reason,

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::cache::{RepoCache, failed, try_lock};
 use super::client::{Client, Metadata, Place};
 use super::error::Error;
-use super::progress::{OnProgress, Progress};
+use super::progress::{OnProgress, Progress, go_on};
 
 /// Attempts one after the other in which nothing comes.
 const MAX_ATTEMPTS: u32 = 5;
@@ -51,7 +50,7 @@ impl Download<'_> {
         let path = self.cache.incomplete(&self.metadata.etag);
         while !try_lock(&lock).map_err(failed("lock", &path))? {
             let file = self.place.path;
-            self.go_on(on_progress(Progress::Waiting { file }))?;
+            go_on(on_progress(Progress::Waiting { file }), self.place.repo)?;
             std::thread::sleep(TICK);
         }
         if self.is_there() {
@@ -87,11 +86,14 @@ impl Download<'_> {
         loop {
             let done = length(file)?;
             let (total, name) = (self.metadata.size, self.place.path);
-            self.go_on(on_progress(Progress::Downloading {
-                file: name,
-                done,
-                total,
-            }))?;
+            go_on(
+                on_progress(Progress::Downloading {
+                    file: name,
+                    done,
+                    total,
+                }),
+                self.place.repo,
+            )?;
             if done == total {
                 return Ok(begun);
             }
@@ -154,7 +156,7 @@ impl Download<'_> {
                 done,
                 total,
             });
-            self.go_on(told).map_err(Broken::Final)?;
+            go_on(told, self.place.repo).map_err(Broken::Final)?;
         }
     }
 
@@ -196,7 +198,10 @@ impl Download<'_> {
             }
             digest.update(&buffer[..n]);
             done += n as u64;
-            self.go_on(on_progress(Progress::Checking { file, done, total }))?;
+            go_on(
+                on_progress(Progress::Checking { file, done, total }),
+                self.place.repo,
+            )?;
         }
         Ok(digest
             .finalize()
@@ -209,19 +214,10 @@ impl Download<'_> {
         let mut waited = Duration::ZERO;
         while waited < time {
             let file = self.place.path;
-            self.go_on(on_progress(Progress::Retrying { file, reason }))?;
+            go_on(on_progress(Progress::Retrying { file, reason }), self.place.repo)?;
             std::thread::sleep(TICK);
             waited += TICK;
         }
         Ok(())
-    }
-
-    fn go_on(&self, told: ControlFlow<()>) -> Result<(), Error> {
-        match told {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Stopped {
-                repo: self.place.repo.to_owned(),
-            }),
-        }
     }
 }

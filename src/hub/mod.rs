@@ -22,8 +22,8 @@
 //!
 //! # Why not the crate `hf-hub`?
 //!
-//! Neither of its lines resumes a download and checks it. Version 1.0 begins again at the first byte, cannot be told to stop,
-//! and brings 188 further packages. Version 0.5 appends what comes to what is there, whatever range it is, gives it its name
+//! Neither of its lines resumes a download and checks it. Version 1.0 begins again at the first byte, compares no digest, and
+//! brings 188 further packages. Version 0.5 appends what comes to what is there, whatever range it is, gives it its name
 //! unchecked, and sends the token along to the store that the hub redirects to. What would be left of it is the names of the
 //! cache's folders.
 
@@ -45,8 +45,8 @@ use client::{Client, Metadata, Place};
 use download::Download;
 pub use error::Error;
 pub use options::{Options, Token};
-use progress::OnProgress;
 pub use progress::Progress;
+use progress::{OnProgress, go_on};
 pub use source::Source;
 
 /// A model in the cache.
@@ -64,7 +64,7 @@ impl Source {
     /// (`*.policy.toml`) beside it. A hub that does not answer is no obstacle where the cache has the model.
     ///
     /// `on_progress` is told what is done, and ends it by [`ControlFlow::Break`], at the latest when the network has said
-    /// nothing for half a minute; what has come by then is kept for the next time.
+    /// nothing for a minute; what has come by then is kept for the next time.
     ///
     /// # Errors
     /// [`Error`] has them all: a hub that cannot be reached or says no, a repository without such a model, a cache that cannot
@@ -76,21 +76,21 @@ impl Source {
     ) -> Result<Files, Error> {
         let cache = RepoCache::new(&options.cache, self.repo());
         if options.is_offline {
-            return self.from_cache(&cache, options);
+            return self.find_in_cache(&cache, options);
         }
-        match self.from_hub(&cache, options, &mut on_progress) {
+        match self.download(&cache, options, &mut on_progress) {
             Err(error) if error.is_unreachable() => {
-                let Ok(files) = self.from_cache(&cache, options) else {
+                let Ok(files) = self.find_in_cache(&cache, options) else {
                     return Err(error);
                 };
-                self.go_on(on_progress(Progress::FromCache { error: &error }))?;
+                go_on(on_progress(Progress::FromCache { error: &error }), self.repo())?;
                 Ok(files)
             }
             fetched => fetched,
         }
     }
 
-    fn from_cache(&self, cache: &RepoCache, options: &Options) -> Result<Files, Error> {
+    fn find_in_cache(&self, cache: &RepoCache, options: &Options) -> Result<Files, Error> {
         let missing = |what: String| Error::NotCached {
             what,
             cache: options.cache.clone(),
@@ -105,14 +105,14 @@ impl Source {
         Ok(files(cache, &listing.commit, &chosen))
     }
 
-    fn from_hub(
+    fn download(
         &self,
         cache: &RepoCache,
         options: &Options,
         on_progress: OnProgress<'_>,
     ) -> Result<Files, Error> {
         let client = Client::new(options)?;
-        self.go_on(on_progress(Progress::Asking))?;
+        go_on(on_progress(Progress::Asking), self.repo())?;
         let listing = client.listing(self.repo())?;
         let chosen = choose(self, listing.paths, options.with_projector)?;
         let place = |path| Place {
@@ -125,7 +125,7 @@ impl Source {
         let mut missing: Vec<(&str, Metadata)> = Vec::new();
         // all of them first: what is refused is refused before gigabytes have come
         for path in chosen.files().filter(is_missing) {
-            self.go_on(on_progress(Progress::Asking))?;
+            go_on(on_progress(Progress::Asking), self.repo())?;
             missing.push((path, client.metadata(place(path))?));
         }
         for (path, metadata) in &missing {
@@ -140,15 +140,6 @@ impl Source {
         }
         cache.set_main(&listing.commit)?;
         Ok(files(cache, &listing.commit, &chosen))
-    }
-
-    fn go_on(&self, told: ControlFlow<()>) -> Result<(), Error> {
-        match told {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Stopped {
-                repo: self.repo().to_owned(),
-            }),
-        }
     }
 }
 

@@ -49,3 +49,16 @@ pub enum Progress<'a> {
 
 /// Who is told, and says whether to go on.
 pub(super) type OnProgress<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
+
+/// Goes on with fetching from `repo`, or stops.
+///
+/// # Errors
+/// [`Error::Stopped`]
+pub(super) fn go_on(told: ControlFlow<()>, repo: &str) -> Result<(), Error> {
+    match told {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Stopped {
+            repo: repo.to_owned(),
+        }),
+    }
+}

@@ -188,6 +188,32 @@ fn two_at_the_same_time_download_once() {
 }
 
 #[test]
+fn many_that_find_the_same_contents_get_in_nobodys_way() {
+    let setup = Setup::new();
+    for no in 1..20 {
+        let repo = Repo::new(no)
+            .lfs(FILE, &bytes(100, 1))
+            .lfs("mmproj.gguf", &bytes(50, 2));
+        setup
+            .hub
+            .put(REPO, repo.small("a.policy.toml", b"policy = \"off\"\n"));
+        let fetched = std::thread::scope(|scope| {
+            let running = [(); 8].map(|()| scope.spawn(|| setup.fetch(REPO).expect("is fetched")));
+            running.map(|thread| thread.join().expect("ends"))
+        });
+        for files in &fetched {
+            assert_eq!(files, &fetched[0]);
+            assert_eq!(read(&files.model), bytes(100, 1));
+        }
+    }
+    let files = setup.fetch(REPO).expect("is there");
+    let beside = super::names(files.model.parent().expect("a folder"));
+    assert_eq!(beside, ["a.policy.toml", FILE, "mmproj.gguf"]);
+    assert_eq!(setup.blobs().len(), 3);
+    assert_eq!(super::names(&setup.cached("refs")), ["main"]);
+}
+
+#[test]
 fn another_process_is_waited_for_until_the_caller_has_enough() {
     let content = bytes(1000, 11);
     let setup = setup(&content);
