@@ -1,7 +1,7 @@
 //! The content of a file: resumed where it broke off, checked, and only then there under its name.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,49 +74,40 @@ impl Download<'_> {
 
     /// Gets what is missing of the content. What comes back is how much of it was there before.
     fn get(&self, path: &Path, on_progress: OnProgress<'_>) -> Result<u64, Error> {
-        let opened = OpenOptions::new().create(true).append(true).open(path);
-        let file = &mut opened.map_err(failed("create", path))?;
-        let length = |file: &File| Ok(file.metadata().map_err(failed("read", path))?.len());
-        if self.metadata.sha256().is_none() || length(file)? > self.metadata.size {
-            // nothing would tell whether its parts belong together
+        let mut file = self.open(path)?;
+        let begun = length(&file, path)?;
+        let (mut done, mut n_failures) = (begun, 0);
+        self.tell(done, on_progress)?;
+        while done < self.metadata.size {
+            let ended = self.attempt(&mut file, path, done, on_progress);
+            let now = length(&file, path)?;
+            if now < self.metadata.size {
+                let reason = match ended {
+                    Ok(()) => "the connection was closed".to_owned(),
+                    Err(Broken::Network(reason)) => reason,
+                    Err(Broken::Final(error)) => return Err(error),
+                };
+                n_failures = if now > done { 1 } else { n_failures + 1 };
+                self.wait(n_failures, now, &reason, on_progress)?;
+            }
+            done = now;
+        }
+        Ok(begun)
+    }
+
+    /// What has come so far, if it can be gone on with.
+    fn open(&self, path: &Path) -> Result<File, Error> {
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path);
+        let file = opened.map_err(failed("create", path))?;
+        // without a digest nothing would tell whether the parts belong together
+        if self.metadata.sha256().is_none() || length(&file, path)? > self.metadata.size {
             file.set_len(0).map_err(failed("write", path))?;
         }
-        let begun = length(file)?;
-        let mut failures = 0;
-        loop {
-            let done = length(file)?;
-            let (total, name) = (self.metadata.size, self.place.path);
-            go_on(
-                on_progress(Progress::Downloading {
-                    file: name,
-                    done,
-                    total,
-                }),
-                self.place.repo,
-            )?;
-            if done == total {
-                return Ok(begun);
-            }
-            let reason = match self.attempt(file, path, done, on_progress) {
-                Ok(()) => "the connection was closed".to_owned(),
-                Err(Broken::Network(reason)) => reason,
-                Err(Broken::Final(error)) => return Err(error),
-            };
-            let now = length(file)?;
-            if now == total {
-                continue;
-            }
-            failures = if now > done { 1 } else { failures + 1 };
-            if failures >= MAX_ATTEMPTS {
-                return Err(Error::BrokeOff {
-                    file: name.to_owned(),
-                    done: now,
-                    total,
-                    reason,
-                });
-            }
-            self.wait(FIRST_DELAY * (1 << (failures - 1)), &reason, on_progress)?;
-        }
+        Ok(file)
     }
 
     /// Writes what comes on one connection.
@@ -135,12 +126,10 @@ impl Download<'_> {
                 error => Broken::Final(error),
             })?;
         let fatal = |error| Broken::Final(failed("write", path)(error));
-        if content.from != done {
-            file.set_len(content.from).map_err(fatal)?;
-        }
-        let (total, name) = (self.metadata.size, self.place.path);
+        file.set_len(content.from).map_err(fatal)?;
+        file.seek(SeekFrom::Start(content.from)).map_err(fatal)?;
         let mut done = content.from;
-        let mut reader = content.reader.take(total - done);
+        let mut reader = content.reader.take(self.metadata.size - done);
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let n = match reader.read(&mut buffer) {
@@ -151,12 +140,7 @@ impl Download<'_> {
             };
             file.write_all(&buffer[..n]).map_err(fatal)?;
             done += n as u64;
-            let told = on_progress(Progress::Downloading {
-                file: name,
-                done,
-                total,
-            });
-            go_on(told, self.place.repo).map_err(Broken::Final)?;
+            self.tell(done, on_progress).map_err(Broken::Final)?;
         }
     }
 
@@ -175,7 +159,7 @@ impl Download<'_> {
         }
         // a name that outlives a power cut stands for bytes that do
         let synced = OpenOptions::new()
-            .append(true)
+            .write(true)
             .open(path)
             .and_then(|file| file.sync_all());
         let blob = self.cache.blob(&self.metadata.etag);
@@ -210,14 +194,46 @@ impl Download<'_> {
             .collect())
     }
 
-    fn wait(&self, time: Duration, reason: &str, on_progress: OnProgress<'_>) -> Result<(), Error> {
+    /// Says how much is there.
+    fn tell(&self, done: u64, on_progress: OnProgress<'_>) -> Result<(), Error> {
+        let (file, total) = (self.place.path, self.metadata.size);
+        go_on(
+            on_progress(Progress::Downloading { file, done, total }),
+            self.place.repo,
+        )
+    }
+
+    /// Waits for the next attempt after `n_failures` in which nothing came.
+    ///
+    /// # Errors
+    /// [`Error::BrokeOff`] after the last one, [`Error::Stopped`]
+    fn wait(
+        &self,
+        n_failures: u32,
+        done: u64,
+        reason: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
+        let file = self.place.path;
+        if n_failures >= MAX_ATTEMPTS {
+            return Err(Error::BrokeOff {
+                file: file.to_owned(),
+                done,
+                total: self.metadata.size,
+                reason: reason.to_owned(),
+            });
+        }
+        let time = FIRST_DELAY * (1 << (n_failures - 1));
         let mut waited = Duration::ZERO;
         while waited < time {
-            let file = self.place.path;
             go_on(on_progress(Progress::Retrying { file, reason }), self.place.repo)?;
             std::thread::sleep(TICK);
             waited += TICK;
         }
         Ok(())
     }
+}
+
+fn length(file: &File, path: &Path) -> Result<u64, Error> {
+    Ok(file.metadata().map_err(failed("read", path))?.len())
 }
