@@ -120,8 +120,8 @@ mod with_engine {
         let first = setup.ok(&args);
         assert_eq!(first.stdout, "yellow\n");
         for part in [
-            "downloading shapes-F16.gguf of user/shapes (7.5 MiB)",
-            "downloading mmproj-shapes-f16.gguf of user/shapes (1.8 MiB)",
+            "downloading shapes-F16.gguf of user/shapes (7.50 MiB)",
+            "downloading mmproj-shapes-f16.gguf of user/shapes (1.83 MiB)",
             "downloading shapes.policy.toml",
             "pruned: ",
         ] {
@@ -255,6 +255,8 @@ mod with_engine {
             PICTURE,
             "-p",
             "What is red?",
+            "-p",
+            "What is green?",
             "-o",
             &policy,
         ];
@@ -440,7 +442,10 @@ fn flags_that_contradict_each_other() {
         &["info", "-hf", REPO, "-m", MODEL],
         &["'--model <GGUF>'", "cannot be used with"],
     );
-    assert_error(&["info", "-m", MODEL, "-hff", "a.gguf"], &["--hf-repo"]);
+    assert_error(
+        &["info", "-m", MODEL, "-hff", "a.gguf"],
+        &["'--hf-file <PATH>'", "cannot be used with"],
+    );
     assert_error(
         &["info", "-hf", REPO, "--no-mmproj", "--mmproj", "a.gguf"],
         &["'--no-mmproj' cannot be used with '--mmproj <GGUF>'"],

@@ -222,7 +222,7 @@ pub struct ModelArgs {
     pub hf_repo: Option<String>,
 
     /// This file of the repository instead, of a split model the first part
-    #[arg(long, value_name = "PATH", requires = "hf_repo")]
+    #[arg(long, value_name = "PATH", requires = "hf_repo", conflicts_with = "model")]
     pub hf_file: Option<String>,
 
     #[command(flatten)]
