@@ -23,6 +23,15 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// Files on this machine.
+    pub fn new(model: PathBuf, projector: Option<PathBuf>) -> Self {
+        Self {
+            model,
+            projector,
+            searched: None,
+        }
+    }
+
     /// The flags that name them.
     pub fn as_args(&self) -> ModelArgs {
         ModelArgs {
@@ -62,11 +71,8 @@ pub fn find(args: &ModelArgs, terminal: &mut Terminal) -> Result<Paths, Error> {
             };
             fetch(&source, args.mmproj.clone(), &args.hub, terminal)
         }
-        (model, None) => Ok(Paths {
-            model: model.clone().unwrap_or_default(),
-            projector: args.mmproj.clone(),
-            searched: None,
-        }),
+        // by the flags' rules there is one
+        (model, None) => Ok(Paths::new(model.clone().unwrap_or_default(), args.mmproj.clone())),
     }
 }
 

@@ -9,9 +9,10 @@ use visipruner::engine::SessionOptions;
 use visipruner::server::{ModelSpec, Server, ServerOptions};
 
 use super::answer::show_log;
-use super::args::{ModelArgs, ServeArgs, ServedArgs};
+use super::args::{ServeArgs, ServedArgs};
 use super::error::Error;
 use super::files::{self, Files};
+use super::paths::Paths;
 use super::run::{
     chat_template, model_options, projector_options, sampling, say_about_policy, session_options,
 };
@@ -140,16 +141,13 @@ fn specs(args: &ServeArgs, terminal: &mut Terminal) -> Result<Vec<ModelSpec>, Er
     };
     found
         .into_iter()
-        .map(|(id, files)| spec(id, files, args, terminal))
+        .map(|(id, paths)| spec(id, paths, args, terminal))
         .collect()
 }
 
-fn the_model(args: &ServedArgs, model: &Path) -> (String, ModelArgs) {
-    let files = ModelArgs {
-        model: model.to_owned(),
-        mmproj: args.mmproj.clone(),
-    };
-    (args.alias.clone().unwrap_or_else(|| stem(model)), files)
+fn the_model(args: &ServedArgs, model: &Path) -> (String, Paths) {
+    let paths = Paths::new(model.to_owned(), args.mmproj.clone());
+    (args.alias.clone().unwrap_or_else(|| stem(model)), paths)
 }
 
 fn stem(path: &Path) -> String {
@@ -159,10 +157,10 @@ fn stem(path: &Path) -> String {
         .into_owned()
 }
 
-fn spec(id: String, model: ModelArgs, args: &ServeArgs, terminal: &mut Terminal) -> Result<ModelSpec, Error> {
-    let files = Files::open(&model)?;
+fn spec(id: String, paths: Paths, args: &ServeArgs, terminal: &mut Terminal) -> Result<ModelSpec, Error> {
+    let files = Files::read(paths)?;
     let policy = files.policy(&args.policy)?;
-    if model.mmproj.is_some() {
+    if files.projector.is_some() {
         say_about_policy(&policy, terminal);
     }
     let session = SessionOptions {
@@ -177,8 +175,8 @@ fn spec(id: String, model: ModelArgs, args: &ServeArgs, terminal: &mut Terminal)
     projector.cache_bytes = PICTURE_CACHE_BYTES;
     Ok(ModelSpec {
         id,
-        model: model.model,
-        projector: model.mmproj,
+        model: files.model_path().to_owned(),
+        projector: files.projector_path().map(Path::to_owned),
         model_options: model_options(&args.compute),
         projector_options: projector,
         session,
@@ -187,7 +185,7 @@ fn spec(id: String, model: ModelArgs, args: &ServeArgs, terminal: &mut Terminal)
 }
 
 /// The models of a folder, by name: files, and folders with a model and its projector.
-fn models_in(folder: &Path) -> Result<Vec<(String, ModelArgs)>, Error> {
+fn models_in(folder: &Path) -> Result<Vec<(String, Paths)>, Error> {
     let mut found = Vec::new();
     let entries = entries(folder)?;
     for path in &entries {
@@ -195,14 +193,14 @@ fn models_in(folder: &Path) -> Result<Vec<(String, ModelArgs)>, Error> {
             let inside = self::entries(path)?;
             if let Some(model) = inside.iter().find(|path| is_model(path)) {
                 let projector = inside.iter().find(|path| is_projector(path));
-                found.push((name_of(path), files_of(model, projector)));
+                found.push((name_of(path), Paths::new(model.clone(), projector.cloned())));
             }
         } else if is_model(path) {
             let name = stem(path);
             let projector = entries
                 .iter()
                 .find(|other| is_projector(other) && is_named_after(other, &name));
-            found.push((name, files_of(path, projector)));
+            found.push((name, Paths::new(path.clone(), projector.cloned())));
         }
     }
     if found.is_empty() {
@@ -225,13 +223,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         .map_err(unreadable)?;
     paths.sort();
     Ok(paths)
-}
-
-fn files_of(model: &Path, projector: Option<&PathBuf>) -> ModelArgs {
-    ModelArgs {
-        model: model.to_owned(),
-        mmproj: projector.cloned(),
-    }
 }
 
 fn name_of(folder: &Path) -> String {
@@ -314,7 +305,7 @@ mod tests {
         let found: Vec<(String, String, Option<String>)> = models_in(folder.path())
             .expect("there are models")
             .into_iter()
-            .map(|(id, files)| (id, file(&files.model), files.mmproj.as_deref().map(file)))
+            .map(|(id, paths)| (id, file(&paths.model), paths.projector.as_deref().map(file)))
             .collect();
         let expected = [
             ("a-Q4_K_M", "a-Q4_K_M.gguf", Some("a-mmproj-f16.gguf")),

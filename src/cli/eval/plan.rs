@@ -106,11 +106,10 @@ fn paths(args: &EvalArgs, terminal: &mut Terminal) -> Result<Vec<Paths>, Error> 
         projector.clone_from(&paths.projector);
         fetched.push(paths);
     }
-    let local = args.models.iter().map(|model| Paths {
-        model: model.clone(),
-        projector: projector.clone(),
-        searched: None,
-    });
+    let local = args
+        .models
+        .iter()
+        .map(|model| Paths::new(model.clone(), projector.clone()));
     Ok(local.chain(fetched).collect())
 }
 
