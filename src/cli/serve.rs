@@ -12,7 +12,7 @@ use super::answer::show_log;
 use super::args::{ServeArgs, ServedArgs};
 use super::error::Error;
 use super::files::{self, Files};
-use super::paths::Paths;
+use super::paths::{self, Paths};
 use super::run::{
     chat_template, model_options, projector_options, sampling, say_about_policy, session_options,
 };
@@ -134,10 +134,9 @@ fn server_options(args: &ServeArgs) -> Result<ServerOptions, Error> {
 
 /// The models that are served, each checked as far as it can be without its weights.
 fn specs(args: &ServeArgs, terminal: &mut Terminal) -> Result<Vec<ModelSpec>, Error> {
-    let found = match (&args.model.models_dir, &args.model.model) {
-        (Some(folder), _) => models_in(folder)?,
-        (None, Some(model)) => vec![the_model(&args.model, model)],
-        (None, None) => Vec::new(), // not by the flags' rules
+    let found = match &args.model.models_dir {
+        Some(folder) => models_in(folder)?,
+        None => vec![the_model(&args.model, terminal)?],
     };
     found
         .into_iter()
@@ -145,9 +144,10 @@ fn specs(args: &ServeArgs, terminal: &mut Terminal) -> Result<Vec<ModelSpec>, Er
         .collect()
 }
 
-fn the_model(args: &ServedArgs, model: &Path) -> (String, Paths) {
-    let paths = Paths::new(model.to_owned(), args.mmproj.clone());
-    (args.alias.clone().unwrap_or_else(|| stem(model)), paths)
+fn the_model(args: &ServedArgs, terminal: &mut Terminal) -> Result<(String, Paths), Error> {
+    let paths = paths::find(&args.files, terminal)?;
+    let own = args.files.hf_repo.clone().unwrap_or_else(|| stem(&paths.model));
+    Ok((args.alias.clone().unwrap_or(own), paths))
 }
 
 fn stem(path: &Path) -> String {

@@ -103,7 +103,11 @@ pub enum Command {
     Chat(Box<ChatArgs>),
     /// Answer over HTTP, as OpenAI's API has it, several requests at a time; with a page to ask from
     #[cfg(feature = "server")]
-    #[command(after_help = serve::EXAMPLES, args_override_self = true)]
+    #[command(
+        after_help = serve::EXAMPLES,
+        args_override_self = true,
+        mut_arg("model", |model| model.required_unless_present_any(["hf_repo", "models_dir"]))
+    )]
     Serve(Box<ServeArgs>),
     /// Ask the small model that comes with the program, without and with pruning, side by side
     #[command(args_override_self = true)]

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ComputeArgs, OutputArgs, PolicyArgs, SamplingArgs};
+use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, SamplingArgs};
 
 pub const EXAMPLES: &str = "\
 Examples:
   Serve a model on this machine: a page at http://127.0.0.1:8080/, OpenAI's API at http://127.0.0.1:8080/v1
       visipruner serve -m llava.gguf --mmproj mmproj.gguf
+  One of Hugging Face, downloaded once:
+      visipruner serve -hf ggml-org/SmolVLM-500M-Instruct-GGUF
   Ask it:
       curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
   For other machines, with a key:
@@ -39,27 +41,16 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Models")]
 pub struct ServedArgs {
-    /// The language model
-    #[arg(
-        short,
-        long,
-        value_name = "GGUF",
-        required_unless_present = "models_dir",
-        conflicts_with = "models_dir"
-    )]
-    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelArgs,
 
-    /// The image projector that belongs to it, which turns pictures into tokens
-    #[arg(long, value_name = "GGUF", requires = "model")]
-    pub mmproj: Option<PathBuf>,
-
-    /// What requests call the model [default: the file's name]
-    #[arg(short, long, value_name = "NAME", requires = "model")]
+    /// What requests call the model [default: the file's name, or that of the repository]
+    #[arg(short, long, value_name = "NAME", conflicts_with = "models_dir")]
     pub alias: Option<String>,
 
     /// Serve every model in this folder: NAME.gguf, with mmproj-NAME.gguf or NAME-mmproj.gguf if it sees pictures, or a folder
     /// NAME that holds both
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "mmproj", "hf_repo"])]
     pub models_dir: Option<PathBuf>,
 
     /// Models that are loaded at a time; the one not asked for longest goes
