@@ -30,11 +30,14 @@ const number = (value) => (Math.abs(value) >= 100 ? Math.round(value) : Number(v
 const count = (n, what) => `${number(n)} ${what}${n === 1 ? "" : "s"}`;
 const percent = (share) => `${number(100 * share)} %`;
 
-function scaled(value, step, units) {
+// A part of a whole, both in the unit that suits the whole.
+function part_of(part, whole, { step, names }) {
   let i = 0;
-  for (; i + 1 < units.length && value >= step; i += 1) value /= step;
-  return `${number(value)} ${units[i]}`;
+  for (; i + 1 < names.length && whole >= step; i += 1) [part, whole] = [part / step, whole / step];
+  return `${number(part)} of ${number(whole)} ${names[i]}, ${percent(part / whole)}`;
 }
-const bytes = (n) => scaled(n, 1024, ["bytes", "KiB", "MiB", "GiB"]);
-const flops = (n) => scaled(n / 1e6, 1000, ["MFLOP", "GFLOP", "TFLOP", "PFLOP"]);
+const BYTES = { step: 1024, names: ["bytes", "KiB", "MiB", "GiB"] };
+const FLOPS = { step: 1000, names: ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"] };
+const ROWS = { step: Infinity, names: ["rows"] };
+const TIME = { step: Infinity, names: ["ms"] };
 const milliseconds = (ms) => (ms < 1000 ? `${number(ms)} ms` : `${number(ms / 1000)} s`);

@@ -1,9 +1,9 @@
 // What became of the pictures of an answer: which tokens each layer had, and what that cost.
 
-// The layers' first one to look at: behind the last drop that kept something, where there is one.
+// The layer to look at first: behind the last drop that kept something, else behind the one that kept nothing.
 function first_layer(report) {
-  const drops = report.drops.filter(({ n_kept }) => n_kept > 0);
-  const after = drops.at(-1)?.after_layer ?? null;
+  const kept = report.drops.findLast(({ n_kept }) => n_kept > 0);
+  const after = kept ? kept.after_layer : report.exit_layer;
   return after === null ? 0 : Math.min(after + 1, report.n_layer - 1);
 }
 
@@ -164,11 +164,11 @@ class RunView {
   update(beside = null) {
     const { report } = this.run;
     if (!report) return;
-    const cost = (name, part, whole, unit) => [element("dt", {}, name), bar(part, whole, `${unit(part)} of ${unit(whole)}, ${percent(part / whole)}`)];
+    const cost = (name, part, whole, unit) => [element("dt", {}, name), bar(part, whole, part_of(part, whole, unit))];
     this.costs.replaceChildren(
-      ...cost("Rows", report.rows.computed_or_kept, report.rows.dense, number),
-      ...cost("Computation", report.flops.actual, report.flops.dense, flops),
-      ...cost("KV cache", report.kv_bytes.actual, report.kv_bytes.dense, bytes),
+      ...cost("Rows", report.rows.computed_or_kept, report.rows.dense, ROWS),
+      ...cost("Computation", report.flops.actual, report.flops.dense, FLOPS),
+      ...cost("KV cache", report.kv_bytes.actual, report.kv_bytes.dense, BYTES),
       ...this.time(beside),
     );
     say(this.says, remarks(report).join(" "));
@@ -182,8 +182,7 @@ class RunView {
     const ms = report.times_ms.prefill;
     const dense_ms = measured_ms(report, beside?.report);
     if (dense_ms !== null) {
-      const says = `prompt ${milliseconds(ms)} of ${milliseconds(dense_ms)}, ${percent(ms / dense_ms)}`;
-      return [name, bar(ms, dense_ms, says), element("dt"), taken];
+      return [name, bar(ms, dense_ms, `prompt ${part_of(ms, dense_ms, TIME)}`), element("dt"), taken];
     }
     return [name, taken, element("dt"), element("dd", { class: "muted" }, estimate(report))];
   }
@@ -217,7 +216,7 @@ function measured_ms(report, beside) {
 }
 
 function estimate(report) {
-  if (report.rows.read_before > 0) return "Without pruning: not to be told from a prompt that was partly read before.";
+  if (report.rows.read_before > 0) return "Without pruning: unknown, since part of the prompt had been read before.";
   const { prefill, policy } = report.times_ms;
   const ms = ((prefill - policy) * report.flops.dense) / report.flops.actual;
   return `Without pruning: prompt about ${milliseconds(ms)}, by its computation.`;
@@ -239,18 +238,18 @@ function remarks(report) {
 class Seen {
   constructor() {
     this.views = [];
-    // the question that the slider's layer was chosen for
     this.turn = null;
+    // whether somebody chose the layer of this question
+    this.is_chosen = false;
     this.slider = place("layer");
-    this.slider.addEventListener("input", () => this.show_layer());
+    this.slider.addEventListener("input", () => this.choose(this.slider.valueAsNumber));
   }
 
-  // Shows a question; the layer stays where it is if it is shown already.
+  // Shows a question, or null. The layer stays if somebody chose it for this question.
   show(turn) {
-    const choose = (il) => {
-      this.slider.value = il;
-      this.show_layer();
-    };
+    this.is_chosen &&= turn === this.turn;
+    this.turn = turn;
+    const choose = (il) => this.choose(il);
     this.views = (turn?.runs ?? []).map((run) => new RunView(run, turn.runs.length > 1 ? run.title : null, choose));
     place("seen-runs").replaceChildren(...this.views.map(({ box }) => box));
     place("seen-empty").hidden = turn !== null;
@@ -259,9 +258,14 @@ class Seen {
     if (reports.length === 0) return;
     place("seen-question").textContent = turn.question;
     this.slider.max = Math.max(...reports.map(({ n_layer }) => n_layer)) - 1;
-    if (turn !== this.turn) this.slider.value = Math.max(...reports.map(first_layer));
-    this.turn = turn;
+    if (!this.is_chosen) this.slider.value = Math.max(...reports.map(first_layer));
     this.update();
+    this.show_layer();
+  }
+
+  choose(il) {
+    this.is_chosen = true;
+    this.slider.value = il;
     this.show_layer();
   }
 

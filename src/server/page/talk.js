@@ -53,7 +53,7 @@ class Run {
 // How much of the pictures went on after the last drop that left something.
 function kept_in_words(report) {
   const n = report.pictures.reduce((sum, { rows }) => sum + rows[1], 0);
-  const kept = report.drops.filter(({ n_kept }) => n_kept > 0).at(-1)?.n_kept;
+  const kept = report.drops.findLast(({ n_kept }) => n_kept > 0)?.n_kept;
   if (kept !== undefined) return `${number(kept)} of ${count(n, "picture token")} went on`;
   return report.exit_layer === null ? `all ${count(n, "picture token")} went on` : `all ${count(n, "picture token")} up to layer ${report.exit_layer}`;
 }
