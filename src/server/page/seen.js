@@ -227,8 +227,8 @@ const drops_something = (report) => report.drops.length > 0 || report.exit_layer
 function remarks(report) {
   const said = [];
   if (report.not_pruned_because) said.push(`Nothing was dropped: ${report.not_pruned_because}.`);
-  if (report.fusion_layer !== null) said.push(`The picture was read up to layer ${report.fusion_layer}.`);
-  if (report.exit_layer !== null && report.exit_layer < report.n_layer - 1) said.push(`After layer ${report.exit_layer} none of it was needed.`);
+  if (report.fusion_layer !== null) said.push(`Layer ${report.fusion_layer} reads the picture (fusion).`);
+  if (report.exit_layer !== null && report.exit_layer < report.n_layer - 1) said.push(`After layer ${report.exit_layer} none of it is needed (exit).`);
   const before = report.rows.read_before;
   if (before > 0) said.push(`${number(before)} of the prompt's ${count(report.n_tokens, "token")} had been read before.`);
   return said.concat(report.warnings);
