@@ -87,6 +87,20 @@ def test_the_stop_button(talk):
     assert talk.page.evaluate("document.activeElement.id") == "question"
 
 
+def test_a_new_conversation_ends_an_answer(talk):
+    talk.more = LONG
+    talk.begin("Count.")
+    until(lambda: talk.answers != [""], "a beginning of the answer")
+    talk.page.locator("#new-talk").click()
+    talk.wait()
+    assert talk.page.locator(".turn").count() == 0
+    assert talk.page.input_value("#question") == ""
+    talk.more = {}
+    talk.add(SHAPES)
+    talk.ask(QUESTION)
+    assert talk.answers == [ANSWER]
+
+
 def test_a_second_question_is_of_the_same_conversation(talk):
     talk.add(SHAPES)
     talk.ask(QUESTION)

@@ -73,7 +73,7 @@ class PolicyChoice {
 
   get title() {
     const { name, amount } = this.policy;
-    return `${name || "the server's own"}${amount ? `, ${this.input.value} ${amount.unit}` : ""}`;
+    return `${name || this.select.selectedOptions[0].textContent}${amount ? `, ${this.input.value} ${amount.unit}` : ""}`;
   }
 }
 

@@ -184,6 +184,8 @@ class RunView {
     if (dense_ms !== null) {
       return [name, bar(ms, dense_ms, `prompt ${part_of(ms, dense_ms, TIME)}`), element("dt"), taken];
     }
+    // how much an unpruned prompt would have found read before is not known
+    if (report.rows.read_before > 0) return [name, taken];
     return [name, taken, element("dt"), element("dd", { class: "muted" }, estimate(report))];
   }
 
@@ -216,7 +218,6 @@ function measured_ms(report, beside) {
 }
 
 function estimate(report) {
-  if (report.rows.read_before > 0) return "Without pruning: unknown, since part of the prompt had been read before.";
   const { prefill, policy } = report.times_ms;
   const ms = ((prefill - policy) * report.flops.dense) / report.flops.actual;
   return `Without pruning: prompt about ${milliseconds(ms)}, by its computation.`;

@@ -90,15 +90,16 @@ async function ask() {
   place("question").value = "";
   const answering = talk.ask({ question, pictures: asked, policies, system: place("system").value.trim(), settings: settings() });
   show_busy(true);
-  const { has_answer, failed } = await answering;
+  const { is_open, statuses } = await answering;
   show_busy(false);
   // a question without an answer goes back to where it can be changed
-  if (!has_answer && place("question").value === "" && pictures.attached.length === 0) {
+  if (is_open && place("question").value === "" && pictures.attached.length === 0) {
     place("question").value = question;
     pictures.put(...asked);
   }
-  if (failed.includes(401)) want_key();
-  else if (has_answer) await load_models().catch(() => {});
+  if (statuses.includes(401)) want_key();
+  // which models are loaded by now; what is wrong with that is told by the next question
+  else if (!is_open) await load_models().catch(() => {});
 }
 
 place("ask").addEventListener("submit", (event) => {

@@ -84,7 +84,8 @@ class Talk {
     return [...told, ...before, { role: "user", content: asked(question, pictures) }];
   }
 
-  // Asks under each of the policies, one after the other, so that they do not slow each other down. Whether there was an answer.
+  // Asks under each of the policies, one after the other, so that they do not slow each other down. `is_open`: the question
+  // still waits for an answer. `statuses`: those of refusals.
   async ask({ question, pictures, policies, system, settings }) {
     const pasts = policies.map((_, i) => this.past(i));
     const runs = policies.map(({ title, fields }, i) => new Run(title, fields, [...pasts[i].flatMap(({ turn }) => turn.pictures), ...pictures]));
@@ -100,7 +101,7 @@ class Talk {
     this.abort = null;
     const has_answer = runs.some(({ answer }) => answer !== "");
     turn.asked.classList.toggle("unanswered", !has_answer);
-    return { has_answer, failed: runs.map(({ status }) => status) };
+    return { is_open: !has_answer && this.turns.includes(turn), statuses: runs.map(({ status }) => status) };
   }
 
   async run(turn, run, body) {
@@ -114,7 +115,10 @@ class Talk {
     } catch (error) {
       if (error.name === "AbortError") run.note = "stopped";
       else if (error instanceof Failure) [run.error, run.status] = [error.message, error.status];
-      else throw error;
+      else {
+        console.error(error);
+        run.error = `This page met an error: ${error.message}`;
+      }
     } finally {
       run.end();
       this.spoken.end(run, turn.runs.length > 1);
