@@ -8,13 +8,15 @@ use uuid::Uuid;
 
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-/// One script each for: what all share, the server's API, policies, pictures, what was seen, the conversation, and what
-/// starts them.
-const SCRIPTS: [&str; 7] = [
+/// One script each for: what all share, the server's API, policies, pictures, what was seen of them, what an answer cost, the
+/// panel with both, the conversation, and what starts them.
+const SCRIPTS: [&str; 9] = [
     include_str!("page/elements.js"),
     include_str!("page/server.js"),
     include_str!("page/policies.js"),
     include_str!("page/pictures.js"),
+    include_str!("page/overlay.js"),
+    include_str!("page/costs.js"),
     include_str!("page/seen.js"),
     include_str!("page/talk.js"),
     include_str!("page/start.js"),

@@ -29,7 +29,9 @@ class Server:
     """A server of its own port. `url` is where its page is."""
 
     def __init__(self, *flags):
-        self.process = subprocess.Popen([PROGRAM, "serve", "--port", "0", *map(str, flags)], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [PROGRAM, "serve", "--port", "0", *map(str, flags)], stderr=subprocess.PIPE, text=True
+        )
         said = []
         for line in self.process.stderr:
             said.append(line)
@@ -92,7 +94,9 @@ def open_page(browser):
 
     yield open_it
     complaints = [complaint for talk in opened for complaint in talk.complaints]
-    elsewhere = [address for talk in opened for address in talk.addresses if not address.startswith(("data:", talk.url))]
+    elsewhere = [
+        address for talk in opened for address in talk.addresses if not address.startswith(("data:", talk.url))
+    ]
     for talk in opened:
         talk.page.context.close()
     assert complaints == []

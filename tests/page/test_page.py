@@ -28,7 +28,10 @@ def test_an_answer_and_what_was_seen_of_the_picture(talk, screenshots):
         assert talk.layer.input_value() == str(il)
         assert talk.dropped() == dropped_in(report, 0, il), f"layer {il}"
         n_left = 64 - len(dropped_in(report, 0, il))
-        assert talk.layer.get_attribute("aria-valuetext") == f"layer {il}, {n_left} picture token{'' if n_left == 1 else 's'}"
+        assert (
+            talk.layer.get_attribute("aria-valuetext")
+            == f"layer {il}, {n_left} picture token{'' if n_left == 1 else 's'}"
+        )
         talk.layer.press("ArrowRight")
     talk.layer.press("End")
     assert talk.layer.input_value() == str(report["n_layer"] - 1)
@@ -49,6 +52,27 @@ def test_the_strip_draws_rows_and_costs_of_the_report(talk):
     assert kib == pytest.approx([kv["actual"] / 1024, kv["dense"] / 1024], abs=0.5)
     columns.nth(2).click()
     assert talk.layer.input_value() == "2"
+
+
+def test_times_are_measured_or_estimated(serve, open_page):
+    # in a server that has read nothing yet
+    talk = open_page(serve("-m", MODEL, "--mmproj", MMPROJ).url)
+    talk.add(SHAPES)
+    [report] = talk.ask(QUESTION)
+    flops, times = report["flops"], report["times_ms"]
+    dense_ms = (times["prefill"] - times["policy"]) * (1 + (flops["dense"] - flops["actual"]) / flops["computed"])
+    said = talk.page.locator(".costs").inner_text()
+    assert float(re.search(r"Without pruning: prompt about ([\d.]+) ms", said)[1]) == pytest.approx(dense_ms, rel=0.02)
+    # another question, pruned and dense: as much was read before for either, the picture
+    talk.page.locator("#new-talk").click()
+    talk.add(SHAPES)
+    talk.page.check("#compare")
+    pruned, dense = talk.ask("What color is the star?")
+    assert pruned["rows"]["read_before"] == dense["rows"]["read_before"] > 0
+    left, right = talk.page.locator(".costs").all_inner_texts()
+    measured = [float(ms) for ms in re.search(r"prompt ([\d.]+) of ([\d.]+) ms", left).groups()]
+    assert measured == pytest.approx([pruned["times_ms"]["prefill"], dense["times_ms"]["prefill"]], rel=0.02)
+    assert "Without pruning" not in left + right
 
 
 def test_an_answer_streams_and_stops(talk, server):
@@ -111,7 +135,10 @@ def test_a_second_question_is_of_the_same_conversation(talk):
     assert (answer["role"], answer["content"].strip()) == ("assistant", ANSWER)
     assert second == {"role": "user", "content": "Is there a red circle?"}
     assert report["rows"]["read_before"] > 64
-    assert f"{report['rows']['read_before']} of the prompt's {report['n_tokens']} tokens had been read before" in talk.page.locator("#seen").inner_text()
+    assert (
+        f"{report['rows']['read_before']} of the prompt's {report['n_tokens']} tokens had been read before"
+        in talk.page.locator("#seen").inner_text()
+    )
     # the first one can be looked at again
     talk.page.get_by_role("button", name="Show what was seen").click()
     assert talk.page.locator("#seen-question").inner_text() == QUESTION

@@ -26,7 +26,8 @@ function say(where, text) {
 }
 
 // Three significant digits.
-const number = (value) => (Math.abs(value) >= 100 ? Math.round(value) : Number(value.toPrecision(3))).toLocaleString("en");
+const number = (value) =>
+  (Math.abs(value) >= 100 ? Math.round(value) : Number(value.toPrecision(3))).toLocaleString("en");
 const count = (n, what) => `${number(n)} ${what}${n === 1 ? "" : "s"}`;
 const percent = (share) => `${number(100 * share)} %`;
 

@@ -143,7 +143,10 @@ function as_data_url(file) {
 async function decoded(url) {
   const image = new Image();
   image.src = url;
-  return image.decode().then(() => image, () => null);
+  return image.decode().then(
+    () => image,
+    () => null,
+  );
 }
 
 function drawn(source, { width, height }) {

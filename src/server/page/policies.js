@@ -1,7 +1,9 @@
 // The policies that can be chosen, and the fields that each of them is sent with.
 
 // Layers of a model with `n_layer` of them that stand where those of the papers stand among 32.
-const layers_like = (n_layer, layers) => ({ rank_layers: layers.map((il) => Math.max(0, Math.round(((il + 1) * n_layer) / 32) - 1)) });
+const layers_like = (n_layer, layers) => ({
+  rank_layers: layers.map((il) => Math.max(0, Math.round(((il + 1) * n_layer) / 32) - 1)),
+});
 const from_layer = (n_layer, il) => Math.max(1, Math.round((il * n_layer) / 32));
 const budget = { unit: "% kept", value: 10, max: 100, fields: (amount) => ({ budget: `${amount}%` }) };
 
@@ -68,7 +70,11 @@ class PolicyChoice {
   fields(n_layer) {
     const { name, amount, fields } = this.policy;
     if (name === "") return {};
-    return { policy: name, ...(fields && n_layer ? fields(n_layer) : {}), ...(amount ? amount.fields(this.input.valueAsNumber) : {}) };
+    return {
+      policy: name,
+      ...(fields && n_layer ? fields(n_layer) : {}),
+      ...(amount ? amount.fields(this.input.valueAsNumber) : {}),
+    };
   }
 
   get title() {

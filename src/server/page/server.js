@@ -14,7 +14,10 @@ class Failure extends Error {
 // An answer of the server, or its reason for giving none.
 async function request(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
-  const headers = { ...(options.body ? { "Content-Type": "application/json" } : {}), ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const headers = {
+    ...(options.body ? { "Content-Type": "application/json" } : {}),
+    ...(key ? { Authorization: `Bearer ${key}` } : {}),
+  };
   let response;
   try {
     response = await fetch(BASE + path, { ...options, headers, cache: "no-store" });

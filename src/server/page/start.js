@@ -35,7 +35,8 @@ async function wait_for_model() {
     if (response === null) throw new Failure("The server cannot be reached. Is it still running?");
     if (response.ok) return;
     const body = await response.json().catch(() => ({}));
-    if (body.progress === undefined) throw new Failure(body.error?.message ?? `The server answers with status ${response.status}.`);
+    if (body.progress === undefined)
+      throw new Failure(body.error?.message ?? `The server answers with status ${response.status}.`);
     place("model-state").textContent = `is being loaded: ${percent(body.progress)}`;
     await new Promise((resolve) => setTimeout(resolve, 500));
   }
@@ -88,7 +89,13 @@ async function ask() {
   const policies = used.map((choice) => ({ title: choice.title, fields: choice.fields(n_layer) }));
   const asked = pictures.take();
   place("question").value = "";
-  const answering = talk.ask({ question, pictures: asked, policies, system: place("system").value.trim(), settings: settings() });
+  const answering = talk.ask({
+    question,
+    pictures: asked,
+    policies,
+    system: place("system").value.trim(),
+    settings: settings(),
+  });
   show_busy(true);
   const { is_open, statuses } = await answering;
   show_busy(false);

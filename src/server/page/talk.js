@@ -4,7 +4,17 @@
 class Run {
   // `fields`: what is sent as `visipruner`. `pictures`: all that the conversation has by then, in the order of its messages.
   constructor(title, fields, pictures) {
-    Object.assign(this, { title, fields, pictures, answer: "", is_busy: true, report: null, timings: null, error: "", note: "" });
+    Object.assign(this, {
+      title,
+      fields,
+      pictures,
+      answer: "",
+      is_busy: true,
+      report: null,
+      timings: null,
+      error: "",
+      note: "",
+    });
     this.words = element("p", { class: "words" });
     this.progress = element("progress", { "aria-label": "The prompt is being read", max: 1, hidden: true });
     this.foot = element("p", { class: "foot" }, "waiting");
@@ -27,7 +37,8 @@ class Run {
     const [choice] = chunk.choices ?? [];
     this.answer += choice?.delta?.content ?? "";
     this.words.textContent = this.answer.trim();
-    if (choice?.finish_reason === "length") this.note = "cut off: it reached the number of tokens that an answer may have";
+    if (choice?.finish_reason === "length")
+      this.note = "cut off: it reached the number of tokens that an answer may have";
     if (this.report) this.foot.textContent = this.said();
     return is_told;
   }
@@ -44,7 +55,9 @@ class Run {
     if (this.report && this.report.pictures.length > 0) said.push(kept_in_words(this.report));
     if (this.timings) {
       const { predicted_n, predicted_per_second } = this.timings;
-      said.push(`answer of ${count(predicted_n, "token")}${predicted_n > 1 ? `, ${number(predicted_per_second)} per second` : ""}`);
+      said.push(
+        `answer of ${count(predicted_n, "token")}${predicted_n > 1 ? `, ${number(predicted_per_second)} per second` : ""}`,
+      );
     }
     return said.concat(this.note || []).join(" · ");
   }
@@ -55,7 +68,9 @@ function kept_in_words(report) {
   const n = report.pictures.reduce((sum, { rows }) => sum + rows[1], 0);
   const kept = report.drops.findLast(({ n_kept }) => n_kept > 0)?.n_kept;
   if (kept !== undefined) return `${number(kept)} of ${count(n, "picture token")} went on`;
-  return report.exit_layer === null ? `all ${count(n, "picture token")} went on` : `all ${count(n, "picture token")} up to layer ${report.exit_layer}`;
+  return report.exit_layer === null
+    ? `all ${count(n, "picture token")} went on`
+    : `all ${count(n, "picture token")} up to layer ${report.exit_layer}`;
 }
 
 class Talk {
@@ -70,12 +85,17 @@ class Talk {
   // The turns that the model is told of, each with the answer that this place among the answers got.
   past(i) {
     const answered = this.turns.filter(({ runs }) => runs.some(({ answer }) => answer !== ""));
-    return answered.map((turn) => ({ turn, answer: turn.runs[i]?.answer || turn.runs.find(({ answer }) => answer !== "").answer }));
+    return answered.map((turn) => ({
+      turn,
+      answer: turn.runs[i]?.answer || turn.runs.find(({ answer }) => answer !== "").answer,
+    }));
   }
 
   messages(past, system, question, pictures) {
     const asked = (text, pictures) =>
-      pictures.length === 0 ? text : [...pictures.map(({ url }) => ({ type: "image_url", image_url: { url } })), { type: "text", text }];
+      pictures.length === 0
+        ? text
+        : [...pictures.map(({ url }) => ({ type: "image_url", image_url: { url } })), { type: "text", text }];
     const before = past.flatMap(({ turn, answer }) => [
       { role: "user", content: asked(turn.question, turn.pictures) },
       { role: "assistant", content: answer },
@@ -88,14 +108,20 @@ class Talk {
   // still waits for an answer. `statuses`: those of refusals.
   async ask({ question, pictures, policies, system, settings }) {
     const pasts = policies.map((_, i) => this.past(i));
-    const runs = policies.map(({ title, fields }, i) => new Run(title, fields, [...pasts[i].flatMap(({ turn }) => turn.pictures), ...pictures]));
+    const runs = policies.map(
+      ({ title, fields }, i) => new Run(title, fields, [...pasts[i].flatMap(({ turn }) => turn.pictures), ...pictures]),
+    );
     const turn = { question, pictures, runs };
     this.turns.push(turn);
     this.draw(turn);
     this.select(turn);
     this.abort = new AbortController();
     for (const [i, run] of runs.entries()) {
-      const body = { ...settings, messages: this.messages(pasts[i], system, question, pictures), visipruner: run.fields };
+      const body = {
+        ...settings,
+        messages: this.messages(pasts[i], system, question, pictures),
+        visipruner: run.fields,
+      };
       await this.run(turn, run, body);
     }
     this.abort = null;
@@ -107,7 +133,11 @@ class Talk {
   async run(turn, run, body) {
     try {
       this.abort.signal.throwIfAborted();
-      for await (const chunk of chunks("v1/chat/completions", { ...body, stream: true, return_progress: true }, this.abort.signal)) {
+      for await (const chunk of chunks(
+        "v1/chat/completions",
+        { ...body, stream: true, return_progress: true },
+        this.abort.signal,
+      )) {
         if (run.take(chunk)) this.shown(turn);
         this.spoken.hear(run.answer);
         this.follow();
@@ -151,7 +181,12 @@ class Talk {
       return element("div", { class: "answer" }, title, run.words, run.progress, run.wrong, run.foot);
     });
     answers.at(-1).append(turn.look);
-    turn.box = element("article", { class: "turn", "aria-label": `Question ${this.turns.length}` }, turn.asked, element("div", { class: "answers" }, ...answers));
+    turn.box = element(
+      "article",
+      { class: "turn", "aria-label": `Question ${this.turns.length}` },
+      turn.asked,
+      element("div", { class: "answers" }, ...answers),
+    );
     place("turns").append(turn.box);
     this.follow(true);
   }
