@@ -1,8 +1,7 @@
-// All that is shown of one answer: its pictures, its rows by layer, and what it cost, against what it would have cost without pruning.
+// All that is shown of one answer: its pictures, its rows by layer, and its costs beside those without pruning.
 
 const rows_at = (report, il) => report.layer_rows.find(([first, last]) => first <= il && il <= last)?.[2] ?? 0;
 
-// All that is shown of one answer.
 class RunView {
   constructor(run, title, layer_chosen) {
     this.run = run;
