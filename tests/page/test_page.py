@@ -23,6 +23,13 @@ def test_an_answer_and_what_was_seen_of_the_picture(talk, screenshots):
 
     # it opens behind the drop, and arrows, Home and End go through all layers
     assert talk.layer.input_value() == str(report["drops"][-1]["after_layer"] + 1)
+    compare_layers(talk, report)
+    talk.layer.press("End")
+    assert talk.layer.input_value() == str(report["n_layer"] - 1)
+
+
+def compare_layers(talk, report):
+    """Goes through all layers and holds the overlay against the report."""
     talk.layer.press("Home")
     for il in range(report["n_layer"]):
         assert talk.layer.input_value() == str(il)
@@ -33,8 +40,6 @@ def test_an_answer_and_what_was_seen_of_the_picture(talk, screenshots):
             == f"layer {il}, {n_left} picture token{'' if n_left == 1 else 's'}"
         )
         talk.layer.press("ArrowRight")
-    talk.layer.press("End")
-    assert talk.layer.input_value() == str(report["n_layer"] - 1)
 
 
 def test_the_strip_draws_rows_and_costs_of_the_report(talk):
@@ -207,6 +212,7 @@ def test_every_policy_that_is_offered_fits_the_model(talk):
         assert talk.errors == []
         assert report["policy"]["policy"] == name or name == ""
         assert bool(report["drops"]) == (name != "off"), name
+        compare_layers(talk, report)
 
 
 def test_several_pictures_and_one_that_is_padded(talk, tmp_path):
