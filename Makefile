@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures
+.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures page-check
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench-questions    the second question about a picture, here and in stock llama.cpp'
 	@echo 'make models-check       this program and stock llama.cpp beside Hugging Face transformers, on small random models'
 	@echo 'make fixtures           what transformers makes of pictures, for the tests, see tests/transformers/README.md'
+	@echo 'make page-check         the page of visipruner serve in a real browser (chromium), see tests/page'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -101,3 +102,15 @@ models-check: release $(TRANSFORMERS)/venv/installed
 
 fixtures: $(TRANSFORMERS)/venv/installed
 	$(TRANSFORMERS)/venv/bin/python tests/transformers/make_fixtures.py $(FAMILIES)
+
+# Pictures of the page go to target/page/screenshots. TESTS names some of the tests, as pytest's -k has them.
+PAGE  := target/page
+TESTS ?=
+
+$(PAGE)/venv/installed: tests/page/requirements.txt
+	python3 -m venv $(PAGE)/venv
+	$(PAGE)/venv/bin/pip install --quiet -r $<
+	touch $@
+
+page-check: release $(PAGE)/venv/installed
+	$(PAGE)/venv/bin/pytest -q -p no:cacheprovider $(if $(TESTS),-k '$(TESTS)') tests/page
