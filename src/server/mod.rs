@@ -46,12 +46,17 @@ pub(crate) struct App {
     options: ServerOptions,
     metrics: Arc<Metrics>,
     room: Arc<Semaphore>,
+    /// Memory for bodies on their way, in KiB.
+    receiving: Arc<Semaphore>,
     /// Pictures take memory while they are decoded: a few at a time do.
     decoding: Arc<Semaphore>,
 }
 
 /// Room for a request among those that are read, wait or are answered.
 pub(crate) type Room = OwnedSemaphorePermit;
+
+/// Bodies of the largest size that are on their way at a time.
+const N_RECEIVING: usize = 8;
 
 /// Pictures that are decoded at a time.
 const N_DECODING: usize = 2;
@@ -62,12 +67,14 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let n_answered: usize = models.iter().map(|spec| spec.session.n_sequences as usize).sum();
         let room = Arc::new(Semaphore::new(n_answered + options.max_waiting));
+        let receiving = in_kib(options.max_body_bytes) as usize * N_RECEIVING;
         let models = Models::new(models, options.max_loaded, Arc::clone(&metrics));
         Self(Arc::new(App {
             models,
             options,
             metrics,
             room,
+            receiving: Arc::new(Semaphore::new(receiving)),
             decoding: Arc::new(Semaphore::new(N_DECODING)),
         }))
     }
@@ -101,6 +108,14 @@ impl App {
             self.metrics.refused.inc();
             ApiError::full()
         })
+    }
+
+    /// Memory for a body of so many bytes, as soon as there is some.
+    async fn memory_for(&self, n_bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let memory = Arc::clone(&self.receiving)
+            .acquire_many_owned(in_kib(n_bytes))
+            .await;
+        memory.map_err(|error| ApiError::engine(&error.to_string()))
     }
 
     /// The pictures of a request, decoded.
@@ -139,6 +154,10 @@ impl App {
             .map(|entry| entry.spec.id.clone())
             .unwrap_or_default()
     }
+}
+
+fn in_kib(n_bytes: usize) -> u32 {
+    u32::try_from(n_bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4) // of what no body has
 }
 
 impl std::fmt::Debug for Server {

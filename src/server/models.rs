@@ -97,7 +97,7 @@ impl Models {
             None => (name, None),
         };
         let entry = by_id(id).or_else(|| self.only().cloned());
-        let entry = entry.or_else(|| name.is_empty().then(|| self.in_use()).flatten());
+        let entry = entry.or_else(|| name.is_empty().then(|| Some(self.in_use()?.0)).flatten());
         match entry {
             Some(entry) => Ok(Asked { entry, policy }),
             None => Err(ApiError::no_model(name)),
@@ -105,11 +105,12 @@ impl Models {
     }
 
     /// The loaded model that was used last.
-    fn in_use(&self) -> Option<Arc<Entry>> {
-        let loaded = self.entries.iter().filter(|entry| entry.worker().is_some());
-        loaded
-            .max_by_key(|entry| entry.last_used.load(Ordering::Relaxed))
-            .cloned()
+    pub(crate) fn in_use(&self) -> Option<(Arc<Entry>, Arc<Worker>)> {
+        let loaded = self
+            .entries
+            .iter()
+            .filter_map(|entry| Some((Arc::clone(entry), entry.worker()?)));
+        loaded.max_by_key(|(entry, _)| entry.last_used.load(Ordering::Relaxed))
     }
 
     /// A model that is ready to answer; it is loaded if it is not.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Error, Model};
 
@@ -36,13 +36,25 @@ pub enum Constraint {
 impl Constraint {
     fn grammar(&self) -> Result<TopLevelGrammar, String> {
         match self {
-            Self::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(schema.clone())),
+            Self::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(with_bounded_blanks(
+                schema.clone(),
+            ))),
             Self::Grammar(text) if text.trim_start().starts_with("%llguidance") => {
                 Ok(TopLevelGrammar::from_lark(text.clone()))
             }
             Self::Grammar(text) => Ok(TopLevelGrammar::from_lark(gbnf::to_lark(text)?)),
         }
     }
+}
+
+/// A schema that says, unless it does, how many blanks may stand between two words: a model that is not sure of the next word
+/// writes blanks for ever. As many as llama.cpp allows.
+fn with_bounded_blanks(mut schema: Value) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        let options = json!({"whitespace_pattern": "( |\\n{1,2}[ \\t]{0,20})?"});
+        fields.entry("x-guidance").or_insert(options);
+    }
+    schema
 }
 
 /// What is needed of a vocabulary; made once for a model.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -40,6 +40,7 @@ pub(super) struct Answer {
     ticket: Ticket,
     id: String,
     created: u64,
+    began: Instant,
 }
 
 impl Answer {
@@ -55,6 +56,7 @@ impl Answer {
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
+            began: Instant::now(),
         }
     }
 
@@ -131,6 +133,7 @@ impl Answer {
                     object["prompt_progress"] = json!({
                         "total": n_prompt,
                         "processed": (f64::from(done) * n_prompt as f64).round() as u64,
+                        "time_ms": self.began.elapsed().as_secs_f64() * 1e3,
                     });
                     push(object);
                 }
@@ -159,6 +162,7 @@ impl Answer {
                     let mut object = self.chunk(json!({}), None, None);
                     object["choices"] = json!([]);
                     object["usage"] = usage(&outcome);
+                    object["timings"] = timings(&outcome.report, outcome.tokens.len());
                     push(object);
                 }
                 coming.push_back("[DONE]".to_owned());

@@ -7,6 +7,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::ApiError;
 use crate::server::{App, Room};
@@ -14,26 +15,45 @@ use crate::server::{App, Room};
 /// A body of JSON, whatever its content type says, and room for the request. Unknown fields are ignored.
 pub(crate) struct Body<T> {
     pub(crate) asked: T,
-    /// Held until the request has ended: bodies, pictures and answers of so many requests are in memory at most.
+    /// Held until the request has ended: pictures and answers of so many requests are in memory at most.
     pub(crate) room: Room,
 }
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Body<T> {
+/// What a body is read as.
+pub(crate) trait FromJson: Sized + Send + 'static {
+    /// # Errors
+    /// 400 with the field that is wrong.
+    fn from_json(value: &Value) -> Result<Self, ApiError>;
+}
+
+impl<T: FromJson> FromRequest<Arc<App>> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let max_bytes = app.options.max_body_bytes;
-        if announced(request.headers()).is_some_and(|n_bytes| n_bytes > max_bytes as u64) {
-            return Err(ApiError::too_large(max_bytes));
-        }
-        let room = app.room()?;
-        let reading = Bytes::from_request(request, app);
-        let bytes = tokio::time::timeout(app.options.body_timeout, reading)
+        let n_bytes = match announced(request.headers()) {
+            Some(n_bytes) if n_bytes > max_bytes as u64 => return Err(ApiError::too_large(max_bytes)),
+            Some(n_bytes) => n_bytes as usize,
+            None => max_bytes,
+        };
+        let receiving = async {
+            let memory = app.memory_for(n_bytes).await?;
+            let bytes = Bytes::from_request(request, app).await;
+            let bytes = bytes.map_err(|error| rejected(&error, max_bytes))?;
+            Ok::<_, ApiError>((memory, bytes))
+        };
+        let (memory, bytes) = tokio::time::timeout(app.options.body_timeout, receiving)
             .await
-            .map_err(|_| ApiError::too_slow())?
-            .map_err(|error| rejected(&error, max_bytes))?;
+            .map_err(|_| ApiError::too_slow())??;
+        // those that are slow to send take no room
+        let room = app.room()?;
         // pictures make it long: others go on meanwhile
-        let parsing = tokio::task::spawn_blocking(move || parse(&bytes));
+        let parsing = tokio::task::spawn_blocking(move || {
+            let _memory = memory;
+            let value: Value = serde_json::from_slice(&bytes)
+                .map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))?;
+            T::from_json(&value)
+        });
         let parsed = parsing
             .await
             .map_err(|error| ApiError::engine(&error.to_string()))?;
@@ -41,10 +61,11 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for Body<T> {
     }
 }
 
-/// As a tree first: what is of the wrong kind is told by its field, and not by its column.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    let value: serde_json::Value = serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::invalid(format!("the body is not JSON: {error}")))?;
+/// Some fields of an object.
+///
+/// # Errors
+/// 400 with the field that is wrong.
+pub(super) fn read<T: DeserializeOwned>(value: &Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let (path, error) = (error.path().to_string(), error.into_inner());
         match path.as_str() {

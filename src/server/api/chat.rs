@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Kind, Wanted};
-use super::body::Body;
+use super::body::{Body, FromJson, read};
 use super::messages::{Conversation, Message};
 use super::sampling::{AnswerFields, Defaults};
 use super::{ApiError, pruning};
@@ -31,8 +31,17 @@ pub(super) struct ChatRequest {
     functions: Option<Value>,
     visipruner: Option<Value>,
     return_progress: Option<bool>,
-    #[serde(flatten)]
+    #[serde(skip)]
     answer: AnswerFields,
+}
+
+impl FromJson for ChatRequest {
+    fn from_json(value: &Value) -> Result<Self, ApiError> {
+        Ok(Self {
+            answer: read(value)?,
+            ..read(value)?
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

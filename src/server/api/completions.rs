@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::answer::{Answer, Kind, Wanted};
-use super::body::Body;
+use super::body::{Body, FromJson, read};
 use super::chat::{MAX_TOP_LOGPROBS, StreamOptions};
 use super::sampling::{AnswerFields, Defaults};
 use super::{ApiError, pruning};
@@ -26,12 +26,21 @@ pub(super) struct CompletionRequest {
     stream_options: Option<StreamOptions>,
     logprobs: Option<usize>,
     visipruner: Option<Value>,
-    #[serde(flatten)]
+    #[serde(skip)]
     answer: AnswerFields,
 }
 
+impl FromJson for CompletionRequest {
+    fn from_json(value: &Value) -> Result<Self, ApiError> {
+        Ok(Self {
+            answer: read(value)?,
+            ..read(value)?
+        })
+    }
+}
+
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list with one")]
 enum Text {
     One(String),
     Several(Vec<String>),

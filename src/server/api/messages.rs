@@ -13,7 +13,7 @@ pub(crate) struct Message {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of pieces with a type")]
 enum Content {
     Text(String),
     Parts(Vec<Piece>),
@@ -29,7 +29,7 @@ struct Piece {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected an object with a url")]
 enum ImageUrl {
     Object { url: String },
     Bare(String),
@@ -120,8 +120,13 @@ impl Reader {
             None => return Err("a user's message needs a content".to_owned()),
             Some(Content::Text(text)) => parts.push(Part::Text(text.clone())),
             Some(Content::Parts(pieces)) => {
-                for piece in pieces {
-                    parts.push(self.part(piece)?);
+                for (i, piece) in pieces.iter().enumerate() {
+                    let part = self.part(piece)?;
+                    // two texts are two lines
+                    if i > 0 && matches!((parts.last(), &part), (Some(Part::Text(_)), Part::Text(_))) {
+                        parts.push(Part::Text("\n".to_owned()));
+                    }
+                    parts.push(part);
                 }
             }
         }
@@ -157,7 +162,8 @@ fn text_of(message: &Message) -> Result<String, String> {
                     piece.kind
                 )),
             };
-            pieces.iter().map(text_of).collect()
+            let texts: Vec<String> = pieces.iter().map(text_of).collect::<Result<_, _>>()?;
+            Ok(texts.join("\n"))
         }
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::completions))
         .route("/chat/completions", post(chat::completions))
         .route("/v1/chat/completions/input_tokens", post(chat::input_tokens))
+        .route("/chat/completions/input_tokens", post(chat::input_tokens))
         .route("/v1/completions", post(completions::completions))
         .route("/apply-template", post(chat::apply_template))
         .route("/tokenize", post(tokens::tokenize))
@@ -46,7 +47,8 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         .route("/health", get(status::health))
         .route("/v1/health", get(status::health))
         .route("/models", get(status::models))
-        .route("/v1/models", get(status::models));
+        .route("/v1/models", get(status::models))
+        .route("/v1/models/{*id}", get(status::one_model));
     guarded
         .merge(open)
         .fallback(async || ApiError::no_such_path())

@@ -47,7 +47,7 @@ struct NamedSchema {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
 enum Stop {
     One(String),
     Several(Vec<String>),
@@ -55,7 +55,10 @@ enum Stop {
 
 /// OpenAI's map from a token to its bias, or llama-server's pairs; a token's number, and false for one that never comes.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected an object from token numbers to biases, or a list of pairs"
+)]
 enum Biases {
     Map(BTreeMap<String, f32>),
     Pairs(Vec<(i64, Value)>),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ApiError;
@@ -37,6 +38,16 @@ fn loading(progress: f32) -> Response {
 pub(super) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
     let data: Vec<Value> = app.models.all().iter().map(|entry| model(entry)).collect();
     Json(json!({"object": "list", "data": data}))
+}
+
+/// `GET /v1/models/{id}`
+pub(super) async fn one_model(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let entry = app.models.all().iter().find(|entry| entry.spec.id == id);
+    let entry = entry.ok_or_else(|| ApiError::no_model(&id))?;
+    Ok(Json(model(entry)))
 }
 
 fn model(entry: &Entry) -> Value {
@@ -80,18 +91,24 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
 }
 
 /// `GET /props`
-pub(super) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
-    let loaded = app
-        .models
-        .all()
-        .iter()
-        .find_map(|entry| Some((entry, entry.worker()?)));
+pub(super) async fn props(
+    State(app): State<Arc<App>>,
+    Query(of): Query<Of>,
+) -> Result<Json<Value>, ApiError> {
+    let loaded = match &of.model {
+        Some(name) => {
+            let entry = app.models.find(Some(name))?.entry;
+            entry.worker().map(|worker| (entry, worker))
+        }
+        None => app.models.in_use(),
+    };
     let mut object = json!({
         "build_info": concat!("visipruner ", env!("CARGO_PKG_VERSION")),
         "n_predict": app.options.n_predict,
         "max_waiting": app.options.max_waiting,
     });
     if let Some((entry, worker)) = loaded {
+        object["default_generation_settings"] = json!({"n_ctx": worker.n_ctx()});
         object["model_alias"] = json!(entry.spec.id);
         object["model_path"] = json!(entry.spec.model);
         object["total_slots"] = json!(worker.slots().len());
@@ -106,7 +123,13 @@ pub(super) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
         );
         object["policy"] = json!(entry.spec.session.policy);
     }
-    Json(object)
+    Ok(Json(object))
+}
+
+/// Which model is meant; without, the one used last.
+#[derive(Debug, Deserialize)]
+pub(super) struct Of {
+    model: Option<String>,
 }
 
 /// `GET /slots`

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ApiError;
-use super::body::Body;
+use super::body::{Body, FromJson, read};
 use crate::engine::Model;
 use crate::server::App;
 
@@ -25,6 +25,18 @@ pub(super) struct Text {
 pub(super) struct Tokens {
     model: Option<String>,
     tokens: Vec<i32>,
+}
+
+impl FromJson for Text {
+    fn from_json(value: &Value) -> Result<Self, ApiError> {
+        read(value)
+    }
+}
+
+impl FromJson for Tokens {
+    fn from_json(value: &Value) -> Result<Self, ApiError> {
+        read(value)
+    }
 }
 
 pub(super) async fn tokenize(
