@@ -1,14 +1,18 @@
 //! Pictures from the content of files, as people have them: any common format, upright, opaque, of a size that can be used.
 #![forbid(unsafe_code)]
 
+mod tiff;
+
 use std::io::Cursor;
 use std::str::FromStr;
 
+use ::tiff::TiffError;
+use image::error::{DecodingError, ImageFormatHint};
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage, Rgba, imageops,
 };
-use tiff::tags::{PhotometricInterpretation, SampleFormat, Tag};
 
+use self::tiff::{Failure, Tiff};
 use crate::engine::{self, Image};
 
 /// Widest and highest picture that is decoded, in pixels.
@@ -121,56 +125,86 @@ pub fn check_length(n_bytes: u64, name: &str) -> Result<(), PictureError> {
 }
 
 fn decoded(bytes: &[u8], name: &str) -> Result<DynamicImage, PictureError> {
-    let name = || name.to_owned();
     let damaged = |source| match source {
         ImageError::Unsupported(error) => PictureError::Unsupported {
-            image: name(),
-            kind: tiff_kind(bytes).unwrap_or_else(|| error.to_string()),
+            image: name.to_owned(),
+            kind: tiff::kind_in_words(bytes).unwrap_or_else(|| error.to_string()),
         },
         source => PictureError::Damaged {
-            image: name(),
+            image: name.to_owned(),
             source,
         },
     };
-    let format = image::guess_format(bytes)
-        .ok()
-        .filter(ImageFormat::reading_enabled)
-        .ok_or_else(|| match other_format(bytes) {
-            Some(format) => PictureError::OtherFormat {
-                image: name(),
-                format,
-            },
-            None => PictureError::UnknownFormat { image: name() },
-        })?;
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err(PictureError::CutShort { image: name() });
+    let format = format_of(bytes, name)?;
+    if let Some(picture) = (format == ImageFormat::Tiff).then(|| Tiff::of(bytes)).flatten() {
+        return decoded_tiff(picture, name);
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());
     let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    let too_much_memory = || PictureError::TooMuchMemory {
-        image: name(),
-        width,
-        height,
-    };
-    if width > MAX_SIDE || height > MAX_SIDE {
-        return Err(PictureError::TooLarge {
-            image: name(),
-            width,
-            height,
-        });
-    }
-    if decoder.total_bytes() > MAX_DECODED_BYTES {
-        return Err(too_much_memory());
-    }
+    let size = decoder.dimensions();
+    check_size(name, size, decoder.total_bytes())?;
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| match error {
-        ImageError::Limits(_) => too_much_memory(),
+        ImageError::Limits(_) => too_much_memory(name, size),
         error => damaged(error),
     })?;
     picture.apply_orientation(orientation);
     Ok(picture)
+}
+
+fn format_of(bytes: &[u8], name: &str) -> Result<ImageFormat, PictureError> {
+    let format = image::guess_format(bytes)
+        .ok()
+        .or_else(|| tiff::is_big(bytes).then_some(ImageFormat::Tiff))
+        .filter(ImageFormat::reading_enabled);
+    let image = name.to_owned();
+    match (format, other_format(bytes)) {
+        (Some(ImageFormat::Jpeg), _) if !jpeg_is_complete(bytes) => Err(PictureError::CutShort { image }),
+        (Some(format), _) => Ok(format),
+        (None, Some(format)) => Err(PictureError::OtherFormat { image, format }),
+        (None, None) => Err(PictureError::UnknownFormat { image }),
+    }
+}
+
+fn decoded_tiff(picture: Tiff<'_>, name: &str) -> Result<DynamicImage, PictureError> {
+    let (size, orientation) = ((picture.width, picture.height), picture.orientation);
+    check_size(name, size, picture.n_bytes())?;
+    let image = name.to_owned();
+    let mut picture = picture.decode().map_err(|failure| match failure {
+        Failure::Kind(kind) => PictureError::Unsupported { image, kind },
+        Failure::Tiff(TiffError::UnsupportedError(error)) => PictureError::Unsupported {
+            image,
+            kind: format!("TIFF: {error}"),
+        },
+        Failure::Tiff(TiffError::LimitsExceeded) => too_much_memory(name, size),
+        Failure::Tiff(error) => PictureError::Damaged {
+            image,
+            source: ImageError::Decoding(DecodingError::new(
+                ImageFormatHint::Exact(ImageFormat::Tiff),
+                error,
+            )),
+        },
+    })?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+fn check_size(name: &str, size: (u32, u32), n_bytes: u64) -> Result<(), PictureError> {
+    let (width, height) = size;
+    if width > MAX_SIDE || height > MAX_SIDE {
+        let image = name.to_owned();
+        return Err(PictureError::TooLarge { image, width, height });
+    }
+    if n_bytes > MAX_DECODED_BYTES {
+        return Err(too_much_memory(name, size));
+    }
+    Ok(())
+}
+
+fn too_much_memory(name: &str, (width, height): (u32, u32)) -> PictureError {
+    let image = name.to_owned();
+    PictureError::TooMuchMemory { image, width, height }
 }
 
 /// Formats of cameras and browsers that no decoder in pure Rust reads well.
@@ -185,32 +219,6 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
         _ if bytes.starts_with(b"\xff\x0a") || bytes[4..].starts_with(b"JXL \r\n") => Some("a JPEG XL file"),
         _ => None,
     }
-}
-
-/// What kind of TIFF it is, in words; `None` if it is none.
-fn tiff_kind(bytes: &[u8]) -> Option<String> {
-    let mut decoder = tiff::decoder::Decoder::new(Cursor::new(bytes)).ok()?;
-    let mut tag = |tag| decoder.find_tag_unsigned_vec::<u16>(tag).ok()?;
-    let colours = tag(Tag::PhotometricInterpretation)?;
-    let colours = match PhotometricInterpretation::from_u16(*colours.first()?)? {
-        PhotometricInterpretation::WhiteIsZero | PhotometricInterpretation::BlackIsZero => "grey",
-        PhotometricInterpretation::RGB => "RGB",
-        PhotometricInterpretation::RGBPalette => "palette",
-        PhotometricInterpretation::TransparencyMask => "mask",
-        PhotometricInterpretation::CMYK => "CMYK",
-        PhotometricInterpretation::YCbCr => "YCbCr",
-        _ => "Lab",
-    };
-    let n_bits = tag(Tag::BitsPerSample)
-        .and_then(|bits| bits.first().copied())
-        .unwrap_or(1);
-    let format = tag(Tag::SampleFormat).and_then(|format| SampleFormat::from_u16(*format.first()?));
-    let numbers = match format {
-        Some(SampleFormat::IEEEFP) => "floating-point numbers",
-        Some(SampleFormat::Int) => "signed numbers",
-        _ => "numbers",
-    };
-    Some(format!("{colours} TIFF with {numbers} of {n_bits} bits"))
 }
 
 fn limits() -> Limits {
@@ -433,66 +441,6 @@ mod tests {
     fn what_is_no_picture_is_refused_with_the_formats_that_are() {
         let message = decode_rgb(b"GGUF\x03\0\0\0 and more").expect_err("is no picture");
         assert!(message.contains("not an image") && message.contains("PNG, JPEG"));
-    }
-
-    /// A TIFF of two pixels, uncompressed.
-    fn tiff(photometric: u16, n_samples: u16, n_bits: u16, sample_format: u16) -> Vec<u8> {
-        let n_bytes = u32::from(n_samples) * u32::from(n_bits) / 8 * 2;
-        let mut entries: Vec<(u16, u16, u32, u32)> = vec![
-            (256, 3, 1, 2),
-            (257, 3, 1, 1),
-            (258, 3, 1, n_bits.into()),
-            (259, 3, 1, 1),
-            (262, 3, 1, photometric.into()),
-            (273, 4, 1, 8),
-            (277, 3, 1, n_samples.into()),
-            (278, 3, 1, 1),
-            (279, 4, 1, n_bytes),
-            (339, 3, 1, sample_format.into()),
-        ];
-        if n_samples == 3 {
-            // Three values of two bytes do not fit into an entry: they stand behind the pixels.
-            entries[2] = (258, 3, 3, 8 + n_bytes);
-            entries[9] = (339, 3, 3, 14 + n_bytes);
-        }
-        let mut file = b"II*\0".to_vec();
-        file.extend((20 + n_bytes).to_le_bytes());
-        file.extend(vec![7; n_bytes as usize]);
-        for value in [[n_bits; 3], [sample_format; 3]].as_flattened() {
-            file.extend(value.to_le_bytes());
-        }
-        file.extend((entries.len() as u16).to_le_bytes());
-        for (tag, kind, count, value) in entries {
-            file.extend(tag.to_le_bytes());
-            file.extend(kind.to_le_bytes());
-            file.extend(count.to_le_bytes());
-            file.extend(value.to_le_bytes());
-        }
-        file.extend([0; 4]);
-        file
-    }
-
-    #[test]
-    fn kinds_of_tiff_that_are_not_read_are_not_called_damaged() {
-        assert_eq!(
-            decode_rgb(&tiff(1, 1, 8, 1)).map(|picture| picture.dimensions()),
-            Ok((2, 1))
-        );
-        for (bytes, kind) in [
-            (tiff(3, 1, 8, 1), "palette TIFF with numbers of 8 bits"),
-            (tiff(6, 3, 8, 1), "YCbCr TIFF with numbers of 8 bits"),
-            (tiff(8, 3, 8, 1), "Lab TIFF with numbers of 8 bits"),
-            (
-                tiff(1, 1, 32, 3),
-                "grey TIFF with floating-point numbers of 32 bits",
-            ),
-        ] {
-            let message = decode_rgb(&bytes).expect_err("is not read");
-            assert!(
-                message.contains(kind) && message.contains("convert it"),
-                "{message}"
-            );
-        }
     }
 
     #[test]

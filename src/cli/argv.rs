@@ -1,6 +1,8 @@
-//! llama.cpp's multi-letter short flags (`-ngl 99`), which clap does not know.
+//! What llama.cpp's programs take and clap does not know: multi-letter short flags (`-ngl 99`), several pictures in one value
+//! (`--image a.png,b.png`).
 
 use std::ffi::OsString;
+use std::path::Path;
 
 /// Short flags of more than one letter, and the long flag that each stands for.
 const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
@@ -29,19 +31,46 @@ const TEXT_FLAGS: &[&str] = &[
     "--image-marker",
 ];
 
-/// Replaces multi-letter short flags by the long ones, also in the form `-ngl=99`. What follows a flag for free text,
-/// and everything after `--`, stays as it is.
+/// The flag whose value may be several files.
+const IMAGE_FLAG: &str = "--image";
+
+/// Replaces multi-letter short flags by the long ones, also in the form `-ngl=99`, and gives each of several pictures a flag
+/// of its own. What follows a flag for free text, and everything after `--`, stays as it is.
 pub fn expand(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut expanded = Vec::new();
     let mut is_text = false;
+    let mut is_image = false;
     let mut is_over = false;
     for arg in args {
+        if is_image {
+            expanded.extend(one_by_one(arg));
+            is_image = false;
+            continue;
+        }
         is_over |= !is_text && arg == "--";
         let keep = is_text || is_over;
         is_text = !keep && TEXT_FLAGS.iter().any(|&flag| arg == flag);
+        is_image = !keep && arg == IMAGE_FLAG;
         expanded.push(if keep { arg } else { expand_one(arg) });
     }
     expanded
+}
+
+/// The files of a flag's value, with the flag between them. A file with commas in its name is one.
+fn one_by_one(value: OsString) -> Vec<OsString> {
+    match value.to_str() {
+        Some(names) if names.contains(',') && !Path::new(names).exists() => {
+            let mut files = Vec::new();
+            for name in names.split(',') {
+                if !files.is_empty() {
+                    files.push(OsString::from(IMAGE_FLAG));
+                }
+                files.push(OsString::from(name));
+            }
+            files
+        }
+        _ => vec![value],
+    }
 }
 
 /// Help text with the multi-letter flags before the long ones: `-ngl, --n-gpu-layers`, where clap has left room.
@@ -99,6 +128,23 @@ mod tests {
             expand_words("-hf u/r:Q8_0 -hff a.gguf -hft x -hfr=u/r"),
             "--hf-repo u/r:Q8_0 --hf-file a.gguf --hf-token x --hf-repo=u/r"
         );
+    }
+
+    #[test]
+    fn several_pictures_get_a_flag_each() {
+        for (given, expanded) in [
+            ("--image a.png,b.png -p x,y", "--image a.png --image b.png -p x,y"),
+            ("--image a.png --image b,c", "--image a.png --image b --image c"),
+            ("-p --image a,b", "-p --image a,b"),
+            ("-- --image a,b", "-- --image a,b"),
+            ("--image", "--image"),
+        ] {
+            assert_eq!(expand_words(given), expanded);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a,b.png");
+        std::fs::write(&file, "").expect("a file");
+        assert_eq!(one_by_one(file.clone().into()), [file]);
     }
 
     #[test]

@@ -125,6 +125,23 @@ pub enum Error {
         model_width: u64,
     },
 
+    /// A projector made for a language model with another vocabulary.
+    #[error(
+        "{} has a projector of type {projector_type}, which puts the token {token:?} beside pictures, but the vocabulary of \
+         {} lacks it: give the mmproj file of this model",
+        projector.display(), model.display()
+    )]
+    PictureToken {
+        /// The projector's file.
+        projector: PathBuf,
+        /// `clip.projector_type`
+        projector_type: String,
+        /// The token that is missing.
+        token: &'static str,
+        /// The language model's file.
+        model: PathBuf,
+    },
+
     /// A projector that was loaded for another model than the session's.
     #[error("the projector {} was loaded for another model than the session's: load it for this one", projector.display())]
     ForeignProjector {

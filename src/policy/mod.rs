@@ -10,7 +10,7 @@
 //!   [`rank`] is what the last three share.
 //! - [`divprune`], [`random`], [`uniform`]: policies that act before layer 0; [`before`] is what they share, and
 //!   [`composed`] puts one of them before one of the others.
-//! - [`off`]: no policy.
+//! - [`off`]: no policy; [`dense_staged`]: nothing is dropped, though all is run as if it might be.
 //! - [`budget`]: how many vision tokens are kept.
 //! - [`contribution`]: cosine and norm of a vision token's contribution, from the probe's sums.
 //! - [`trace`]: what a prefill did, layer by layer.
@@ -24,6 +24,7 @@ pub mod composed;
 pub mod config;
 pub mod contribution;
 pub mod cost;
+pub mod dense_staged;
 pub mod divprune;
 pub mod fastv;
 pub mod fixed;

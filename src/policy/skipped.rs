@@ -6,6 +6,8 @@ use std::fmt;
 pub enum Skipped {
     /// The policy is `off`.
     Off,
+    /// The policy is `dense_staged`.
+    DropsNothing,
     /// No policy was asked for, and there is neither a preset nor a policy file for the model.
     NotCalibrated,
     /// The model's architecture cannot be run in layer ranges.
@@ -53,6 +55,7 @@ impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => write!(f, "the policy is off"),
+            Self::DropsNothing => write!(f, "the policy drops nothing"),
             Self::NotCalibrated => write!(
                 f,
                 "there is no preset for this model and no policy file was given, so the policy is off"

@@ -24,6 +24,8 @@ mod serve;
 #[cfg(feature = "native")]
 mod split;
 mod synth;
+#[cfg(all(unix, feature = "native"))]
+mod terminal;
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};

@@ -27,6 +27,7 @@ use visipruner::engine::{
 };
 use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::VisiPrunerConfig;
+use visipruner::policy::dense_staged::DenseStaged;
 use visipruner::policy::fixed::Schedule;
 
 /// A raw prompt with places for images.

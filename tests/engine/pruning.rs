@@ -48,6 +48,23 @@ fn a_policy_that_keeps_everything_changes_nothing() {
 }
 
 #[test]
+fn what_drops_nothing_computes_as_dense_staged_to_the_bit() {
+    for arch in Arch::ALL {
+        let mut pair = Pair::new(arch);
+        let mut logits = |policy| {
+            let outcome = pair.session(with_policy(policy)).answer(&mut pair.projector);
+            let report = outcome.report;
+            assert!(report.layers.iter().all(|layer| layer.rows == report.n_tokens));
+            (report.logits.expect("logits"), report.skipped.expect("a reason"))
+        };
+        let (staged, reason) = logits(PolicyConfig::DenseStaged(DenseStaged::default()));
+        assert_eq!(reason, "the policy drops nothing");
+        // 16 vision tokens, all of which are kept to the last of 8 layers
+        assert_eq!(logits(fixed(2, 16, 8)).0, staged, "{arch:?}");
+    }
+}
+
+#[test]
 fn a_fixed_schedule_drops_what_it_says() {
     let mut pair = Pair::new(Arch::Llama);
     let options = with_policy(fixed(2, 4, 5));

@@ -1,14 +1,11 @@
 """llama.cpp's converters, from the source distribution of a package that contains them."""
 
-import hashlib
 import os
-import re
 import subprocess
 import sys
-import tarfile
-import urllib.parse
-import urllib.request
 from pathlib import Path
+
+import sources
 
 HERE = Path(__file__).resolve().parent
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
@@ -16,34 +13,7 @@ SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 
 def fetch(folder):
-    """Unpacks llama.cpp's source into `folder`, unless it is there. pip builds metadata before it lets go of a source
-    distribution, which takes minutes and a compiler: the index is read instead."""
-    folder = Path(folder)
-    root = folder / f"{PACKAGE.replace('-', '_')}-{VERSION}"
-    if not root.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / f"{root.name}.tar.gz"
-        if not archive.exists():
-            urllib.request.urlretrieve(source_url(archive.name), archive)
-        check(archive)
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    return Converters(root / "vendor/llama.cpp")
-
-
-def source_url(file_name):
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + f"/{PACKAGE}/"
-    with urllib.request.urlopen(index) as page:
-        links = re.findall(r'href="([^"]+)"', page.read().decode())
-    link = next(link for link in links if file_name in link and "metadata" not in link)
-    return urllib.parse.urljoin(index, link.split("#")[0])
-
-
-def check(archive):
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256:
-        archive.unlink()
-        raise SystemExit(f"{archive.name} has sha256 {found}, {SHA256} was expected")
+    return Converters(sources.fetch(folder, PACKAGE, VERSION, SHA256) / "vendor/llama.cpp")
 
 
 class Converters:

@@ -165,6 +165,78 @@ fn deviation(values: &[f32]) -> f32 {
     (values.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / n).sqrt()
 }
 
+/// Pictures go into a template as typed pieces, and what the template writes for one is put there once.
+#[test]
+fn chats_in_published_templates_have_the_tokens_of_transformers_text() {
+    let published = std::fs::read_to_string(fixtures().join("templates.json")).expect("a file");
+    let published: Value = serde_json::from_str(&published).expect("JSON");
+    for name in ["gemma3", "llava15", "pixtral", "qwen2vl", "smolvlm"] {
+        let Family {
+            model, mut projector, ..
+        } = Family::load(name);
+        let template = &published["templates"][name];
+        let mut tokens = |prompt, chat_template: Option<&str>| {
+            let request = Request {
+                images: vec![read("56x56")],
+                chat_template: chat_template.map(str::to_owned),
+                ..Request::new(prompt)
+            };
+            let encoded = encode(&model, Some(&mut projector), &request, |_| Continue(()));
+            encoded
+                .expect("it is encoded")
+                .expect("it is not stopped")
+                .tokens()
+                .to_vec()
+        };
+        let parts = template["conversations"]["picture"].as_array().expect("parts");
+        // Some of these small models have another BOS, which their tokenizer adds.
+        let bos = template["bos"].as_str().expect("a text");
+        let is_token = model.tokenize(bos, false, true).expect("tokens").len() == 1;
+        let raw = parts.iter().map(|part| match part.as_str() {
+            Some(text) if is_token => Part::Text(text.to_owned()),
+            Some(text) => Part::Text(text.replace(bos, "")),
+            None => Part::Image,
+        });
+        let mut expected = tokens(Prompt::Raw(raw.collect()), None);
+        // The text has BOS, and the tokenizer may add it.
+        if expected[0] == expected[1] {
+            expected.remove(0);
+        }
+        let chat = tokens(Prompt::chat("What is red?"), template["template"].as_str());
+        assert_eq!(chat, expected, "{name}");
+    }
+}
+
+/// A projector that looks its tokens up in the vocabulary, and one that writes them.
+#[test]
+fn a_projector_of_another_vocabulary_is_refused_or_told_of() {
+    let mut family = Family::load("llava15");
+    let options = ProjectorOptions::default();
+    let load = |name: &str| {
+        let mmproj = fixtures().join(name).join("mmproj.gguf");
+        Projector::load(mmproj, &family.model, &options, |_| Continue(()))
+    };
+    let error = load("smolvlm").expect_err("its tokens are not there").to_string();
+    for part in ["idefics3", "<fake_token_around_image>", "smolvlm", "llava15"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let mut foreign = load("pixtral").expect("it loads");
+    let warnings = |model: &Model, projector: &mut Projector| {
+        let request = Request {
+            images: vec![read("56x56")],
+            n_predict: 0,
+            ..Request::new(Prompt::chat("What is red?"))
+        };
+        let mut session = Session::new(model, SessionOptions::default()).expect("a session");
+        let outcome = session.generate(Some(projector), &request, |_| Continue(()));
+        outcome.expect("an answer").report.warnings
+    };
+    let told = warnings(&family.model, &mut foreign).join("\n");
+    assert!(told.contains("[IMG_END]") && told.contains("pixtral"), "{told}");
+    let own = warnings(&family.model, &mut family.projector).join("\n");
+    assert!(!own.contains("vocabulary"), "{own}");
+}
+
 macro_rules! families {
     ($($name:ident)*) => {
         $(#[test]

@@ -15,6 +15,7 @@ from PIL import Image
 
 import converters
 import sizes
+import templates
 from families import FAMILIES
 from pictures import picture
 
@@ -87,6 +88,7 @@ def main():
         write_fixture(make(name, tools))
         print(name)
     sizes.write(FIXTURES / "sizes.json")
+    templates.write(FIXTURES / "templates.json")
 
 
 if __name__ == "__main__":

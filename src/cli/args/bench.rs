@@ -17,7 +17,8 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) instead of the one that comes with the program. Can be repeated
+    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) instead of the one that comes with the program. Can be repeated,
+    /// or be several: a.png,b.png
     #[arg(long = "image", value_name = "FILE", help_heading = "Measurement")]
     pub images: Vec<PathBuf>,
 

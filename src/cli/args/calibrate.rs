@@ -69,7 +69,7 @@ pub struct CalibratePromptArgs {
     )]
     pub shuffle: Option<u64>,
 
-    /// Instead of --questions: a picture; - reads it from standard input. Can be repeated
+    /// Instead of --questions: a picture; - reads it from standard input. Can be repeated, or be several: a.png,b.png
     #[arg(
         long = "image",
         value_name = "FILE",

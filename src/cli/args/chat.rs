@@ -36,7 +36,7 @@ pub struct ChatArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Conversation")]
 pub struct ConversationArgs {
-    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) that goes with the first message. Can be repeated
+    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF) that goes with the first message. Can be repeated, or be several: a.png,b.png
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
 

@@ -190,7 +190,7 @@ pub struct InfoArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Say how many tokens this picture costs; - reads it from standard input. Can be repeated
+    /// Say how many tokens this picture costs; - reads it from standard input. Can be repeated, or be several: a.png,b.png
     #[arg(long = "image", value_name = "FILE", help_heading = "Pictures")]
     pub images: Vec<PathBuf>,
 
@@ -284,7 +284,7 @@ impl MarkerArg {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
-    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF); - reads it from standard input. Can be repeated
+    /// A picture (PNG, JPEG, WebP, GIF, BMP or TIFF); - reads it from standard input. Can be repeated, or be several: a.png,b.png
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
 

@@ -13,9 +13,10 @@ use visipruner::policy::{PolicyError, PolicyOverrides};
 #[command(next_help_heading = "Pruning (layers count from 0)")]
 pub struct PolicyArgs {
     /// Prune in three stages as picture and question ask for (visipruner), at given layers (fixed, vtw), by attention
-    /// (fastv, pyramiddrop, sparsevlm), before the model (divprune, random, uniform), or not (off). One that acts before
-    /// the model can be followed by one of the others: divprune+visipruner [default: visipruner where the model's
-    /// thresholds are known, see visipruner info; else off]
+    /// (fastv, pyramiddrop, sparsevlm), before the model (divprune, random, uniform), or not (off; dense_staged:
+    /// in the batches of the others, to compare with). One that acts before the model can be followed by one of the
+    /// others: divprune+visipruner [default: visipruner where the model's thresholds are known, see visipruner info;
+    /// else off]
     #[arg(long, value_name = "NAME", value_parser = str::parse::<PolicyChoice>)]
     pub policy: Option<PolicyChoice>,
 

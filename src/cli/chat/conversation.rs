@@ -163,8 +163,7 @@ pub fn with_places(text: &str, marker: &MarkerArg, n_pictures: usize) -> Result<
     let n_markers = user.iter().filter(|part| **part == Part::Image).count();
     questions::check_places(&Prompt::chat_parts(user.clone()), n_pictures)?;
     let first = if n_markers == 0 { n_pictures } else { 0 };
-    let places = (0..first).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]);
-    Ok(places.chain(user).collect())
+    Ok((0..first).map(|_| Part::Image).chain(user).collect())
 }
 
 #[cfg(test)]
@@ -197,7 +196,7 @@ mod tests {
             panic!("is no chat");
         };
         let text = |text: &str| Part::Text(text.to_owned());
-        assert_eq!(history[0].user, [Part::Image, text("\n"), text("what?")]);
+        assert_eq!(history[0].user, [Part::Image, text("what?")]);
         assert_eq!(history[0].tokens, Some(vec![1, 2]));
         assert_eq!(history[1].user, [text("where?")]);
         assert_eq!(user, [text("and "), Part::Image, text("?")]);

@@ -9,9 +9,9 @@ use super::vocabulary;
 use crate::engine::constraint::Vocabulary;
 use crate::engine::options::ModelOptions;
 use crate::engine::prompt::template::{self, Specials};
-use crate::engine::prompt::{IMAGE_MARKERS, Part, Prompt};
+use crate::engine::prompt::{IMAGE_MARKERS, Part, Prompt, Surroundings};
 use crate::engine::session::text::Utf8Stream;
-use crate::engine::{Error, Request, Unsupported};
+use crate::engine::{Error, Projector, Request, Unsupported};
 use crate::ffi;
 use crate::gguf::{Gguf, LlmShape, open_llm};
 
@@ -236,20 +236,19 @@ impl Model {
         &self.0.native
     }
 
-    /// The parts that are tokenized for a prompt: put into a chat template if it is a question, with a place for each
-    /// of `n_images`. `chat_template` is used instead of the model's own.
+    /// The parts that are tokenized for a request's prompt: put into a chat template if it is a question, with a place for
+    /// each of its images, which have `surroundings`.
     ///
     /// # Errors
     /// [`Error::Markers`], [`Error::EmptyPrompt`], and [`Error::Template`] if the template fails.
     pub(crate) fn rendered(
         &self,
-        prompt: &Prompt,
-        n_images: usize,
-        chat_template: Option<&str>,
+        request: &Request,
+        surroundings: Surroundings,
     ) -> Result<template::Rendered, Error> {
-        let user = prompt.with_places(n_images)?;
+        let user = request.prompt.with_places(request.images.len())?;
         let specials = &self.0.specials;
-        let (system, history) = match prompt {
+        let (system, history) = match &request.prompt {
             Prompt::Raw(_) => {
                 let turns = vec![template::RenderedTurn {
                     parts: user,
@@ -264,9 +263,12 @@ impl Model {
             history,
             user: &user,
         };
-        let rendered = match chat_template {
-            Some(given) => template::apply(given, specials, &conversation),
-            None => template::apply_or_llava(self.chat_template().as_deref(), specials, &conversation),
+        let rendered = match request.chat_template.as_deref() {
+            Some(given) => template::apply(given, specials, &conversation, surroundings),
+            None => {
+                let own = self.chat_template();
+                template::apply_or_llava(own.as_deref(), specials, &conversation, surroundings)
+            }
         };
         rendered.map_err(|reason| Error::Template { reason })
     }
@@ -275,9 +277,8 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Markers`], [`Error::EmptyPrompt`], [`Error::Template`]
-    pub fn prompt_text(&self, request: &Request) -> Result<String, Error> {
-        let n_images = request.images.len();
-        let rendered = self.rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
+    pub fn prompt_text(&self, projector: Option<&Projector>, request: &Request) -> Result<String, Error> {
+        let rendered = self.rendered(request, Surroundings::of(projector))?;
         let mut text = String::new();
         for turn in rendered.turns {
             for part in turn.parts {

@@ -20,7 +20,7 @@ pub(super) fn render(template: &str, variables: Value) -> Result<String, String>
     let template = with_if_for_generation(template);
     environment()
         .and_then(|environment| environment.render_str(&template, variables))
-        .map_err(|error| one_line(&error))
+        .map_err(|error| in_words(&error))
 }
 
 fn environment() -> Result<Environment<'static>, Error> {
@@ -65,6 +65,11 @@ fn with_if_for_generation(template: &str) -> String {
 fn strftime_now(format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now())
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// A value as the filter `tojson` writes it, if it can.
+pub(super) fn json(value: &Value) -> Option<String> {
+    tojson(value.clone(), Kwargs::from_iter([] as [(String, Value); 0])).ok()
 }
 
 /// Python's `json.dumps`: unlike Jinja's own filter nothing is escaped for HTML, as the model is to read what was written.
@@ -189,8 +194,18 @@ impl Formatter for Python {
     }
 }
 
-fn one_line(error: &Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+/// An error in one line.
+fn in_words(error: &Error) -> String {
+    let words = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    // Values of minijinja cannot be given operators, and no published template of a vision model was seen to need this one.
+    let is_formatting = error
+        .detail()
+        .is_some_and(|detail| detail.starts_with("tried to use % operator on unsupported types string and"));
+    if is_formatting {
+        format!("{words}: Python's '...' % x is not known here, write '...' | format(x)")
+    } else {
+        words
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +288,10 @@ mod tests {
         ] {
             assert_eq!(rendered(template).as_deref(), Ok(text), "{template}");
         }
+        let error = rendered("{{ '%s of 2' % x }}").unwrap_err();
+        assert!(error.contains("'...' | format(x)"), "{error}");
+        let error = rendered("{{ [1] % 2 }}").unwrap_err();
+        assert!(!error.contains("format"), "{error}");
         let year: u32 = rendered("{{ strftime_now('%Y') }}").unwrap().parse().unwrap();
         assert!((2025..10_000).contains(&year));
         assert!(

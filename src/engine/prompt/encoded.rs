@@ -52,7 +52,7 @@ pub struct EncodedPrompt {
     /// How long encoding had taken for what came from the projector's cache.
     pub(crate) saved_time: Duration,
     /// What the user should know about the prompt.
-    pub(crate) warning: Option<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What a stretch of vision rows shows.
@@ -136,7 +136,7 @@ impl EncodedPrompt {
             encoded_by: None,
             encode_time: Duration::ZERO,
             saved_time: Duration::ZERO,
-            warning: None,
+            warnings: Vec::new(),
         }
     }
 

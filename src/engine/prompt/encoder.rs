@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::encoded::{EncodedPrompt, PromptSize};
+use super::family::Surroundings;
 use super::template::Rendered;
 use crate::engine::session::{Event, Request, hear};
 use crate::engine::{CancelHandle, Error, Model, Projector};
@@ -22,8 +23,11 @@ pub fn encode(
 ) -> Result<Option<EncodedPrompt>, Error> {
     let began = Instant::now();
     let n_images = request.images.len();
-    let rendered = model.rendered(&request.prompt, n_images, request.chat_template.as_deref())?;
+    let rendered = model.rendered(request, Surroundings::of(projector.as_deref()))?;
     let n_pos = model.native().n_pos_per_embd();
+    let of_pictures = projector.as_ref().filter(|_| n_images > 0);
+    let of_pictures = of_pictures.and_then(|projector| projector.warning().map(str::to_owned));
+    let warnings = rendered.warning.into_iter().chain(of_pictures).collect();
     let prompt = match projector {
         None if n_images > 0 => return Err(Error::NoProjector { n_images }),
         None => {
@@ -55,7 +59,7 @@ pub fn encode(
     Ok(prompt.map(|prompt| EncodedPrompt {
         model: Some(model.downgrade()),
         encode_time: began.elapsed(),
-        warning: rendered.warning,
+        warnings,
         ..prompt
     }))
 }
@@ -67,7 +71,7 @@ impl PromptSize {
     /// As [`encode`].
     pub fn of(model: &Model, projector: Option<&Projector>, request: &Request) -> Result<Self, Error> {
         let images = &request.images;
-        let rendered = model.rendered(&request.prompt, images.len(), request.chat_template.as_deref())?;
+        let rendered = model.rendered(request, Surroundings::of(projector))?;
         match projector {
             None if !images.is_empty() => Err(Error::NoProjector {
                 n_images: images.len(),

@@ -8,11 +8,17 @@
 mod parts;
 
 #[cfg(feature = "native")]
+mod content;
+#[cfg(feature = "native")]
 mod dialect;
 #[cfg(feature = "native")]
 mod encoded;
 #[cfg(feature = "native")]
 mod encoder;
+#[cfg(feature = "native")]
+mod family;
+#[cfg(all(test, feature = "native"))]
+mod published;
 #[cfg(feature = "native")]
 pub(crate) mod template;
 
@@ -24,3 +30,5 @@ pub(crate) use encoded::{EncodedBy, Shown};
 pub use encoded::{EncodedPrompt, MediaKind, MediaSpan, PromptSize};
 #[cfg(feature = "native")]
 pub use encoder::encode;
+#[cfg(feature = "native")]
+pub(crate) use family::Surroundings;

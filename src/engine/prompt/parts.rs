@@ -56,7 +56,8 @@ pub enum Prompt {
         system: Option<String>,
         /// What was asked and answered before. The request's images are those of all turns, in order.
         history: Vec<Exchange>,
-        /// The user's message. Images without a place in it come before it.
+        /// The user's message. Images without a place in it come before it; a template may put all images of a message
+        /// first, as LLaVA's does.
         user: Vec<Part>,
     },
 }
@@ -125,10 +126,7 @@ impl Prompt {
         let mut parts = self.user_parts().to_vec();
         let (n_markers, n_before) = (self.n_markers(), self.n_markers_before());
         if n_markers == n_before && n_before <= n_images && matches!(self, Self::Chat { .. }) {
-            parts.splice(
-                0..0,
-                (n_before..n_images).flat_map(|_| [Part::Image, Part::Text("\n".to_owned())]),
-            );
+            parts.splice(0..0, (n_before..n_images).map(|_| Part::Image));
         } else if n_markers != n_images {
             return Err(Error::Markers { n_markers, n_images });
         }
@@ -204,7 +202,7 @@ mod tests {
     #[test]
     fn a_chat_without_markers_begins_with_its_images() {
         let parts = Prompt::chat("which?").with_places(2).unwrap();
-        assert_eq!(parts, [Part::Image, text("\n"), Part::Image, text("\nwhich?")]);
+        assert_eq!(parts, [Part::Image, Part::Image, text("which?")]);
     }
 
     #[test]

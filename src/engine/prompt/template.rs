@@ -1,9 +1,7 @@
 //! Chat templates: the model's own, or LLaVA-1.5's.
 
-use minijinja::context;
-use minijinja::value::Value;
-
-use super::dialect;
+use super::content::{Content, Mark, holds_answers};
+use super::family::Surroundings;
 use super::parts::{Exchange, Part, join_texts};
 
 /// What a template is given besides the messages.
@@ -50,9 +48,15 @@ pub(crate) struct Conversation<'a> {
 
 impl<'a> Conversation<'a> {
     /// The user's messages.
-    fn users(&self) -> impl Iterator<Item = &'a [Part]> {
+    pub(super) fn users(&self) -> impl Iterator<Item = &'a [Part]> {
         let before = self.history.iter().map(|turn| turn.user.as_slice());
         before.chain([self.user])
+    }
+
+    /// The conversation as it was when each of its turns was to be answered.
+    fn asked(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let whole = *self;
+        (0..=self.history.len()).map(move |i| whole.until(i))
     }
 
     /// The conversation as it was when its turn `i` was to be answered.
@@ -66,6 +70,30 @@ impl<'a> Conversation<'a> {
             None => *self,
         }
     }
+
+    /// A text that occurs neither in the conversation nor in the other texts.
+    pub(super) fn unused_marker(&self, name: &str, others: &[&str]) -> String {
+        let is_taken = |marker: &str| {
+            let users = self.users().flatten().filter_map(|part| match part {
+                Part::Text(text) => Some(text.as_str()),
+                Part::Image => None,
+            });
+            let answers = self.history.iter().map(|turn| turn.answer.as_str());
+            let mut texts = users
+                .chain(answers)
+                .chain(self.system)
+                .chain(others.iter().copied());
+            texts.any(|text| text.contains(marker))
+        };
+        let mut n = 0;
+        loop {
+            let marker = format!("<__{name}_{n}__>");
+            if !is_taken(&marker) {
+                return marker;
+            }
+            n += 1;
+        }
+    }
 }
 
 /// Puts a conversation into `template`, or into LLaVA-1.5's if there is none: files of that model were written without.
@@ -76,19 +104,26 @@ pub(crate) fn apply_or_llava(
     template: Option<&str>,
     specials: &Specials,
     conversation: &Conversation<'_>,
+    surroundings: Surroundings,
 ) -> Result<Rendered, String> {
     if let Some(template) = template {
-        return apply(template, specials, conversation);
+        return apply(template, specials, conversation, surroundings);
     }
-    let mut rendered = split_into_turns(conversation, &place_marker("", conversation), |turn, place| {
-        llava(turn, place, &specials.eos)
-    });
+    let place = conversation.unused_marker("image", &[]);
+    let texts = conversation
+        .asked()
+        .map(|turn| llava(&turn, &place, &specials.eos));
+    let mut rendered = split_into_turns(conversation, &texts.collect::<Vec<_>>(), &place);
     rendered.warning = Some("the model has no chat template: LLaVA-1.5's is used".to_owned());
     Ok(rendered)
 }
 
 /// LLaVA-1.5's template: `USER: {message} ASSISTANT: {answer}</s>USER: {message} ASSISTANT:`.
 fn llava(conversation: &Conversation<'_>, place: &str, eos: &str) -> String {
+    let mark = Mark {
+        place,
+        own_lines: Surroundings::LLAVA.own_lines,
+    };
     let mut text = conversation
         .system
         .map_or_else(String::new, |system| format!("{system} "));
@@ -96,10 +131,10 @@ fn llava(conversation: &Conversation<'_>, place: &str, eos: &str) -> String {
         let answer = turn.answer.trim();
         text.push_str(&format!(
             "USER: {} ASSISTANT: {answer}{eos}",
-            with_places(&turn.user, place)
+            mark.text(&turn.user)
         ));
     }
-    text + &format!("USER: {} ASSISTANT:", with_places(conversation.user, place))
+    text + &format!("USER: {} ASSISTANT:", mark.text(conversation.user))
 }
 
 /// Puts the messages into a template.
@@ -110,49 +145,61 @@ pub(crate) fn apply(
     template: &str,
     specials: &Specials,
     conversation: &Conversation<'_>,
+    surroundings: Surroundings,
 ) -> Result<Rendered, String> {
     let template = template.strip_prefix('\u{feff}').unwrap_or(template);
-    let place = place_marker(template, conversation);
-    // Most templates take a message as text. Those of some image models want a list of typed pieces, and drop or
-    // refuse a text: so the result is looked at.
-    let render_all = |content: Content| -> Result<Vec<String>, String> {
-        (0..=conversation.history.len())
-            .map(|i| {
-                let turn = conversation.until(i);
-                let text = render(template, specials, &turn, &place, content)?;
-                if holds(&text, &turn, &place) {
-                    Ok(text)
-                } else {
-                    Err("it leaves out the message".to_owned())
-                }
-            })
+    let place = conversation.unused_marker("image", &[template]);
+    let mark = Mark {
+        place: &place,
+        own_lines: surroundings.own_lines,
+    };
+    let render_all = |content: &Content| -> Result<Vec<String>, String> {
+        let turns = conversation.asked();
+        turns
+            .map(|turn| content.render(template, specials, &turn, mark))
             .collect()
     };
-    let texts =
-        render_all(Content::Text).or_else(|reason| render_all(Content::Pieces).map_err(|_| reason))?;
+    let candidates = Content::candidates(template, specials);
+    let texts = best(candidates.iter().map(render_all), conversation.history)?;
     // The tokenizer adds BOS; a template that writes it too would double it.
     let without_bos = |text: &str| match text.strip_prefix(&specials.bos) {
         Some(rest) if specials.adds_bos && !specials.bos.is_empty() => rest.to_owned(),
         _ => text.to_owned(),
     };
-    let texts: Vec<String> = texts.iter().map(|text| without_bos(text)).collect();
-    let mut i = 0;
-    Ok(split_into_turns(conversation, &place, |_, _| {
-        i += 1;
-        texts[i - 1].clone()
-    }))
+    let around = surroundings.around;
+    let surrounded = format!("{around}{place}{around}");
+    let texts = texts
+        .iter()
+        .map(|text| without_bos(text).replace(&place, &surrounded));
+    Ok(split_into_turns(conversation, &texts.collect::<Vec<_>>(), &place))
 }
 
-/// A conversation turn by turn: `render` gives its text as it was when each turn was to be answered, in order. Where the
-/// text of a turn is not the beginning of the next one's, followed by its answer, all is one turn.
-fn split_into_turns(
-    conversation: &Conversation<'_>,
-    place: &str,
-    mut render: impl FnMut(&Conversation<'_>, &str) -> String,
-) -> Rendered {
-    let texts: Vec<String> = (0..=conversation.history.len())
-        .map(|i| render(&conversation.until(i), place))
-        .collect();
+/// The first rendering that holds the answers, too; without, the first that there is.
+///
+/// # Errors
+/// That of the first rendering, if all of them failed.
+fn best(
+    renderings: impl Iterator<Item = Result<Vec<String>, String>>,
+    history: &[Exchange],
+) -> Result<Vec<String>, String> {
+    let mut first: Option<Result<Vec<String>, String>> = None;
+    for rendering in renderings {
+        let whole = rendering.as_ref().ok().and_then(|texts| texts.last());
+        if whole.is_some_and(|text| holds_answers(text, history)) {
+            return rendering;
+        }
+        match &first {
+            None => first = Some(rendering),
+            Some(Err(_)) if rendering.is_ok() => first = Some(rendering),
+            Some(_) => {}
+        }
+    }
+    first.unwrap_or_else(|| Err("there is no way to give it a message".to_owned()))
+}
+
+/// A conversation turn by turn, from its text as it was when each turn was to be answered. Where the text of a turn is not
+/// the beginning of the next one's, followed by its answer, all is one turn.
+fn split_into_turns(conversation: &Conversation<'_>, texts: &[String], place: &str) -> Rendered {
     let mut turns = Vec::new();
     let mut rest = texts[0].as_str();
     for (turn, (text, next)) in conversation.history.iter().zip(texts.iter().zip(&texts[1..])) {
@@ -194,94 +241,6 @@ fn split_after_answer<'t>(text: &'t str, answer: &str) -> Option<(&'t str, &'t s
     is_there.then(|| text.split_at(blanks + answer.len()))
 }
 
-/// Whether a rendered prompt holds every message.
-fn holds(rendered: &str, conversation: &Conversation<'_>, place: &str) -> bool {
-    let parts = || conversation.users().flatten();
-    let texts_are_there = parts().all(|part| match part {
-        Part::Text(text) => rendered.contains(text.trim()),
-        Part::Image => true,
-    });
-    let n_images = parts().filter(|part| **part == Part::Image).count();
-    texts_are_there && rendered.matches(place).count() == n_images
-}
-
-/// How a template is given a message.
-#[derive(Debug, Clone, Copy)]
-enum Content {
-    Text,
-    Pieces,
-}
-
-impl Content {
-    fn to_value(self, text: &str) -> Value {
-        match self {
-            Self::Text => Value::from(text),
-            Self::Pieces => Value::from(vec![context! { type => "text", text => text }]),
-        }
-    }
-}
-
-fn render(
-    template: &str,
-    specials: &Specials,
-    conversation: &Conversation<'_>,
-    place: &str,
-    content: Content,
-) -> Result<String, String> {
-    let message = |role: &str, text: &str| context! { role => role, content => content.to_value(text) };
-    let mut messages: Vec<Value> = Vec::new();
-    // Templates take a system message as text, whatever they do with the user's.
-    messages.extend(
-        conversation
-            .system
-            .map(|system| context! { role => "system", content => system }),
-    );
-    for turn in conversation.history {
-        messages.push(message("user", &with_places(&turn.user, place)));
-        messages.push(message("assistant", turn.answer.trim()));
-    }
-    messages.push(message("user", &with_places(conversation.user, place)));
-    let variables = context! {
-        messages,
-        add_generation_prompt => true,
-        bos_token => specials.bos.as_str(),
-        eos_token => specials.eos.as_str(),
-    };
-    dialect::render(template, variables)
-}
-
-/// A text that stands for an image while the template runs: one that occurs nowhere else.
-fn place_marker(template: &str, conversation: &Conversation<'_>) -> String {
-    let taken = |marker: &str| {
-        let texts = conversation.users().flatten().filter_map(|part| match part {
-            Part::Text(text) => Some(text.as_str()),
-            Part::Image => None,
-        });
-        let answers = conversation.history.iter().map(|turn| turn.answer.as_str());
-        texts
-            .chain(answers)
-            .chain(conversation.system)
-            .chain([template])
-            .any(|text| text.contains(marker))
-    };
-    let mut n = 0;
-    loop {
-        let marker = format!("<__image_{n}__>");
-        if !taken(&marker) {
-            return marker;
-        }
-        n += 1;
-    }
-}
-
-fn with_places(user: &[Part], place: &str) -> String {
-    let texts = user.iter().map(|part| match part {
-        Part::Text(text) => text.as_str(),
-        Part::Image => place,
-    });
-    texts.collect()
-}
-
 fn at_places(text: &str, place: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     for (i, text) in text.split(place).enumerate() {
@@ -296,6 +255,11 @@ fn at_places(text: &str, place: &str) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NONE: Surroundings = Surroundings {
+        around: "",
+        own_lines: false,
+    };
 
     const CHATML: &str = "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + \
                           message['content'].strip() + '<|im_end|>' + '\n' }}{% endfor %}\
@@ -354,7 +318,7 @@ mod tests {
             parts: parts.to_vec(),
             answer,
         };
-        let own = apply(CHATML, &specials(), &conversation).unwrap();
+        let own = apply(CHATML, &specials(), &conversation, NONE).unwrap();
         let assistant = |question: &str| text(&format!("{question}<|im_end|>\n<|im_start|>assistant\n"));
         let expected = [
             turn(
@@ -378,14 +342,14 @@ mod tests {
         ];
         assert_eq!((own.turns.as_slice(), own.warning), (expected.as_slice(), None));
 
-        let llavas = apply_or_llava(None, &specials(), &conversation).unwrap();
+        let llavas = apply_or_llava(None, &specials(), &conversation, NONE).unwrap();
         let expected = [
             turn(
-                &[text("USER: "), Part::Image, text("One? ASSISTANT:")],
+                &[text("USER: "), Part::Image, text("\nOne? ASSISTANT:")],
                 Some(RenderedAnswer::Text(" Yes, one.".to_owned())),
             ),
             turn(
-                &[text("</s>USER: "), Part::Image, text("Two? ASSISTANT:")],
+                &[text("</s>USER: "), Part::Image, text("\nTwo? ASSISTANT:")],
                 Some(RenderedAnswer::Tokens(vec![5, 6])),
             ),
             turn(&[text("</s>USER: Three? ASSISTANT:")], None),
@@ -403,7 +367,7 @@ mod tests {
             history: &history,
             user: &user,
         };
-        let rendered = apply(template, &specials(), &conversation).unwrap();
+        let rendered = apply(template, &specials(), &conversation, NONE).unwrap();
         assert_eq!(
             rendered.turns[0].parts,
             [text("3 "), Part::Image, text("One?\n2 Yes.\n1 Two?\n")]
@@ -414,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_models_own_template() {
-        let rendered = apply_or_llava(Some(CHATML), &specials(), &asked(&question())).unwrap();
+        let rendered = apply_or_llava(Some(CHATML), &specials(), &asked(&question()), NONE).unwrap();
         assert_eq!(rendered.warning, None);
         let expected = [
             text("<|im_start|>user\n"),
@@ -428,7 +392,7 @@ mod tests {
     fn a_byte_order_mark_is_no_part_of_a_template() {
         let user = question();
         let [with, without] = [format!("\u{feff}{CHATML}"), CHATML.to_owned()]
-            .map(|template| apply(&template, &specials(), &asked(&user)).unwrap());
+            .map(|template| apply(&template, &specials(), &asked(&user), NONE).unwrap());
         assert_eq!(with, without);
     }
 
@@ -438,7 +402,7 @@ mod tests {
             adds_bos: false,
             ..specials()
         };
-        let parts = parts_of(apply(CHATML, &specials, &asked(&question())).unwrap());
+        let parts = parts_of(apply(CHATML, &specials, &asked(&question()), NONE).unwrap());
         assert_eq!(parts[0], text("<s><|im_start|>user\n"));
     }
 
@@ -450,7 +414,7 @@ mod tests {
                 system: Some("Be brief."),
                 ..asked(&question)
             };
-            parts_of(apply(CHATML, &specials(), &asked).unwrap())
+            parts_of(apply(CHATML, &specials(), &asked, NONE).unwrap())
         };
         assert_eq!(
             parts[0],
@@ -462,13 +426,13 @@ mod tests {
     fn a_template_that_wants_typed_pieces() {
         let template = "{% for message in messages %}{% for piece in message.content | selectattr('type', 'equalto', \
                         'text') %}[{{ piece.text }}]{% endfor %}{% endfor %}";
-        let parts = parts_of(apply(template, &specials(), &asked(&question())).unwrap());
+        let parts = parts_of(apply(template, &specials(), &asked(&question()), NONE).unwrap());
         assert_eq!(parts, [text("["), Part::Image, text("\nWhat is red?]")]);
     }
 
     #[test]
     fn without_a_template_llavas() {
-        let rendered = apply_or_llava(None, &specials(), &asked(&question())).unwrap();
+        let rendered = apply_or_llava(None, &specials(), &asked(&question()), NONE).unwrap();
         assert_eq!(
             rendered.turns[0].parts,
             [text("USER: "), Part::Image, text("\nWhat is red? ASSISTANT:")]
@@ -486,7 +450,7 @@ mod tests {
             ("{% for %}", "syntax error"),
             ("{{ 1 }}", "leaves out the message"),
         ] {
-            let error = apply_or_llava(Some(template), &specials(), &asked(&question())).unwrap_err();
+            let error = apply_or_llava(Some(template), &specials(), &asked(&question()), NONE).unwrap_err();
             assert!(error.contains(reason), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
@@ -495,7 +459,95 @@ mod tests {
     #[test]
     fn marker_text_of_the_user_stays_text() {
         let user = [Part::Image, text("what is <__image_0__> or <image>?")];
-        let parts = parts_of(apply("{{ messages[0].content }}", &specials(), &asked(&user)).unwrap());
+        let parts = parts_of(apply("{{ messages[0].content }}", &specials(), &asked(&user), NONE).unwrap());
         assert_eq!(parts, user);
+    }
+
+    /// As LLaVA's, in typed pieces: pictures first.
+    const TYPED: &str = "{% for message in messages %}{{ message.role }}: {% for piece in message.content | \
+                         selectattr('type', 'equalto', 'image') %}<image>{% endfor %}{% for piece in message.content | \
+                         selectattr('type', 'equalto', 'text') %}{{ piece.text }}{% endfor %}{{ '\n' }}{% endfor %}";
+
+    #[test]
+    fn a_templates_own_picture_in_texts_stays_text() {
+        let history = [Exchange {
+            user: vec![Part::Image, text("What is <image>?")],
+            answer: "<image> is a tag.".to_owned(),
+            tokens: None,
+        }];
+        let user = [text("Is <image> here: "), Part::Image];
+        let conversation = Conversation {
+            system: Some("No <image> in words."),
+            history: &history,
+            user: &user,
+        };
+        let rendered = apply(TYPED, &specials(), &conversation, NONE).unwrap();
+        // This template marks no place where an answer begins, so all is one turn.
+        let expected = [
+            text("system: No <image> in words.\nuser: "),
+            Part::Image,
+            text("What is <image>?\nassistant: <image> is a tag.\nuser: "),
+            Part::Image,
+            text("Is <image> here: \n"),
+        ];
+        assert_eq!(parts_of(rendered), expected);
+    }
+
+    #[test]
+    fn pictures_in_texts_have_the_lines_that_the_family_gives_them() {
+        let rendered = |user: &[Part], surroundings| {
+            parts_of(
+                apply(
+                    "[{{ messages[0].content }}]",
+                    &specials(),
+                    &asked(user),
+                    surroundings,
+                )
+                .unwrap(),
+            )
+        };
+        let gemma = Surroundings::of_type("gemma3");
+        for (user, surroundings, expected) in [
+            (
+                vec![Part::Image, text("a")],
+                NONE,
+                vec![text("["), Part::Image, text("a]")],
+            ),
+            (
+                vec![Part::Image, Part::Image, text("a")],
+                Surroundings::LLAVA,
+                vec![text("["), Part::Image, text("\n"), Part::Image, text("\na]")],
+            ),
+            (
+                vec![Part::Image, text("\na")],
+                Surroundings::LLAVA,
+                vec![text("["), Part::Image, text("\na]")],
+            ),
+            (
+                vec![Part::Image, text("a"), Part::Image],
+                Surroundings::LLAVA,
+                vec![text("["), Part::Image, text("a"), Part::Image, text("]")],
+            ),
+            (
+                vec![Part::Image, text("a")],
+                gemma,
+                vec![text("[\n\n"), Part::Image, text("\n\na]")],
+            ),
+        ] {
+            assert_eq!(rendered(&user, surroundings), expected, "{user:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_leaves_out_what_the_model_is_told_is_refused() {
+        let user = question();
+        let conversation = Conversation {
+            system: Some("Be brief."),
+            ..asked(&user)
+        };
+        let template = "{% for message in messages %}{% if message.role == 'user' %}{{ message.content }}{% endif %}{% endfor %}";
+        assert!(apply(template, &specials(), &asked(&user), NONE).is_ok());
+        let error = apply(template, &specials(), &conversation, NONE).unwrap_err();
+        assert!(error.contains("system message"), "{error}");
     }
 }

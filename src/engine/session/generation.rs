@@ -229,7 +229,7 @@ impl Cache {
         on_event: OnEvent<'_>,
         meanwhile: Meanwhile<'_>,
     ) -> Result<ControlFlow<()>, Error> {
-        if generation.warn(prompt.warning.clone(), on_event).is_break() {
+        if generation.warn(prompt.warnings.clone(), on_event).is_break() {
             return Ok(ControlFlow::Break(()));
         }
         self.fit(prompt, request.n_predict)?;

@@ -5,6 +5,8 @@ mod image;
 #[cfg(feature = "native")]
 mod fit;
 #[cfg(feature = "native")]
+mod marks;
+#[cfg(feature = "native")]
 mod picture_cache;
 #[cfg(feature = "native")]
 mod projector;

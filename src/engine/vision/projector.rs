@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::fit::{Fit, Size};
 use super::image::{Image, check_size};
+use super::marks;
 use super::picture_cache::{Encoded, PictureCache, Tile};
 use crate::engine::cache::hash;
 use crate::engine::model::{gpu, load_native, vision_shape};
@@ -31,6 +32,8 @@ pub struct Projector {
     n_encoder_layers: usize,
     load_time: Duration,
     cache: PictureCache,
+    /// What is wrong with the vocabulary, though not so that nothing could be computed.
+    warning: Option<String>,
 }
 
 impl Projector {
@@ -38,7 +41,7 @@ impl Projector {
     ///
     /// # Errors
     /// [`Error::File`] for a file that is missing, damaged, or no projector; [`Error::ProjectorWidth`] for that of
-    /// another model; [`Error::Load`] where llama.cpp refuses it; [`Error::LoadStopped`]; [`Error::OptionRange`].
+    /// another model; [`Error::PictureToken`] for that of one with another vocabulary; [`Error::Load`] where llama.cpp refuses it; [`Error::LoadStopped`]; [`Error::OptionRange`].
     pub fn load(
         path: impl AsRef<Path>,
         model: &Model,
@@ -57,6 +60,14 @@ impl Projector {
                 projector_width,
                 model,
                 model_width,
+            });
+        }
+        if let Some(token) = marks::missing_required(&shape.projector_type, model.native()) {
+            return Err(Error::PictureToken {
+                projector: path.to_owned(),
+                projector_type: shape.projector_type,
+                token,
+                model: model.path().to_owned(),
             });
         }
         let fit = Fit::of(&gguf, &shape, options)?.filter(|_| options.encoder == VisionEncoder::Reference);
@@ -83,11 +94,19 @@ impl Projector {
                 reason: "it has no vision encoder".to_owned(),
             });
         }
+        let missing = marks::missing_expected(&shape.projector_type, model.native());
         let n_encoder_layers = vision_shape(&gguf, &shape, options.encoder).n_layer.max(1);
         Ok(Self {
             native,
             model: model.clone(),
             gguf,
+            warning: missing.map(|token| {
+                format!(
+                    "the model's vocabulary lacks {token}, which stands beside the pictures of {} projectors: it is \
+                     written in letters. Is this projector the model's own?",
+                    shape.projector_type
+                )
+            }),
             shape,
             fit,
             n_encoder_layers,
@@ -197,6 +216,11 @@ impl Projector {
             shape: vision_shape(&self.gguf, &self.shape, self.encoder),
             n_tokens_per_image: self.shape.n_tokens_per_image.map(|n_tokens| n_tokens as usize),
         }
+    }
+
+    /// What is to be said of every prompt with a picture.
+    pub(crate) fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Whether the rows of an image see each other both ways.

@@ -7,6 +7,7 @@ use super::keywords::keywords;
 use super::{PolicyChoice, PolicyError, PolicyFields, PolicyOverrides, VisiPrunerConfig};
 use crate::policy::before::BeforeConfig;
 use crate::policy::composed::Composition;
+use crate::policy::dense_staged::DenseStaged;
 use crate::policy::divprune::MaxMinDistance;
 use crate::policy::fastv::FASTV;
 use crate::policy::fixed::Schedule;
@@ -166,4 +167,6 @@ policies! {
     Random(RandomConfig) = "random",
     /// Evenly spaced tokens, before layer 0.
     Uniform(BeforeConfig, &EvenlySpaced) = "uniform",
+    /// Nothing is dropped, in batches as with the policies that drop.
+    DenseStaged(DenseStaged) = "dense_staged",
 }

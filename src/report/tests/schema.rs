@@ -14,6 +14,7 @@ fn reports_of_every_kind_satisfy_the_schema() {
     let fixed = "\nfusion_layer = 4\nkeep = 2\nexit_from = 7";
     let policies = [
         ("visipruner", ""),
+        ("dense_staged", ""),
         ("fixed", fixed),
         ("vtw", ""),
         ("fastv", ""),
@@ -25,6 +26,7 @@ fn reports_of_every_kind_satisfy_the_schema() {
         ("divprune+visipruner", ""),
         ("random+sparsevlm", ""),
         ("uniform+fixed", fixed),
+        ("random+dense_staged", ""),
     ];
     for name in PolicyName::ALL.iter().map(ToString::to_string) {
         assert!(

@@ -104,11 +104,7 @@ pub(super) async fn apply_template(
     Body { asked, .. }: Body<ChatRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let Prepared { worker, request, .. } = asked.prepare(&app).await?;
-    let model = worker.model().clone();
-    let rendering = tokio::task::spawn_blocking(move || model.prompt_text(&request));
-    let prompt = rendering
-        .await
-        .map_err(|error| ApiError::engine(&error.to_string()))??;
+    let prompt = worker.prompt_text(request).await?;
     Ok(Json(json!({ "prompt": prompt })))
 }
 

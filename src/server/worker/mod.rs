@@ -267,14 +267,31 @@ impl Worker {
     /// # Errors
     /// As [`encode`].
     pub(crate) async fn count(&self, request: Request) -> Result<PromptSize, Refused> {
+        self.look_at(move |model, projector| PromptSize::of(model, projector, &request))
+            .await
+    }
+
+    /// A request's prompt as its chat template has it.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub(crate) async fn prompt_text(&self, request: Request) -> Result<String, Refused> {
+        self.look_at(move |model, projector| model.prompt_text(projector, &request))
+            .await
+    }
+
+    async fn look_at<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Model, Option<&Projector>) -> Result<T, engine::Error> + Send + 'static,
+    ) -> Result<T, Refused> {
         let (model, projector) = (self.model.clone(), self.projector.clone());
-        let counting = tokio::task::spawn_blocking(move || {
+        let looking = tokio::task::spawn_blocking(move || {
             let projector = projector
                 .as_deref()
                 .map(|projector| projector.lock().unwrap_or_else(PoisonError::into_inner));
-            PromptSize::of(&model, projector.as_deref(), &request)
+            look(&model, projector.as_deref())
         });
-        counting.await.map_err(|_| Refused::Gone)?.map_err(Refused::Wrong)
+        looking.await.map_err(|_| Refused::Gone)?.map_err(Refused::Wrong)
     }
 }
 

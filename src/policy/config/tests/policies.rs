@@ -4,8 +4,9 @@ use super::*;
 use crate::policy::Policy;
 
 /// Every policy with its defaults, as a file.
-const DEFAULTS: [&str; 7] = [
+const DEFAULTS: [&str; 8] = [
     "policy = \"vtw\"\nexit_from = 15\n",
+    "policy = \"dense_staged\"\n",
     "policy = \"fastv\"\nrank_layers = [1]\nkeep = [\"50%\"]\n",
     "policy = \"pyramiddrop\"\nrank_layers = [7, 15, 23]\nkeep = [\"50%\", \"25%\", \"12.5%\"]\n",
     "policy = \"sparsevlm\"\nrank_layers = [2, 6, 15]\nkeep = [300, 200, 110]\n",
@@ -190,7 +191,7 @@ fn only_one_before_the_model_and_one_in_it_go_together() {
             text.parse::<PolicyChoice>().unwrap_err().to_string(),
             format!(
                 "the policies {text} do not go together: one that acts before the model (divprune, random, uniform) can \
-                 be followed by one that acts in it (visipruner, fixed, vtw, fastv, pyramiddrop, sparsevlm)"
+                 be followed by one that acts in it (visipruner, fixed, vtw, fastv, pyramiddrop, sparsevlm, dense_staged)"
             )
         );
     }
@@ -198,7 +199,7 @@ fn only_one_before_the_model_and_one_in_it_go_together() {
     assert_eq!(
         error,
         "policy is \"fastw\", but must be one of: off, visipruner, fixed, vtw, fastv, pyramiddrop, sparsevlm, divprune, \
-         random, uniform"
+         random, uniform, dense_staged"
     );
     let error = PolicyOverrides::from_toml("\npolicy = 'best'")
         .unwrap_err()

@@ -92,7 +92,8 @@ fn layouts() -> [PromptLayout; 3] {
     [one_image(), two_images(), one_token]
 }
 
-const WHOLE: [&str; 9] = [
+const WHOLE: [&str; 10] = [
+    "policy = 'dense_staged'",
     "policy = 'fastv'\nkeep = '100%'",
     "policy = 'fastv'\nkeep = 999",
     "policy = 'pyramiddrop'\nrank_layers = [1, 4]\nkeep = ['100%', '100%']",
