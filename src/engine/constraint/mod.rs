@@ -36,9 +36,7 @@ pub enum Constraint {
 impl Constraint {
     fn grammar(&self) -> Result<TopLevelGrammar, String> {
         match self {
-            Self::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(with_bounded_blanks(
-                schema.clone(),
-            ))),
+            Self::JsonSchema(schema) => Ok(TopLevelGrammar::from_json_schema(in_one_line(schema.clone()))),
             Self::Grammar(text) if text.trim_start().starts_with("%llguidance") => {
                 Ok(TopLevelGrammar::from_lark(text.clone()))
             }
@@ -47,11 +45,11 @@ impl Constraint {
     }
 }
 
-/// A schema that says, unless it does, how many blanks may stand between two words: a model that is not sure of the next word
-/// writes blanks for ever. As many as llama.cpp allows.
-fn with_bounded_blanks(mut schema: Value) -> Value {
+/// A schema that says, unless it does already, that JSON stands in one line: where blanks are free, a model that is not sure of
+/// the next word writes blanks for ever.
+fn in_one_line(mut schema: Value) -> Value {
     if let Value::Object(fields) = &mut schema {
-        let options = json!({"whitespace_pattern": "( |\\n{1,2}[ \\t]{0,20})?"});
+        let options = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
         fields.entry("x-guidance").or_insert(options);
     }
     schema

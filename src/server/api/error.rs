@@ -20,7 +20,7 @@ pub(crate) struct ApiError {
     /// The field of the request that it is about.
     param: Option<String>,
     /// What there is to be told in numbers.
-    more: Map<String, Value>,
+    more: Box<Map<String, Value>>,
 }
 
 impl ApiError {
@@ -31,7 +31,7 @@ impl ApiError {
             code: None,
             message: message.into(),
             param: None,
-            more: Map::new(),
+            more: Box::default(),
         }
     }
 
@@ -178,11 +178,11 @@ impl From<Error> for ApiError {
             } => Self {
                 kind: "exceed_context_size_error",
                 code: Some("context_length_exceeded"),
-                more: Map::from_iter([
+                more: Box::new(Map::from_iter([
                     ("n_prompt_tokens".to_owned(), json!(n_tokens)),
                     ("n_vision_tokens".to_owned(), json!(n_vision)),
                     ("n_ctx".to_owned(), json!(n_ctx)),
-                ]),
+                ])),
                 ..Self::invalid(message)
             },
             Error::NoRoom { .. } | Error::OutOfMemory { .. } => too_much,
@@ -232,7 +232,7 @@ impl ApiError {
 
     /// `{"error": {...}}`
     pub(crate) fn body(&self) -> Value {
-        let mut error = self.more.clone();
+        let mut error = (*self.more).clone();
         error.insert("message".to_owned(), json!(self.message));
         error.insert("type".to_owned(), json!(self.kind));
         error.insert("param".to_owned(), json!(self.param));
