@@ -104,6 +104,12 @@ impl Model {
         })
     }
 
+    /// Whether layers keep a state in place of a cell for each row.
+    pub(crate) fn has_recurrent_layers(&self) -> bool {
+        // SAFETY: `ptr` is a live model.
+        unsafe { sys::llama_model_is_recurrent(self.as_ptr()) || sys::llama_model_is_hybrid(self.as_ptr()) }
+    }
+
     /// Transformer layers.
     pub(crate) fn n_layer(&self) -> usize {
         // SAFETY: `ptr` is a live model.

@@ -260,7 +260,7 @@ impl Chat {
             .policy_from(self.policy_file.as_deref(), &fields)?
             .resolved
             .policy;
-        if policy != PolicyConfig::Off {
+        if policy != PolicyConfig::Off && !policy.acts_before_model() {
             self.loaded
                 .model
                 .supports_pruning()
