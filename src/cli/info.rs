@@ -221,9 +221,8 @@ fn kv_bytes_per_token(llm: &LlmShape) -> u64 {
 fn support(arch: &str) -> String {
     match supported_archs() {
         Some(archs) if archs.iter().any(|supported| supported == arch) => "supported".to_owned(),
-        Some(archs) => format!(
-            "not supported for {arch}, which runs dense (supported: {})",
-            archs.join(", ")
+        Some(_) => format!(
+            "before layer 0 only (divprune, random, uniform): the layers of {arch} cannot be run in ranges"
         ),
         None => "unknown: this build has no engine".to_owned(),
     }

@@ -356,9 +356,8 @@ pub(crate) fn computing(what: &'static str, error: crate::ffi::Error) -> Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "pruning between layers is not possible with architecture '{arch}' ({reason}): take a policy that acts before them ({}), \
-     or none. Supported: {}",
-    before_model(),
-    supported.join(", ")
+     or none",
+    before_model()
 )]
 pub struct Unsupported {
     /// The model's architecture.

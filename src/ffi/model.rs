@@ -82,6 +82,15 @@ impl Model {
         })
     }
 
+    /// One that llama.cpp has made in another way.
+    #[cfg(test)]
+    pub(super) fn from_raw(ptr: NonNull<sys::llama_model>) -> Self {
+        Self {
+            ptr,
+            creation: Mutex::new(()),
+        }
+    }
+
     pub(super) fn as_ptr(&self) -> *mut sys::llama_model {
         self.ptr.as_ptr()
     }

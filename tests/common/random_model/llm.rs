@@ -7,6 +7,9 @@ use visipruner::gguf::{GgmlType, GgufWriter};
 use super::plan::{Init, Plan, file_type};
 use super::tokenizer::{self, BOS, EOS, UNK, vocabulary};
 
+/// Slices that Qwen3-VL adds.
+const N_SLICES: usize = 3;
+
 /// Rows that a short convolution of LFM2 spans.
 const N_CONVOLVED: usize = 3;
 
@@ -24,12 +27,15 @@ pub enum Arch {
     Gemma3,
     /// As Llama, and scores grow with the position of the query.
     Mistral3,
+    /// Norms on query and key, M-RoPE, and slices of a picture's rows that are added after the first layers. Not among
+    /// [`ALL`](Self::ALL): the projector would have to make the slices.
+    Qwen3Vl,
     /// Short convolutions in all layers but every third, which has attention. It cannot be cut.
     Lfm2,
 }
 
 impl Arch {
-    /// Those that can be cut.
+    /// Of each way of building a layer one that can be cut.
     pub const ALL: [Arch; 6] = [
         Arch::Llama,
         Arch::Qwen2,
@@ -48,6 +54,7 @@ impl Arch {
             Arch::Qwen2Vl => "qwen2vl",
             Arch::Gemma3 => "gemma3",
             Arch::Mistral3 => "mistral3",
+            Arch::Qwen3Vl => "qwen3vl",
             Arch::Lfm2 => "lfm2",
         }
     }
@@ -57,7 +64,7 @@ impl Arch {
     }
 
     fn has_qk_norm(self) -> bool {
-        matches!(self, Arch::Qwen3 | Arch::Gemma3 | Arch::Lfm2)
+        matches!(self, Arch::Qwen3 | Arch::Qwen3Vl | Arch::Gemma3 | Arch::Lfm2)
     }
 
     fn has_post_norm(self) -> bool {
@@ -167,7 +174,10 @@ impl RandomLlm {
         } else {
             writer.set(key("attention.head_count_kv"), self.n_head_kv as u32);
         }
-        if self.arch == Arch::Qwen2Vl {
+        if self.arch == Arch::Qwen3Vl {
+            writer.set(key("n_deepstack_layers"), N_SLICES as u32);
+        }
+        if matches!(self.arch, Arch::Qwen2Vl | Arch::Qwen3Vl) {
             let pairs = self.n_embd_head as i32 / 2;
             let (time, y) = (pairs / 4, (pairs - pairs / 4) / 2);
             writer.set(key("rope.dimension_sections"), vec![time, y, pairs - time - y, 0]);
