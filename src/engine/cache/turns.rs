@@ -4,6 +4,7 @@
 //! drops them for it. Its text stays as it was computed. So a conversation that is read afresh, from text, gives what it
 //! gave when it came turn by turn.
 
+use std::borrow::Cow;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -620,6 +621,7 @@ impl<'a> Input<'a> {
                 source,
             })?),
         };
+        let (n_embd, vision) = self.vision_embeddings();
         let params = PrefillParams {
             layout: self.layout,
             n_layer,
@@ -628,13 +630,24 @@ impl<'a> Input<'a> {
             max_rows_per_attention_probe: self.n_ubatch,
             causal_images: !self.prompt.non_causal,
             embeddings: Some(Embeddings {
-                n_embd: self.model.native().n_embd_inp(),
-                vision: self.prompt.embeddings_of(self.layout),
+                n_embd,
+                vision: &vision,
                 text: text.as_deref(),
             }),
             shared,
         };
         prefill::prefill(engine, &params, policy)
+    }
+
+    /// The width of the vision rows that enter layer 0, and these rows: with DeepStack what is added later is cut off.
+    fn vision_embeddings(&self) -> (usize, Cow<'_, [f32]>) {
+        let (n_embd, n_embd_inp) = (self.model.native().n_embd(), self.model.native().n_embd_inp());
+        let rows = self.prompt.embeddings_of(self.layout);
+        if n_embd == n_embd_inp {
+            return (n_embd, Cow::Borrowed(rows));
+        }
+        let first = rows.chunks_exact(n_embd_inp).flat_map(|row| &row[..n_embd]);
+        (n_embd, Cow::Owned(first.copied().collect()))
     }
 
     /// The text rows as the token embedding has them: `[text rows][n_embd]`.
