@@ -119,9 +119,18 @@ fn keys_of(arch: &str) -> Vec<(&'static str, Value)> {
             ("deepstack_mapping", I32s(vec![0, 1, 2, -1])),
             ("embedding_scale", F32(3.0)),
         ],
-        "lfm2" | "lfm2moe" | "jamba" | "granitehybrid" | "nemotron_h" | "nemotron_h_moe" | "plamo2" => {
+        "lfm2" | "lfm2moe" | "jamba" | "granitehybrid" => {
             vec![("attention.head_count_kv", n_head_kv())]
         }
+        "plamo2" => vec![
+            ("attention.head_count_kv", n_head_kv()),
+            ("ssm.group_count", U32(0)),
+        ],
+        // a state, attention, or a feed-forward network in each layer
+        "nemotron_h" | "nemotron_h_moe" => vec![
+            ("attention.head_count_kv", U32s(vec![0, N_HEAD_KV, 0, 0])),
+            ("feed_forward_length", U32s(vec![0, 0, N_FF, 0])),
+        ],
         "qwen2vl" | "qwen3vl" | "qwen3vlmoe" | "paddleocr" | "hunyuan_vl" | "glm4" | "glm4moe" | "qwen35"
         | "qwen35moe" | "qwen3next" | "clef" | "qwen4exp" | "qwen3tts" => {
             let mut keys = vec![("rope.dimension_sections", U32s(vec![6, 5, 5, 0]))];
