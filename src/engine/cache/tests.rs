@@ -1,17 +1,13 @@
 //! Rows that a policy drops before layer 0 in llama.cpp's own memory: as if the prompt had never had them.
 
-#[path = "../../../tests/common/mod.rs"]
-mod common;
-
 use std::ops::ControlFlow::Continue;
 use std::ops::Range;
-
-use common::random_model::{Arch, RandomLlm};
-use common::rng::Rng;
 
 use super::*;
 use crate::engine::options::{FlashAttention, ModelOptions};
 use crate::engine::prompt::{MediaKind, MediaSpan};
+use crate::ffi::tests::common::random_model::{Arch, RandomLlm};
+use crate::ffi::tests::common::rng::Rng;
 use crate::policy::{PolicyConfig, PolicyOverrides, Row};
 
 const BEFORE: usize = 5;

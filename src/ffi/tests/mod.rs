@@ -2,7 +2,7 @@
 
 mod archs;
 #[path = "../../../tests/common/mod.rs"]
-mod common;
+pub(crate) mod common;
 mod cuts;
 #[cfg(feature = "lab")]
 mod inspect;
