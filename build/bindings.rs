@@ -11,7 +11,7 @@ const FUNCTIONS: [&str; 8] = [
     "vp_.*",
     "gguf_.*",
     "ggml_(log_set|set_abort_callback|get_type_traits|type_.*|blck_size|row_size|is_quantized)",
-    "ggml_backend_(load|load_all|load_all_from_path|free|name)",
+    "ggml_backend_(load|load_all|load_all_from_path|free|name|tensor_set)",
     "ggml_backend_dev_.*",
     "ggml_backend_reg_.*",
 ];

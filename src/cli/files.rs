@@ -89,6 +89,14 @@ impl Files {
         model_shape(&self.model.1, self.n_tokens_per_image())
     }
 
+    /// Whether tokens can be dropped between the layers of a model of this architecture; `None` without an engine.
+    pub fn can_be_cut(&self) -> Option<bool> {
+        #[cfg(feature = "native")]
+        return Some(visipruner::engine::supported_archs().contains(&self.model.1.arch));
+        #[cfg(not(feature = "native"))]
+        return None;
+    }
+
     /// Vision tokens of an image, where it is the same number for every image.
     pub fn n_tokens_per_image(&self) -> Option<usize> {
         let (_, projector) = self.projector.as_ref()?;

@@ -4,6 +4,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use visipruner::engine::Image;
 use visipruner::gguf::{LlmShape, ProjectorShape, file_type_name};
+use visipruner::policy::PolicyConfig;
+use visipruner::policy::config::PolicyName;
 
 use super::args::{ImageTokensArgs, InfoArgs, OutputArgs, PolicyArgs};
 use super::error::Error;
@@ -116,11 +118,8 @@ fn as_lines(files: &Files, policy: &ChosenPolicy, pictures: &[Picture]) -> Vec<S
             .iter()
             .map(|picture| line("", &picture_cost(picture, &files.model.1))),
     );
-    lines.push(line("pruning", &support(&llm.arch)));
-    lines.push(line(
-        "policy",
-        &policy_in_words(policy, files.projector.is_some()),
-    ));
+    lines.push(line("pruning", &support(files)));
+    lines.push(line("policy", &policy_in_words(policy, files)));
     lines
 }
 
@@ -218,35 +217,40 @@ fn kv_bytes_per_token(llm: &LlmShape) -> u64 {
     n_head_kv * u64::from(llm.head_dim_k + llm.head_dim_v) * KV_NUMBER_BYTES
 }
 
-fn support(arch: &str) -> String {
-    match supported_archs() {
-        Some(archs) if archs.iter().any(|supported| supported == arch) => "supported".to_owned(),
-        Some(archs) => format!(
-            "not supported for {arch}, which runs dense (supported: {})",
-            archs.join(", ")
+fn support(files: &Files) -> String {
+    match files.can_be_cut() {
+        Some(true) => "supported".to_owned(),
+        Some(false) => format!(
+            "before layer 0 only ({}): the layers of {} cannot be run in ranges",
+            before_model(", "),
+            files.model.1.arch
         ),
         None => "unknown: this build has no engine".to_owned(),
     }
 }
 
-/// The architectures that can be pruned, `None` without an engine.
-fn supported_archs() -> Option<Vec<String>> {
-    #[cfg(feature = "native")]
-    return Some(visipruner::engine::supported_archs());
-    #[cfg(not(feature = "native"))]
-    return None;
+/// The policies that run on every model.
+fn before_model(separator: &str) -> String {
+    let policies = PolicyName::ALL.iter().filter(|policy| policy.acts_before_model());
+    let names: Vec<String> = policies.map(ToString::to_string).collect();
+    names.join(separator)
 }
 
-fn policy_in_words(policy: &ChosenPolicy, has_projector: bool) -> String {
+fn policy_in_words(policy: &ChosenPolicy, files: &Files) -> String {
     let resolved = &policy.resolved;
     let source = match (&policy.file, resolved.preset) {
         (Some(file), _) => format!("from {}", file.display()),
         (None, Some(preset)) => format!("preset {preset}"),
-        (None, None) if !has_projector => {
+        (None, None) if files.projector.is_none() => {
             return "unknown: a preset needs the projector, give it with --mmproj".to_owned();
         }
+        (None, None) if resolved.policy != PolicyConfig::Off => "as asked for".to_owned(),
+        (None, None) if files.can_be_cut() == Some(false) => {
+            return format!("off: choose one with --policy ({})", before_model(", "));
+        }
         (None, None) => {
-            return "off: no thresholds are known for this model (give --policy-file, or --policy fixed)"
+            return "off: there is no preset for this model; visipruner calibrate finds thresholds, or choose layers with \
+                    --policy fixed"
                 .to_owned();
         }
     };
@@ -288,7 +292,7 @@ fn as_json(files: &Files, policy: &ChosenPolicy, pictures: &[Picture]) -> Value 
             "n_tokens_per_image": shape.n_tokens_per_image,
         })),
         "images": pictures,
-        "pruning_supported": supported_archs().map(|archs| archs.contains(&llm.arch)),
+        "pruning_supported": files.can_be_cut(),
         "preset": policy.resolved.preset,
         "policy_file": policy.file,
         "policy": policy.resolved.policy,

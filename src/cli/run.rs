@@ -102,7 +102,7 @@ impl RunOptions {
         let policy = files.policy(&args.policy)?;
         let images = image::read_all(&sources, args.compute.pictures.background)?;
         if !images.is_empty() {
-            say_about_policy(&policy, terminal);
+            say_about_policy(&policy, &files, terminal);
         }
         let session = session_options(&args.compute, files.model.1.n_ctx_train, &policy.resolved.policy);
         session.validate()?;
@@ -237,9 +237,14 @@ pub fn chat_template(argument: String) -> Result<String, Error> {
 }
 
 /// Says where no thresholds are known for a model that is to see pictures.
-pub fn say_about_policy(policy: &ChosenPolicy, terminal: &mut Terminal) {
+pub fn say_about_policy(policy: &ChosenPolicy, files: &Files, terminal: &mut Terminal) {
     let resolved = &policy.resolved;
-    if resolved.not_calibrated {
+    if resolved.not_calibrated && files.can_be_cut() == Some(false) {
+        terminal.say(format_args!(
+            "hint: nothing is pruned; the layers of {} cannot be run in ranges, but --policy divprune drops tokens before them",
+            files.model.1.arch
+        ));
+    } else if resolved.not_calibrated {
         terminal.say(
             "hint: no pruning thresholds are known for this model, so nothing is pruned; find them with visipruner \
              calibrate, give them with --policy-file, or choose layers with --policy fixed --fusion-layer F --keep K \

@@ -161,7 +161,7 @@ fn spec(id: String, paths: Paths, args: &ServeArgs, terminal: &mut Terminal) -> 
     let files = Files::read(paths)?;
     let policy = files.policy(&args.policy)?;
     if files.projector.is_some() {
-        say_about_policy(&policy, terminal);
+        say_about_policy(&policy, &files, terminal);
     }
     let session = SessionOptions {
         n_sequences: args.server.parallel,

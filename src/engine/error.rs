@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::options::KvType;
 use crate::gguf::GgufError;
+use crate::policy::config::PolicyName;
 use crate::policy::{PolicyError, Skipped};
 
 /// What was attempted, with which value, and what to do. Every message is one line.
@@ -162,7 +163,7 @@ pub enum Error {
         reason: Skipped,
     },
 
-    /// Pruning was asked for on a model that cannot be run in layer ranges.
+    /// Pruning between layers was asked for on a model that cannot be run in layer ranges.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
 
@@ -368,17 +369,25 @@ pub(crate) fn computing(what: &'static str, error: crate::ffi::Error) -> Error {
     }
 }
 
-/// Why a model cannot be pruned.
+/// Why a model cannot be pruned between its layers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "pruning is not possible with architecture '{arch}' ({reason}): run it with the policy off. Supported: {}",
-    supported.join(", ")
+    "pruning between layers is not possible with architecture '{arch}' ({reason}): take a policy that acts before them ({}), \
+     or none",
+    before_model()
 )]
 pub struct Unsupported {
     /// The model's architecture.
     pub arch: String,
     /// What stands in the way.
     pub reason: String,
-    /// The architectures that can be pruned.
+    /// The architectures that can be pruned between layers.
     pub supported: Vec<String>,
+}
+
+/// The policies that run on every model.
+fn before_model() -> String {
+    let policies = PolicyName::ALL.iter().filter(|policy| policy.acts_before_model());
+    let names: Vec<String> = policies.map(ToString::to_string).collect();
+    names.join(", ")
 }

@@ -47,4 +47,4 @@ pub(crate) use sampler::{Sampler, SamplerParams};
 pub(crate) use status::{Error, Status};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

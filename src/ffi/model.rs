@@ -82,6 +82,15 @@ impl Model {
         })
     }
 
+    /// One that llama.cpp has made in another way.
+    #[cfg(test)]
+    pub(super) fn from_raw(ptr: NonNull<sys::llama_model>) -> Self {
+        Self {
+            ptr,
+            creation: Mutex::new(()),
+        }
+    }
+
     pub(super) fn as_ptr(&self) -> *mut sys::llama_model {
         self.ptr.as_ptr()
     }
@@ -102,6 +111,12 @@ impl Model {
             // SAFETY: `ptr` is a live model.
             VpStatus(unsafe { sys::vp_model_supports_ranges(self.as_ptr()) })
         })
+    }
+
+    /// Whether layers keep a state in place of a cell for each row.
+    pub(crate) fn has_recurrent_layers(&self) -> bool {
+        // SAFETY: `ptr` is a live model.
+        unsafe { sys::llama_model_is_recurrent(self.as_ptr()) || sys::llama_model_is_hybrid(self.as_ptr()) }
     }
 
     /// Transformer layers.

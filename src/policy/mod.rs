@@ -247,6 +247,12 @@ pub trait Policy: Send + Sync {
     /// fewer rows go on, read a layer, or treat one differently from the layer before, whatever the prompt.
     fn cuts(&self, n_layer: usize) -> Vec<usize>;
 
+    /// Whether it acts before layer 0 and leaves all layers as they are: it then runs on every model, also on those that
+    /// cannot be cut. Default: no.
+    fn acts_before_model(&self) -> bool {
+        false
+    }
+
     /// Policies of equal keys do the same. Default: equal to no other policy's.
     fn key(&self) -> String {
         format!("{}@{:p}", self.name(), std::ptr::from_ref(self))

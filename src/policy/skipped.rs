@@ -63,7 +63,8 @@ impl fmt::Display for Skipped {
             Self::UnsupportedArch { arch } => {
                 write!(
                     f,
-                    "the architecture {arch:?} cannot be pruned, so the model ran dense"
+                    "the architecture {arch:?} cannot be pruned between layers, and no policy that acts before them was \
+                     asked for, so the model ran dense"
                 )
             }
             Self::NoImage => write!(f, "the prompt has no image"),

@@ -691,6 +691,51 @@ fn files_without_questions() {
 }
 
 #[test]
+fn a_hybrid_is_pruned_before_its_layers_only() {
+    let folder = Folder::new();
+    let [model, mmproj] = ["m.gguf", "mmproj.gguf"].map(|name| folder.path(name));
+    let llm = RandomLlm::new(Arch::Lfm2, 7);
+    llm.write(&model);
+    RandomProjector::new(8, llm.n_embd()).write(&mmproj);
+    let picture = folder.file("p.png", &png(40, 30));
+    let of_model = [
+        "-m",
+        model.to_str().expect("text"),
+        "--mmproj",
+        mmproj.to_str().expect("text"),
+    ];
+    let info = visipruner(&[&["info"], &of_model[..]].concat());
+    for part in [
+        "before layer 0 only (divprune, random, uniform): the layers of lfm2 cannot",
+        "off: choose one with --policy (divprune, random, uniform)",
+    ] {
+        assert!(info.stdout.contains(part), "{}", info.stdout);
+    }
+    let run = |more: &[&str]| {
+        let run = [
+            "run", "-t", "1", "--raw", "-p", "<image>x", "-n", "2", "--json", "--image", &picture,
+        ];
+        visipruner(&[&run[..], &of_model[..], more].concat())
+    };
+    let hint = "hint: nothing is pruned; the layers of lfm2 cannot be run in ranges, but --policy divprune";
+    let dense = run(&[]);
+    assert!(dense.stderr.starts_with(hint), "{}", dense.stderr);
+    let pruned = run(&["--policy", "divprune", "--budget", "4"]);
+    assert_eq!(pruned.code, Some(0), "{}", pruned.stderr);
+    let [dense, pruned]: [Value; 2] =
+        [dense, pruned].map(|ran| serde_json::from_str(&ran.stdout).expect("JSON"));
+    let rows = |report: &Value| report["layers"][7]["rows"].as_u64().expect("a number");
+    assert_eq!(rows(&dense) - rows(&pruned), 12);
+    let refused = run(&["--policy", "divprune+vtw", "--exit-from", "4"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("'lfm2' (some of its layers keep a state"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
 fn info_says_which_pictures_a_projector_takes() {
     for (family, model, expected) in [
         ("gemma3", "gemma3", "pictures of 56 x 56 pixels in patches of 14"),

@@ -2,6 +2,7 @@
 #![cfg(feature = "native")]
 
 mod answers;
+mod before_model;
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;

@@ -10,6 +10,7 @@ use visipruner::engine::{
     ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions, encode,
 };
 use visipruner::policy::PolicyConfig;
+use visipruner::policy::config::VisiPrunerConfig;
 
 /// What F16 comes to, in standard deviations of the logits.
 const TOLERANCE: f32 = 5e-3;
@@ -94,17 +95,29 @@ impl Family {
     }
 }
 
+/// As stock llama.cpp runs the model, and cut before every layer but the first without anything being dropped.
+fn sessions(model: &Model) -> [Session; 2] {
+    let cut_everywhere = VisiPrunerConfig {
+        shallow_mid_layer: 1,
+        layer_threshold: -1.0,
+        ..VisiPrunerConfig::default()
+    };
+    [PolicyConfig::Off, PolicyConfig::VisiPruner(cut_everywhere)].map(|policy| {
+        let options = SessionOptions {
+            policy,
+            n_threads: Some(1),
+            flash_attn: FlashAttention::Off,
+            type_k: KvType::F32,
+            type_v: KvType::F32,
+            ..SessionOptions::default()
+        };
+        Session::new(model, options).expect("a session")
+    })
+}
+
 fn check(family: &str) {
     let mut family = Family::load(family);
-    let options = SessionOptions {
-        policy: PolicyConfig::Off,
-        n_threads: Some(1),
-        flash_attn: FlashAttention::Off,
-        type_k: KvType::F32,
-        type_v: KvType::F32,
-        ..SessionOptions::default()
-    };
-    let mut session = Session::new(&family.model, options).expect("a session");
+    let mut sessions = sessions(&family.model);
     let pictures = family.meta["pictures"].as_object().expect("pictures").clone();
     for (name, facts) in &pictures {
         let what = format!("{} {name}", family.folder.display());
@@ -115,7 +128,9 @@ fn check(family: &str) {
         let image = read(name);
         let n_tokens = family.projector.image_tokens(image.width(), image.height());
         assert_eq!(facts["n_rows"], n_tokens.expect("a number"), "{what}");
-        family.check_logits(&mut session, &asked, &format!("{name}.logits.npy"));
+        for session in &mut sessions {
+            family.check_logits(session, &asked, &format!("{name}.logits.npy"));
+        }
     }
     let three: Vec<String> = family.meta["three"]["pictures"]
         .as_array()
@@ -126,7 +141,9 @@ fn check(family: &str) {
     let names: Vec<&str> = three.iter().map(String::as_str).collect();
     let asked = family.encode("prompt_three", &names);
     family.check_tokens(&asked.1, &family.meta["three"], "three pictures");
-    family.check_logits(&mut session, &asked, "three.logits.npy");
+    for session in &mut sessions {
+        family.check_logits(session, &asked, "three.logits.npy");
+    }
 }
 
 /// Each vision row points where transformers' points.

@@ -109,7 +109,7 @@ impl Chat {
         let ChosenPolicy { resolved, file } = files.policy(&args.policy)?;
         let policy = resolved.policy.clone();
         if files.projector.is_some() {
-            say_about_policy(&ChosenPolicy { resolved, file }, &mut terminal);
+            say_about_policy(&ChosenPolicy { resolved, file }, &files, &mut terminal);
         }
         let mut options = session_options(&args.compute, files.model.1.n_ctx_train, &policy);
         options.validate()?;
@@ -260,7 +260,7 @@ impl Chat {
             .policy_from(self.policy_file.as_deref(), &fields)?
             .resolved
             .policy;
-        if policy != PolicyConfig::Off {
+        if policy != PolicyConfig::Off && !policy.acts_before_model() {
             self.loaded
                 .model
                 .supports_pruning()

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::staged::OnProbe;
+use super::staged::{OnProbe, StagedTurn};
 use super::{Cache, Decoder, failed, turns};
 use crate::engine::prompt::EncodedPrompt;
 use crate::engine::{CancelHandle, Error, prefill};
@@ -34,19 +34,19 @@ impl Cache {
         let sequence = context.new_sequence().map_err(failed("the prompt"))?;
         let added = context.add(&sequence, &prompt.rows(0..prompt.layout.n_rows));
         added.map_err(failed("the prompt"))?;
-        let stage = turns::Stage {
-            model: &model,
-            cuts: &cuts,
-            prompt,
-            layout: &prompt.layout,
-            n_spare: 0,
-            n_ctx: params.n_ctx as usize,
-            store,
-        };
-        let shared = prefill::Shared::default();
+        let layout = &prompt.layout;
+        let input = turns::Input::new(&model, &cuts, prompt, layout, context);
         let mut before_call = |done: f32, _: &mut Decoder<'_>| on_progress(done);
         let result = context.watching(cancel.flag(), |context| {
-            stage.run(context, &sequence, shared, policy, &mut before_call, on_probe)
+            let decoder = Decoder {
+                context,
+                store,
+                model: &model,
+                n_ctx: params.n_ctx as usize,
+            };
+            let mut engine =
+                StagedTurn::new(decoder, &sequence, layout.n_rows, 0, &mut before_call, on_probe);
+            input.run(&mut engine, prefill::Shared::default(), policy)
         });
         let trace = turns::unless_stopped(result)?;
         Ok(trace

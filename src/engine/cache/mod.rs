@@ -16,6 +16,8 @@ mod dense;
 mod keys;
 mod staged;
 mod store;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::ops::ControlFlow;
@@ -29,12 +31,12 @@ use store::PrefixStore;
 pub(crate) use turns::{Read, Turn};
 
 use super::error::{Error, computing};
-use super::options::{KvType, SessionOptions};
+use super::options::{Cuts, KvType, SessionOptions};
 use super::prompt::EncodedPrompt;
 use super::session::{AnyPolicy, Event, Generation, Request};
 use super::{CancelHandle, Model, n_threads};
 use crate::ffi::{self, Status};
-use crate::policy::{Policy, PolicyConfig};
+use crate::policy::Policy;
 
 /// The longest context that a cache has unless told otherwise: a model trained for 128 Ki tokens would take
 /// gigabytes for its KV cache.
@@ -89,24 +91,20 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::OptionRange`], [`Error::QuantizedValues`], [`Error::Policy`]; [`Error::Unsupported`] for cuts in a model
-    /// that cannot be pruned; [`Error::Context`] where llama.cpp refuses.
+    /// that cannot be cut; [`Error::Context`] where llama.cpp refuses.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Self, Error> {
         options.policy.validate_for(model.n_layer())?;
-        let of_policy = (options.policy != PolicyConfig::Off).then(|| options.policy.cuts(model.n_layer()));
-        let mut cache = Self::with_cuts(model, options, options.cuts.of(model.n_layer(), of_policy))?;
-        cache.policy = AnyPolicy::Config(options.policy.clone());
-        Ok(cache)
+        Self::with_policy(model, options, AnyPolicy::Config(options.policy.clone()))
     }
 
-    pub(crate) fn with_cuts(
+    /// As [`new`](Self::new); `options.policy` is not looked at.
+    pub(crate) fn with_policy(
         model: &Model,
         options: &SessionOptions,
-        cuts: Option<Vec<usize>>,
+        policy: AnyPolicy,
     ) -> Result<Self, Error> {
         options.validate()?;
-        if cuts.is_some() {
-            model.supports_pruning()?;
-        }
+        let cuts = cuts(model, &options.cuts, policy.as_policy())?;
         let n_threads = n_threads(options.n_threads);
         let n_prefixes = options.n_prefixes;
         let params = ffi::ContextParams {
@@ -128,8 +126,8 @@ impl Cache {
             params,
             cuts,
             kv_types: [options.type_k, options.type_v],
-            policy: AnyPolicy::Config(PolicyConfig::Off),
-            store: PrefixStore::new(n_prefixes as usize),
+            policy,
+            store: PrefixStore::new(n_prefixes as usize, !model.native().has_recurrent_layers()),
             max_prefix_bytes: options.max_prefix_bytes,
         };
         cache.renew()?;
@@ -284,13 +282,17 @@ impl Cache {
         Ok(())
     }
 
-    /// The policy's cuts must be among those that the cache was made with.
+    /// The policy's cuts must be among those that the cache was made with. One that acts before layer 0 needs none.
     pub(crate) fn check_cuts(&self, policy: &dyn Policy) -> Result<(), Error> {
         let no_cut = |il| Error::NoCut {
             policy: policy.name(),
             il,
         };
+        if policy.acts_before_model() {
+            return Ok(());
+        }
         let Some(own) = &self.cuts else {
+            self.model.supports_pruning()?;
             return Err(no_cut(0));
         };
         let cuts = policy.cuts(self.model.n_layer());
@@ -310,7 +312,7 @@ impl Cache {
     ) -> Result<Option<Read>, Error> {
         // an answer that grows longer makes the cache grow with it
         let n_spare = n_predict.min(SUGGESTED_ANSWER);
-        let (cuts, model) = (self.cuts.clone().unwrap_or_default(), self.model.clone());
+        let (cuts, model) = (self.cuts.clone(), self.model.clone());
         if self.context.is_none() {
             self.renew()?;
         }
@@ -321,7 +323,7 @@ impl Cache {
         };
         let reader = turns::Reader {
             model: &model,
-            cuts: &cuts,
+            cuts: cuts.as_deref(),
             prompt,
             policy,
             n_spare,
@@ -360,6 +362,18 @@ impl Cache {
 /// Hears before each call of reading a prompt how much of it is done, from 0 to 1, and may stop it. Answers may go on
 /// meanwhile.
 pub(crate) type BeforeCall<'a> = &'a mut dyn FnMut(f32, &mut Decoder<'_>) -> ControlFlow<()>;
+
+/// The cuts of a cache. A policy that acts before layer 0 has none where the model cannot be cut.
+fn cuts(model: &Model, options: &Cuts, policy: Option<&dyn Policy>) -> Result<Option<Vec<usize>>, Error> {
+    let n_layer = model.n_layer();
+    let cuts = options.of(n_layer, policy.map(|policy| policy.cuts(n_layer)));
+    let needs_none = *options == Cuts::OfPolicy && policy.is_none_or(|policy| policy.acts_before_model());
+    match model.supports_pruning() {
+        Err(_) if needs_none => Ok(None),
+        Err(unsupported) if cuts.is_some() => Err(unsupported.into()),
+        _ => Ok(cuts),
+    }
+}
 
 /// Does what may find no room, forgetting what no request is at work on, the oldest first, until there is.
 fn with_room<T>(

@@ -47,6 +47,8 @@ pub(crate) struct Kept {
 pub(crate) struct PrefixStore {
     entries: Vec<Entry>,
     max_entries: usize,
+    /// Whether a sequence can be cut short: a recurrent state cannot go back.
+    can_cut: bool,
     clock: u64,
 }
 
@@ -60,9 +62,10 @@ pub(crate) struct Found {
 }
 
 impl PrefixStore {
-    pub(crate) fn new(max_entries: usize) -> Self {
+    pub(crate) fn new(max_entries: usize, can_cut: bool) -> Self {
         Self {
             max_entries,
+            can_cut,
             ..Self::default()
         }
     }
@@ -81,7 +84,9 @@ impl PrefixStore {
         };
         let found = self.entries.iter().map(common).enumerate();
         let (i, n_common) = found
-            .filter(|&(_, n_common)| n_common > 0)
+            .filter(|&(i, n_common)| {
+                n_common > 0 && (self.can_cut || n_common == self.entries[i].kept.keys.len())
+            })
             .max_by_key(|&(i, n_common)| (n_common, self.entries[i].kept.keys.len() == n_common))?;
         self.clock += 1;
         let entry = &mut self.entries[i];
@@ -98,7 +103,8 @@ impl PrefixStore {
         self.clock += 1;
         self.entries.retain(|other| {
             let n_rows = other.kept.keys.len();
-            !(kept.keys.starts_with(&other.kept.keys) && kept.can_end_at(n_rows))
+            let can_be_had = n_rows == kept.keys.len() || (self.can_cut && kept.can_end_at(n_rows));
+            !(kept.keys.starts_with(&other.kept.keys) && can_be_had)
         });
         self.entries.push(Entry {
             kept,

@@ -4,16 +4,17 @@
 //! drops them for it. Its text stays as it was computed. So a conversation that is read afresh, from text, gives what it
 //! gave when it came turn by turn.
 
+use std::borrow::Cow;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::keys::{PolicyKey, row_keys};
-use super::staged::{OnProbe, StagedTurn};
+use super::staged::StagedTurn;
 use super::store::{Kept, PrefixStore, RowKey};
 use super::{BeforeCall, Decoder, Shared, dense, failed, with_room};
 use crate::engine::Model;
 use crate::engine::error::Error;
-use crate::engine::prefill::{self, PrefillError, PrefillParams};
+use crate::engine::prefill::{self, LayerRanges, PrefillError, PrefillParams};
 use crate::engine::prompt::EncodedPrompt;
 use crate::ffi::{self, Status};
 use crate::policy::trace::PrefillTrace;
@@ -87,7 +88,8 @@ impl Turn {
 /// What reads a prompt.
 pub(crate) struct Reader<'a> {
     pub(crate) model: &'a Model,
-    pub(crate) cuts: &'a [usize],
+    /// `None`: the memory is llama.cpp's own.
+    pub(crate) cuts: Option<&'a [usize]>,
     pub(crate) prompt: &'a EncodedPrompt,
     /// `None`: nothing is pruned.
     pub(crate) policy: Option<&'a dyn Policy>,
@@ -104,7 +106,7 @@ struct Position {
     n_rows: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     /// Reads the prompt. There is none if it was stopped.
     pub(crate) fn read(
         mut self,
@@ -229,7 +231,7 @@ impl Reader<'_> {
         let layout = self.prompt.layout_until(span.end);
         let compute = failed("the prompt");
         let n_known = position.n_rows;
-        let is_staged = self.is_staged(context, position, &layout)?;
+        let way = self.way(context, position, &layout)?;
         if n_known < span.vision_end {
             // The sequence of the pictures is this turn's alone until it is kept.
             if Arc::strong_count(&position.sequence) > 1 {
@@ -239,7 +241,7 @@ impl Reader<'_> {
             let rows = self.prompt.rows(n_known..span.vision_end);
             context.add(&position.sequence, &rows).map_err(&compute)?;
             position.n_rows = span.vision_end;
-            if !is_staged
+            if way == Way::Dense
                 && self
                     .run_dense(context, &position.sequence, n_known..span.vision_end, before_call)?
                     .is_break()
@@ -247,43 +249,24 @@ impl Reader<'_> {
                 return Ok(None);
             }
         }
-        let n_shared = position.n_rows;
-        let branch = with_room(context, self.store, |context| context.branch(&position.sequence));
-        let branch = branch.map_err(&compute)?;
-        if n_shared < span.end {
-            context
-                .add(&branch, &self.prompt.rows(n_shared..span.end))
-                .map_err(&compute)?;
-        }
-        let trace = if is_staged {
-            let own = Own {
-                branch: &branch,
-                n_known,
-                n_shared,
-                n_earlier: if n_shared > span.vision_end {
-                    n_shared
-                } else {
-                    span.begin
-                },
-            };
-            self.run_staged(context, &layout, &own, before_call)?
-        } else if self
-            .run_dense(context, &branch, n_shared..span.end, before_call)?
-            .is_break()
-        {
-            None
-        } else {
-            let reason = layout.nothing_to_prune().filter(|_| self.policy.is_some());
-            let mut trace =
-                PrefillTrace::dense(&layout, self.model.n_layer(), reason.unwrap_or(Skipped::Off));
-            for layer in &mut trace.layers {
-                layer.resident = std::iter::once(0..n_known)
-                    .filter(|rows| !rows.is_empty())
-                    .collect();
-            }
-            Some(trace)
+        let rows = TurnRows {
+            n_known,
+            n_shared: position.n_rows,
+            n_earlier: if position.n_rows > span.vision_end {
+                position.n_rows
+            } else {
+                span.begin
+            },
         };
-        let Some(trace) = trace else { return Ok(None) };
+        let sequence = &position.sequence;
+        let read = match way {
+            Way::Staged => self.read_staged(context, sequence, &layout, rows, before_call)?,
+            Way::FewerRows => self.read_fewer_rows(context, sequence, &layout, rows, before_call)?,
+            Way::Dense => self.read_dense(context, sequence, &layout, rows, before_call)?,
+        };
+        let Some((branch, trace)) = read else {
+            return Ok(None);
+        };
         if n_known < span.vision_end {
             self.keep_pictures(position, i, key);
         }
@@ -366,16 +349,60 @@ impl Reader<'_> {
         layout.vision.first().map_or(layout.n_rows, |span| span.start)
     }
 
-    /// Whether the layers are run in ranges: for a policy with something to prune, or where pictures have been through
-    /// some layers only.
-    fn is_staged(
+    /// The layers are run in ranges for a policy with something to prune, or where pictures have been through some layers
+    /// only.
+    fn way(
         &self,
         context: &mut ffi::Context,
         position: &Position,
         layout: &PromptLayout,
-    ) -> Result<bool, Error> {
+    ) -> Result<Way, Error> {
         let is_pruned = self.policy.is_some() && layout.nothing_to_prune().is_none();
-        Ok(is_pruned || self.frontier(context, position)?.is_some())
+        Ok(match self.cuts {
+            None if is_pruned => Way::FewerRows,
+            None => Way::Dense,
+            Some(_) if is_pruned || self.frontier(context, position)?.is_some() => Way::Staged,
+            Some(_) => Way::Dense,
+        })
+    }
+
+    /// A branch with the rows of a turn that are not shared, none of which has run.
+    fn branch(
+        &mut self,
+        context: &mut ffi::Context,
+        sequence: &ffi::Sequence,
+        rows: Range<usize>,
+    ) -> Result<ffi::Sequence, Error> {
+        let branch = with_room(context, self.store, |context| context.branch(sequence));
+        let branch = branch.map_err(failed("the prompt"))?;
+        if !rows.is_empty() {
+            let added = context.add(&branch, &self.prompt.rows(rows));
+            added.map_err(failed("the prompt"))?;
+        }
+        Ok(branch)
+    }
+
+    fn read_dense(
+        &mut self,
+        context: &mut ffi::Context,
+        sequence: &ffi::Sequence,
+        layout: &PromptLayout,
+        rows: TurnRows,
+        before_call: BeforeCall<'_>,
+    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
+        let own = rows.n_shared..layout.n_rows;
+        let branch = self.branch(context, sequence, own.clone())?;
+        if self.run_dense(context, &branch, own, before_call)?.is_break() {
+            return Ok(None);
+        }
+        let reason = layout.nothing_to_prune().filter(|_| self.policy.is_some());
+        let mut trace = PrefillTrace::dense(layout, self.model.n_layer(), reason.unwrap_or(Skipped::Off));
+        for layer in &mut trace.layers {
+            layer.resident = std::iter::once(0..rows.n_known)
+                .filter(|rows| !rows.is_empty())
+                .collect();
+        }
+        Ok(Some((branch, trace)))
     }
 
     fn run_dense(
@@ -386,69 +413,118 @@ impl Reader<'_> {
         before_call: BeforeCall<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         let n_rows = self.prompt.layout.n_rows;
-        let (prompt, n_spare) = (self.prompt, self.n_spare + n_rows - rows.end);
-        let mut next = rows.start;
-        loop {
-            let (store, model, n_ctx) = (&mut *self.store, self.model, self.n_ctx);
-            let to_run = next..rows.end;
-            let mut before_call = |begin: usize, context: &mut ffi::Context| {
-                next = begin;
-                let store = &mut *store;
-                let mut decoder = Decoder {
-                    context,
-                    store,
-                    model,
-                    n_ctx,
-                };
-                before_call(begin as f32 / n_rows as f32, &mut decoder)
-            };
-            match dense::run(context, sequence, prompt, to_run, n_spare, &mut before_call) {
-                Ok(flow) => return Ok(flow),
-                Err(error) if error.status == Status::NoSlot && self.store.forget_one() => {}
-                Err(error) if error.status == Status::Aborted => return Ok(ControlFlow::Break(())),
-                Err(error) => return Err(failed("the prompt")(error)),
-            }
+        let n_spare = self.n_spare + n_rows - rows.end;
+        let mut before_call =
+            |row: i32, decoder: &mut Decoder<'_>| before_call(row as f32 / n_rows as f32, decoder);
+        let of_prompt: Vec<i32> = rows.map(|row| row as i32).collect();
+        let prompt = self.prompt;
+        let mut decoder = self.decoder(context);
+        match dense::run(
+            &mut decoder,
+            sequence,
+            prompt,
+            &of_prompt,
+            n_spare,
+            &mut before_call,
+        ) {
+            Ok(flow) => Ok(flow),
+            Err(error) if error.status == Status::Aborted => Ok(ControlFlow::Break(())),
+            Err(error) => Err(failed("the prompt")(error)),
         }
     }
 
-    fn run_staged(
+    /// Runs the rows that the policy lets into layer 0.
+    fn read_fewer_rows(
         &mut self,
         context: &mut ffi::Context,
+        sequence: &ffi::Sequence,
         layout: &PromptLayout,
-        own: &Own<'_>,
+        rows: TurnRows,
         before_call: BeforeCall<'_>,
-    ) -> Result<Option<PrefillTrace>, Error> {
-        let n_layer = self.model.n_layer();
-        let mut policy: Box<dyn StagePolicy> = match self.policy {
-            Some(policy) => policy::begin(policy, n_layer, layout)?,
-            None => Box::new(policy::off::Off::because(Skipped::Off)),
-        };
+    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
         let due = context
-            .due(own.branch, layout.n_rows)
+            .due(sequence, rows.n_shared)
             .map_err(failed("the prompt"))?;
-        let shared = prefill::Shared {
-            n_rows: own.n_shared,
-            n_earlier: own.n_earlier,
-            due: &due[..own.n_known],
+        let mut policy = self.stage_policy(layout)?;
+        let input = self.input(context, layout);
+        let (prompt, n_spare) = (self.prompt, self.n_spare_after(layout));
+        let mut engine = dense::WholeModelTurn {
+            decoder: self.decoder(context),
+            prompt,
+            shared: sequence,
+            n_shared: rows.n_shared,
+            end: layout.n_rows,
+            n_spare,
+            branch: None,
+            before_call,
         };
+        let shared = rows.shared(&due);
+        let trace = unless_stopped(input.run(&mut engine, shared, policy.as_mut()))?;
+        Ok(engine.branch.zip(trace))
+    }
+
+    fn read_staged(
+        &mut self,
+        context: &mut ffi::Context,
+        sequence: &ffi::Sequence,
+        layout: &PromptLayout,
+        rows: TurnRows,
+        before_call: BeforeCall<'_>,
+    ) -> Result<Option<(ffi::Sequence, PrefillTrace)>, Error> {
+        let branch = self.branch(context, sequence, rows.n_shared..layout.n_rows)?;
+        let due = context
+            .due(&branch, layout.n_rows)
+            .map_err(failed("the prompt"))?;
+        let mut policy = self.stage_policy(layout)?;
+        let input = self.input(context, layout);
         let mut nothing = |_: &mut ffi::Context, _: &ffi::Sequence, _| Ok(());
-        let stage = Stage {
-            model: self.model,
-            cuts: self.cuts,
-            prompt: self.prompt,
-            layout,
-            n_spare: self.n_spare + self.prompt.layout.n_rows - layout.n_rows,
-            n_ctx: self.n_ctx,
-            store: self.store,
-        };
-        unless_stopped(stage.run(
-            context,
-            own.branch,
-            shared,
-            policy.as_mut(),
+        let n_spare = self.n_spare_after(layout);
+        let decoder = self.decoder(context);
+        let mut engine = StagedTurn::new(
+            decoder,
+            &branch,
+            layout.n_rows,
+            n_spare,
             before_call,
             &mut nothing,
-        ))
+        );
+        let shared = rows.shared(&due);
+        let trace = unless_stopped(input.run(&mut engine, shared, policy.as_mut()))?;
+        Ok(trace.map(|trace| (branch, trace)))
+    }
+
+    fn decoder<'b>(&'b mut self, context: &'b mut ffi::Context) -> Decoder<'b> {
+        Decoder {
+            context,
+            store: self.store,
+            model: self.model,
+            n_ctx: self.n_ctx,
+        }
+    }
+
+    /// Rows that will be needed after those of a layout.
+    fn n_spare_after(&self, layout: &PromptLayout) -> usize {
+        self.n_spare + self.prompt.layout.n_rows - layout.n_rows
+    }
+
+    fn stage_policy(&self, layout: &PromptLayout) -> Result<Box<dyn StagePolicy>, Error> {
+        Ok(match self.policy {
+            Some(policy) => policy::begin(policy, self.model.n_layer(), layout)?,
+            None => Box::new(policy::off::Off::because(Skipped::Off)),
+        })
+    }
+
+    fn input<'b>(&self, context: &ffi::Context, layout: &'b PromptLayout) -> Input<'b>
+    where
+        'a: 'b,
+    {
+        Input::new(
+            self.model,
+            self.cuts.unwrap_or_default(),
+            self.prompt,
+            layout,
+            context,
+        )
     }
 
     /// The answer of an earlier turn, as it stands in the prompt.
@@ -469,9 +545,20 @@ impl Reader<'_> {
     }
 }
 
+/// How a turn is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As stock llama.cpp does it.
+    Dense,
+    /// The same, without the rows that a policy drops before layer 0.
+    FewerRows,
+    /// In ranges of layers.
+    Staged,
+}
+
 /// The rows of a turn, and whose they are.
-struct Own<'a> {
-    branch: &'a ffi::Sequence,
+#[derive(Debug, Clone, Copy)]
+struct TurnRows {
     /// Rows that were there before.
     n_known: usize,
     /// Rows of the parent.
@@ -480,28 +567,51 @@ struct Own<'a> {
     n_earlier: usize,
 }
 
-/// What a staged prefill runs on.
-pub(crate) struct Stage<'a> {
+impl TurnRows {
+    /// `due`: the layer that each row, or at least each row of the parent, is due at.
+    fn shared(self, due: &[usize]) -> prefill::Shared<'_> {
+        prefill::Shared {
+            n_rows: self.n_shared,
+            n_earlier: self.n_earlier,
+            due: &due[..self.n_known],
+        }
+    }
+}
+
+/// What a prefill is given, whatever runs it.
+pub(crate) struct Input<'a> {
     pub(crate) model: &'a Model,
     pub(crate) cuts: &'a [usize],
     pub(crate) prompt: &'a EncodedPrompt,
     pub(crate) layout: &'a PromptLayout,
-    pub(crate) n_spare: usize,
-    /// Rows that all sequences together may have.
-    pub(crate) n_ctx: usize,
-    pub(crate) store: &'a mut PrefixStore,
+    n_batch: usize,
+    n_ubatch: usize,
 }
 
-impl Stage<'_> {
-    /// Runs the rows of a sequence through all layers as a policy says.
+impl<'a> Input<'a> {
+    pub(crate) fn new(
+        model: &'a Model,
+        cuts: &'a [usize],
+        prompt: &'a EncodedPrompt,
+        layout: &'a PromptLayout,
+        context: &ffi::Context,
+    ) -> Self {
+        Self {
+            model,
+            cuts,
+            prompt,
+            layout,
+            n_batch: context.n_batch() as usize,
+            n_ubatch: context.n_ubatch() as usize,
+        }
+    }
+
+    /// Runs the rows of a turn through all layers as a policy says.
     pub(crate) fn run(
-        self,
-        context: &mut ffi::Context,
-        sequence: &ffi::Sequence,
+        &self,
+        engine: &mut impl LayerRanges<Error = ffi::Error>,
         shared: prefill::Shared<'_>,
         policy: &mut dyn StagePolicy,
-        before_call: BeforeCall<'_>,
-        on_probe: OnProbe<'_>,
     ) -> Result<PrefillTrace, PrefillError<ffi::Error>> {
         let n_layer = self.model.n_layer();
         let text = match policy.needs_embeddings() {
@@ -511,29 +621,33 @@ impl Stage<'_> {
                 source,
             })?),
         };
+        let (n_embd, vision) = self.vision_embeddings();
         let params = PrefillParams {
             layout: self.layout,
             n_layer,
             cuts: self.cuts,
-            max_rows_per_call: context.n_batch() as usize,
-            max_rows_per_attention_probe: context.n_ubatch() as usize,
+            max_rows_per_call: self.n_batch,
+            max_rows_per_attention_probe: self.n_ubatch,
             causal_images: !self.prompt.non_causal,
             embeddings: Some(Embeddings {
-                n_embd: self.model.native().n_embd_inp(),
-                vision: self.prompt.embeddings_of(self.layout),
+                n_embd,
+                vision: &vision,
                 text: text.as_deref(),
             }),
             shared,
         };
-        let decoder = Decoder {
-            context,
-            store: self.store,
-            model: self.model,
-            n_ctx: self.n_ctx,
-        };
-        let n_rows = self.layout.n_rows;
-        let mut engine = StagedTurn::new(decoder, sequence, n_rows, self.n_spare, before_call, on_probe);
-        prefill::prefill(&mut engine, &params, policy)
+        prefill::prefill(engine, &params, policy)
+    }
+
+    /// The width of the vision rows that enter layer 0, and these rows: with DeepStack what is added later is cut off.
+    fn vision_embeddings(&self) -> (usize, Cow<'_, [f32]>) {
+        let (n_embd, n_embd_inp) = (self.model.native().n_embd(), self.model.native().n_embd_inp());
+        let rows = self.prompt.embeddings_of(self.layout);
+        if n_embd == n_embd_inp {
+            return (n_embd, Cow::Borrowed(rows));
+        }
+        let first = rows.chunks_exact(n_embd_inp).flat_map(|row| &row[..n_embd]);
+        (n_embd, Cow::Owned(first.copied().collect()))
     }
 
     /// The text rows as the token embedding has them: `[text rows][n_embd]`.

@@ -141,10 +141,10 @@ impl Model {
         self.0.native.n_vocab()
     }
 
-    /// Whether vision tokens can be pruned inside this model.
+    /// Whether vision tokens can be pruned between the layers of this model. Before layer 0 they can in every model.
     ///
     /// # Errors
-    /// [`Unsupported`] with the reason and the architectures that can be pruned.
+    /// [`Unsupported`] with the reason and the architectures in which they can.
     pub fn supports_pruning(&self) -> Result<(), Unsupported> {
         self.0.native.supports_ranges().map_err(|error| Unsupported {
             arch: self.0.shape.arch.clone(),
@@ -346,7 +346,7 @@ impl std::fmt::Debug for Model {
     }
 }
 
-/// The architectures whose vision tokens can be pruned.
+/// The architectures whose vision tokens can be pruned between layers.
 pub fn supported_archs() -> Vec<String> {
     ffi::supported_archs()
 }

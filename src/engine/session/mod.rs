@@ -60,10 +60,8 @@ impl Session {
     }
 
     fn set_up(model: &Model, options: SessionOptions, policy: AnyPolicy) -> Result<Self, Error> {
-        let of_policy = policy.as_policy().map(|policy| policy.cuts(model.n_layer()));
-        let cuts = options.cuts.of(model.n_layer(), of_policy);
         Ok(Self {
-            cache: Cache::with_cuts(model, &options, cuts)?,
+            cache: Cache::with_policy(model, &options, policy.clone())?,
             options,
             policy,
         })

@@ -20,8 +20,8 @@
 const char * const * vp_supported_archs(void) {
     static const std::vector<const char *> names = [] {
         std::vector<const char *> res;
-        for (const auto & arch : vp_upstream_archs()) {
-            res.push_back(arch.second);
+        for (const auto arch : vp_upstream_archs()) {
+            res.push_back(llm_arch_name(arch));
         }
         res.push_back(nullptr);
         return res;
@@ -35,20 +35,8 @@ struct llama_model * vp_model_load_from_file(const char * path, struct llama_mod
 
 int32_t vp_model_supports_ranges(const struct llama_model * model) {
     return vp_guard(VP_BAD_ARGUMENT, [&]() -> int32_t {
-        const auto & hparams = model->hparams;
-
-        const auto & archs = vp_upstream_archs();
-        const bool known = std::any_of(archs.begin(), archs.end(), [&](const auto & arch) {
-            return arch.first == model->arch;
-        });
-        if (!known) {
-            return vp_fail(VP_BAD_ARGUMENT, format("architecture '%s' cannot be pruned", model->arch_name().c_str()));
-        }
-        if (hparams.n_layer_nextn > 0) {
-            return vp_fail(VP_BAD_ARGUMENT, "models with multi-token prediction layers cannot be pruned");
-        }
-        if (hparams.use_alibi || !hparams.causal_attn) {
-            return vp_fail(VP_BAD_ARGUMENT, "models with ALiBi or without causal attention cannot be pruned");
+        if (const char * reason = vp_upstream_refusal(*model)) {
+            return vp_fail(VP_BAD_ARGUMENT, reason);
         }
         return VP_OK;
     });

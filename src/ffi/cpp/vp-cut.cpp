@@ -1,7 +1,8 @@
 // Layer ranges: build the graph of the whole model as upstream does, then keep the nodes between two layer inputs.
 //
 // Works for any architecture whose layers pass on one tensor and nothing else; that is checked here, so no
-// architecture needs a line of its own.
+// architecture needs a line of its own. Of the model's input, layers may read slices that are added later (DeepStack):
+// the rows of such a range come with their input once more.
 
 #include "vp-hooks.h"
 #include "vp-kv-groups.h"
@@ -67,6 +68,7 @@ struct cut {
 
     int i_in  = -1;
     int i_out = -1;
+    int i_inp = -1; // the last node of the model's input, if layers behind the cut read slices of it
 
     cut(llm_graph_result & res, int32_t il_begin, int32_t il_end, int32_t n_layer) :
             res(res), il_begin(il_begin), il_end(il_end),
@@ -86,7 +88,20 @@ struct cut {
         if (!h_out) {
             i_out = (int) nodes.size() - 1;
         }
+        for (int i = i_in + 1; i_in >= 0 && i <= i_out; ++i) {
+            if (is_slice(nodes[i])) {
+                i_inp = (int) (std::find(nodes.begin(), nodes.begin() + i_in, res.t_layer_inp[0]) - nodes.begin());
+                break;
+            }
+        }
     }
+
+    // of the rows of the model's input, which are wider than the hidden ones, what a later layer adds
+    bool is_slice(const ggml_tensor * t) const {
+        return t->op == GGML_OP_VIEW && t->src[0] == res.t_inp_embd && t->view_offs > res.t_inp_embd->view_offs;
+    }
+
+    bool reads_input() const { return !h_in || i_inp >= 0; }
 
     bool refuse(const char * why) const {
         LLAMA_LOG_ERROR("%s: layers [%d, %d): %s\n", __func__, il_begin, il_end, why);
@@ -101,8 +116,11 @@ struct cut {
         if ((il_begin > 0 && !is_hidden(h_in)) || (il_end < n_layer && !is_hidden(h_out))) {
             return refuse("the model passes no plain hidden state at the cut");
         }
-        if ((h_in && i_in < 0) || i_out <= i_in) {
+        if ((h_in && i_in < 0) || i_out <= i_in || i_inp >= i_in + (h_in == nullptr)) {
             return refuse("the cut was not found in the graph");
+        }
+        if (h_in && reads_input() && il_begin >= vp_upstream_input_end(params.hparams)) {
+            return refuse("a layer reads the model's input");
         }
         return true;
     }
@@ -143,8 +161,8 @@ struct cut {
     void keep_nodes(bool store) const {
         auto * gf = res.get_gf();
         ggml_graph_clear(gf);
-        for (int i = i_in + 1; i <= i_out; ++i) {
-            if (!store && vp_upstream_is_kv_write(nodes[i])) {
+        for (int i = 0; i <= i_out; ++i) {
+            if ((i > i_inp && i <= i_in) || (!store && vp_upstream_is_kv_write(nodes[i]))) {
                 continue;
             }
             if (compute[i]) {
@@ -157,8 +175,12 @@ struct cut {
 
     bool is_closed(const std::unordered_set<const ggml_tensor *> & earlier) const {
         auto * gf = res.get_gf();
+        const std::unordered_set<const ggml_tensor *> input(nodes.begin(), nodes.begin() + i_inp + 1);
         for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
             const auto * t = ggml_graph_node(gf, i);
+            if (input.count(t) || is_slice(t)) {
+                continue;
+            }
             for (const auto * src : t->src) {
                 if (src && t != h_in && src != h_in && earlier.count(src)) {
                     return refuse("a layer reads more of earlier layers than their output");
@@ -206,7 +228,7 @@ bool vp_cut_graph(llm_graph_result & res, const llm_graph_params & params) {
     if (!c.is_closed(earlier)) {
         return false;
     }
-    vp_upstream_drop_inputs(res, c.h_in != nullptr, c.h_out != nullptr);
+    vp_upstream_drop_inputs(res, !c.reads_input(), c.h_out != nullptr);
 
     if (c.h_out) {
         vp_upstream_drop_outputs(res);

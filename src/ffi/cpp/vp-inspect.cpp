@@ -5,9 +5,10 @@
 #include "vp-status.h"
 #include "vp-upstream.h"
 
+#include "llama-batch.h"
 #include "llama-impl.h"
 
-#include <functional>
+#include <algorithm>
 #include <limits>
 #include <new>
 
@@ -59,36 +60,43 @@ ggml_tensor * linear(ggml_context * ctx0, ggml_tensor * w, ggml_tensor * scale, 
     return bias ? ggml_add(ctx0, cur, bias) : cur;
 }
 
-// as the supported architectures end: RMS norm, head, and a soft cap that only Gemma has (the others leave its default
-// in hparams)
-ggml_tensor * output_head(const llama_model & model, ggml_context * ctx0, ggml_tensor * cur) {
-    const auto & hparams = model.hparams;
-
-    cur = ggml_mul(ctx0, ggml_rms_norm(ctx0, cur, hparams.f_norm_rms_eps), model.output_norm);
-    cur = linear(ctx0, model.output, model.output_s, model.output_b, cur);
-    if (vp_upstream_caps_logits(model.arch) && hparams.f_final_logit_softcapping) {
-        cur = ggml_scale(ctx0, cur, 1.0f/hparams.f_final_logit_softcapping);
-        cur = ggml_scale(ctx0, ggml_tanh(ctx0, cur), hparams.f_final_logit_softcapping);
+// what the output norm reads, in a graph of one row; NULL if the graph does not end in a norm
+ggml_tensor * before_output_norm(const llm_graph_result & res) {
+    for (auto * t = res.t_embd; t; t = t->src[0]) {
+        if (t->op == GGML_OP_RMS_NORM || t->op == GGML_OP_NORM) {
+            return t->src[0];
+        }
+        if (t->op == GGML_OP_GET_ROWS) { // of one row the rows asked for are that row
+            t->op     = GGML_OP_CONT;
+            t->src[1] = nullptr;
+            continue;
+        }
+        if (t->op != GGML_OP_MUL && t->op != GGML_OP_ADD) { // weight and bias
+            return nullptr;
+        }
     }
-    return cur;
+    return nullptr;
 }
 
-// the logits of one row; project: what it passes before the output norm
-void lens(
-        llama_context & ctx,
-        const std::vector<float> & row,
-        const std::function<ggml_tensor * (ggml_context *, ggml_tensor *)> & project,
-        float * logits) {
-    const auto ctx0 = new_graph_context();
+// the logits of a row that takes the place of what the output norm reads: the end of the model's own graph
+std::vector<float> ending(vp_context & ctx, const std::vector<float> & row) {
+    auto & lctx = *ctx.lctx;
 
-    auto * inp = ggml_new_tensor_1d(ctx0.get(), GGML_TYPE_F32, row.size());
+    const auto mctx = ctx.kv->init_full();
+    llama_batch_allocr balloc(ctx.hparams().n_pos_per_embd());
+    auto & res = vp_access::build_graph_of_one_row(lctx, balloc.ubatch_reserve(1, 1), mctx.get());
+
+    auto * inp = before_output_norm(res);
+    if (!inp || !res.t_logits || ggml_nelements(inp) != (int64_t) row.size()) {
+        throw vp_error(VP_UNSUPPORTED, "the end of this model's graph is not known here");
+    }
+    inp->op       = GGML_OP_NONE;
+    inp->view_src = nullptr;
+    std::fill(inp->src, inp->src + GGML_MAX_SRC, nullptr);
     ggml_set_input(inp);
-    ggml_set_name(inp, "vp_lens");
 
-    auto * cur = output_head(ctx.get_model(), ctx0.get(), project(ctx0.get(), inp));
-
-    const auto res = compute(ctx, ctx0.get(), cur, {{ inp, row }});
-    std::copy(res.begin(), res.end(), logits);
+    const auto ctx0 = new_graph_context();
+    return compute(lctx, ctx0.get(), res.t_logits, {{ inp, row }});
 }
 
 // where layer il can be looked into
@@ -131,7 +139,8 @@ int32_t vp_seq_lens_hidden(struct vp_context * ctx, vp_seq seq, float * logits) 
         std::vector<float> hidden(ctx->hparams().n_embd);
         const int32_t status = vp_seq_hidden(ctx, seq, &last, 1, hidden.data());
         if (status == VP_OK) {
-            lens(*ctx->lctx, hidden, [](ggml_context *, ggml_tensor * cur) { return cur; }, logits);
+            const auto res = ending(*ctx, hidden);
+            std::copy(res.begin(), res.end(), logits);
         }
         return status;
     });
@@ -142,9 +151,15 @@ int32_t vp_seq_lens_attention(struct vp_context * ctx, vp_seq seq, int32_t il, f
         check_layer(*ctx, il);
         const auto & probe = vp_find_probe(*ctx->get(seq), il, VP_STATISTIC_CONTRIBUTION);
         const auto & layer = ctx->lctx->get_model().layers[il];
-        lens(*ctx->lctx, probe.output, [&](ggml_context * ctx0, ggml_tensor * cur) {
-            return linear(ctx0, layer.wo, layer.wo_s, layer.wo_b, cur);
-        }, logits);
+
+        const auto ctx0 = new_graph_context();
+        auto * inp = ggml_new_tensor_1d(ctx0.get(), GGML_TYPE_F32, probe.output.size());
+        ggml_set_input(inp);
+        ggml_set_name(inp, "vp_lens");
+        auto * projected = linear(ctx0.get(), layer.wo, layer.wo_s, layer.wo_b, inp);
+
+        const auto res = ending(*ctx, compute(*ctx->lctx, ctx0.get(), projected, {{ inp, probe.output }}));
+        std::copy(res.begin(), res.end(), logits);
         return VP_OK;
     });
 }

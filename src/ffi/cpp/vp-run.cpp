@@ -150,7 +150,8 @@ llama_batch_ext build_batch(const planned_call & call) {
         } else if (row < seq.n_parent && !seq.copies.count(row)) {
             ids.insert(seq.parent->id);
         }
-        const bool is_inp = range.il_begin == 0; // later ranges take their rows from the hidden ones
+        // later ranges take their rows from the hidden ones
+        const bool is_inp = range.il_begin < vp_upstream_input_end(call.ctx.hparams());
         const float * embd = is_inp && r.token < 0 ? r.embd->data() + r.embd_off : nullptr;
         const bool output = call.is_last() && call.what == kind::stored && row == seq.n_rows() - 1;
         vp_upstream_add_row(batch, is_inp ? r.token : -1, embd, r.pos, ids, output);

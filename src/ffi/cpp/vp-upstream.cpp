@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 bool vp_access::build_graph(llama_context & ctx, const llama_ubatch & ubatch, const llama_memory_context_i * mctx) {
     auto * res = ctx.get_gf_res_reserve();
@@ -11,20 +12,127 @@ bool vp_access::build_graph(llama_context & ctx, const llama_ubatch & ubatch, co
     return ctx.model.build_graph(ctx.graph_params(res, ubatch, mctx, LLM_GRAPH_TYPE_DEFAULT)) != nullptr;
 }
 
-const std::vector<std::pair<llm_arch, const char *>> & vp_upstream_archs() {
-    static const std::vector<std::pair<llm_arch, const char *>> archs = {
-        { LLM_ARCH_LLAMA,    "llama"    },
-        { LLM_ARCH_QWEN2,    "qwen2"    },
-        { LLM_ARCH_QWEN3,    "qwen3"    },
-        { LLM_ARCH_QWEN2VL,  "qwen2vl"  },
-        { LLM_ARCH_GEMMA3,   "gemma3"   },
-        { LLM_ARCH_MISTRAL3, "mistral3" },
+llm_graph_result & vp_access::build_graph_of_one_row(llama_context & ctx, const llama_ubatch & ubatch, const llama_memory_context_i * mctx) {
+    const auto n_outputs = ctx.n_outputs;
+    ctx.n_outputs = 1;
+    const bool is_built = build_graph(ctx, ubatch, mctx);
+    ctx.n_outputs = n_outputs;
+    if (!is_built) {
+        throw std::runtime_error("the graph of one row could not be built");
+    }
+    return *ctx.get_gf_res_reserve();
+}
+
+const std::vector<llm_arch> & vp_upstream_archs() {
+    static const std::vector<llm_arch> archs = {
+        LLM_ARCH_LLAMA, LLM_ARCH_LLAMA4, LLM_ARCH_DECI, LLM_ARCH_FALCON, LLM_ARCH_GPT2, LLM_ARCH_GPTNEOX,
+        LLM_ARCH_MPT, LLM_ARCH_BAICHUAN, LLM_ARCH_STARCODER, LLM_ARCH_STABLELM, LLM_ARCH_QWEN, LLM_ARCH_QWEN2,
+        LLM_ARCH_QWEN2MOE, LLM_ARCH_QWEN2VL, LLM_ARCH_QWEN3, LLM_ARCH_QWEN3MOE, LLM_ARCH_QWEN3VL, LLM_ARCH_QWEN3VLMOE,
+        LLM_ARCH_PHI2, LLM_ARCH_PHI3, LLM_ARCH_PHIMOE, LLM_ARCH_PLAMO, LLM_ARCH_PLAMO3, LLM_ARCH_CODESHELL,
+        LLM_ARCH_ORION, LLM_ARCH_INTERNLM2, LLM_ARCH_MINICPM, LLM_ARCH_MINICPM3, LLM_ARCH_GEMMA, LLM_ARCH_GEMMA2,
+        LLM_ARCH_GEMMA3, LLM_ARCH_GEMMA4, LLM_ARCH_STARCODER2, LLM_ARCH_XVERSE, LLM_ARCH_COMMAND_R, LLM_ARCH_COHERE2,
+        LLM_ARCH_COHERE2MOE, LLM_ARCH_DBRX, LLM_ARCH_OLMO, LLM_ARCH_OLMO2, LLM_ARCH_OLMOE, LLM_ARCH_MUSE_GLIMMER,
+        LLM_ARCH_OPENELM, LLM_ARCH_ARCTIC, LLM_ARCH_DEEPSEEK, LLM_ARCH_DEEPSEEK2, LLM_ARCH_DEEPSEEK2OCR,
+        LLM_ARCH_CHATGLM, LLM_ARCH_GLM4, LLM_ARCH_GLM4_MOE, LLM_ARCH_BITNET, LLM_ARCH_JAIS, LLM_ARCH_JAIS2,
+        LLM_ARCH_NEMOTRON, LLM_ARCH_EXAONE, LLM_ARCH_EXAONE4, LLM_ARCH_EXAONE_MOE, LLM_ARCH_GRANITE,
+        LLM_ARCH_GRANITE_MOE, LLM_ARCH_GRANITE_SWA, LLM_ARCH_BAILINGMOE, LLM_ARCH_BAILINGMOE2,
+        LLM_ARCH_DOTS1, LLM_ARCH_ARCEE, LLM_ARCH_AFMOE, LLM_ARCH_LAGUNA, LLM_ARCH_ERNIE4_5, LLM_ARCH_ERNIE4_5_MOE,
+        LLM_ARCH_HUNYUAN_MOE, LLM_ARCH_HUNYUAN_DENSE, LLM_ARCH_HUNYUAN_VL, LLM_ARCH_HY_V3, LLM_ARCH_SMOLLM3,
+        LLM_ARCH_OPENAI_MOE, LLM_ARCH_SMALLTHINKER, LLM_ARCH_SEED_OSS, LLM_ARCH_GROVEMOE, LLM_ARCH_MINIMAX_M2,
+        LLM_ARCH_PANGU_EMBED, LLM_ARCH_MISTRAL3, LLM_ARCH_PADDLEOCR, LLM_ARCH_MIMO2, LLM_ARCH_STEP35,
+        LLM_ARCH_SPARK2_5, LLM_ARCH_MAINCODER, LLM_ARCH_MELLUM, LLM_ARCH_NANBEIGE,
     };
     return archs;
 }
 
-bool vp_upstream_caps_logits(llm_arch arch) {
-    return arch == LLM_ARCH_GEMMA3;
+// what is known of architectures that cannot be cut
+static const char * refusal_of_arch(llm_arch arch) {
+    if (llm_arch_is_recurrent(arch)) {
+        return "its layers keep a state in place of a cell for each row";
+    }
+    if (llm_arch_is_hybrid(arch)) {
+        return "some of its layers keep a state in place of a cell for each row";
+    }
+    switch (arch) {
+        case LLM_ARCH_BERT:
+        case LLM_ARCH_MODERN_BERT:
+        case LLM_ARCH_NOMIC_BERT:
+        case LLM_ARCH_NOMIC_BERT_MOE:
+        case LLM_ARCH_NEO_BERT:
+        case LLM_ARCH_JINA_BERT_V2:
+        case LLM_ARCH_JINA_BERT_V3:
+        case LLM_ARCH_EUROBERT:
+        case LLM_ARCH_LLAMA_EMBED:
+        case LLM_ARCH_GEMMA_EMBEDDING:
+        case LLM_ARCH_T5:
+        case LLM_ARCH_T5ENCODER:
+        case LLM_ARCH_CLEF:
+            return "it is or has an encoder";
+        case LLM_ARCH_DREAM:
+        case LLM_ARCH_LLADA:
+        case LLM_ARCH_LLADA_MOE:
+        case LLM_ARCH_RND1:
+            return "it generates by diffusion, without causal attention";
+        case LLM_ARCH_POCKETTTS:
+        case LLM_ARCH_QWEN3TTS:
+        case LLM_ARCH_WAVTOKENIZER_DEC:
+            return "it generates sound";
+        case LLM_ARCH_EAGLE3:
+        case LLM_ARCH_DFLASH:
+        case LLM_ARCH_GEMMA4_ASSISTANT:
+            return "it drafts for another model, whose hidden rows it reads";
+        case LLM_ARCH_GEMMA3N:
+        case LLM_ARCH_TALKIE:
+            return "its layers pass on more than one tensor";
+        case LLM_ARCH_COGVLM:
+            return "rows of text and of pictures go through different weights, and a call has both";
+        case LLM_ARCH_GROK:
+            return "its scores are capped in a way that the probes do not know";
+        case LLM_ARCH_DEEPSEEK32:
+        case LLM_ARCH_GLM_DSA:
+        case LLM_ARCH_DOTS3NOTE:
+        case LLM_ARCH_HY_V4:
+        case LLM_ARCH_MINIMAX_M3:
+            return "its memory holds more than keys and values";
+        default:
+            return "it has not been compared";
+    }
+}
+
+const char * vp_upstream_refusal(const llama_model & model) {
+    const auto & archs   = vp_upstream_archs();
+    const auto & hparams = model.hparams;
+    if (std::find(archs.begin(), archs.end(), model.arch) == archs.end()) {
+        return refusal_of_arch(model.arch);
+    }
+    if (hparams.is_mla()) {
+        return "its memory holds one latent vector in place of keys and values (MLA)";
+    }
+    if (model.per_layer_tok_embd) {
+        return "each of its layers reads an embedding of its own";
+    }
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        if (!hparams.has_kv(il)) {
+            return "some of its layers read keys and values of others";
+        }
+    }
+    if (hparams.n_layer_nextn > 0) {
+        return "it has layers for the prediction of several tokens";
+    }
+    if (hparams.use_alibi || !hparams.causal_attn) {
+        return hparams.use_alibi ? "its attention has ALiBi" : "its attention is not causal";
+    }
+    return nullptr;
+}
+
+int32_t vp_upstream_input_end(const llama_hparams & hparams) {
+    const auto & mapping = hparams.deepstack_mapping_arr; // Granite: the slice that is added before a layer
+    for (int32_t il = hparams.n_layer() - 1; il > 0; --il) {
+        if (mapping[il] >= 0) {
+            return il;
+        }
+    }
+    return std::max<int32_t>(1, hparams.n_deepstack_layers); // Qwen3-VL: one slice is added after each of the first layers
 }
 
 std::unique_ptr<llama_kv_cache> vp_upstream_new_cache(
@@ -105,10 +213,31 @@ bool vp_upstream_outputs_are_known(llm_graph_result & res, bool is_last) {
 }
 
 void vp_upstream_drop_inputs(llm_graph_result & res, bool without_embd, bool without_out_ids) {
+    std::unordered_set<const ggml_tensor *> read;
+    for (int i = 0; i < ggml_graph_n_nodes(res.get_gf()); ++i) {
+        const auto * node = ggml_graph_node(res.get_gf(), i);
+        read.insert(node->src, node->src + GGML_MAX_SRC);
+        read.insert(node->view_src);
+    }
+    const auto is_dropped = [&](llm_graph_input_i * inp) {
+        if (dynamic_cast<llm_graph_input_embd *>(inp)) {
+            return without_embd;
+        }
+        if (dynamic_cast<llm_graph_input_out_ids *>(inp)) {
+            return without_out_ids;
+        }
+        // layers without RoPE read no positions, and only some scale their scores
+        if (const auto * pos = dynamic_cast<llm_graph_input_pos *>(inp)) {
+            return !read.count(pos->pos);
+        }
+        if (const auto * temp = dynamic_cast<llm_graph_input_attn_temp *>(inp)) {
+            return !read.count(temp->attn_scale);
+        }
+        return false;
+    };
     auto & inputs = res.inputs;
     inputs.erase(std::remove_if(inputs.begin(), inputs.end(), [&](const llm_graph_input_ptr & inp) {
-        return (without_embd    && dynamic_cast<llm_graph_input_embd    *>(inp.get())) ||
-               (without_out_ids && dynamic_cast<llm_graph_input_out_ids *>(inp.get()));
+        return is_dropped(inp.get());
     }), inputs.end());
 }
 

@@ -26,14 +26,20 @@ struct vp_access {
 
     // builds the graph of an ubatch, without memory for it; false: upstream or vp_cut_graph() refused
     static bool build_graph(llama_context & ctx, const llama_ubatch & ubatch, const llama_memory_context_i * mctx);
+
+    // the same of an ubatch of one row, whose logits are asked for; it lasts until the next graph is built
+    static llm_graph_result & build_graph_of_one_row(llama_context & ctx, const llama_ubatch & ubatch, const llama_memory_context_i * mctx);
 };
 
 // the architectures whose layers pass on one tensor, and whose memory is llama_kv_cache or llama_kv_cache_iswa, used
-// through build_attn_inp_kv() or build_attn_inp_kv_iswa() alone; each has a test of exactness (src/ffi/tests/)
-const std::vector<std::pair<llm_arch, const char *>> & vp_upstream_archs();
+// through build_attn_inp_kv() or build_attn_inp_kv_iswa() alone; each is tried (src/ffi/tests/archs/)
+const std::vector<llm_arch> & vp_upstream_archs();
 
-// whether the logits of an architecture go through the soft cap: hparams has a default for all of them
-bool vp_upstream_caps_logits(llm_arch arch);
+// why a model cannot be cut, NULL if it can
+const char * vp_upstream_refusal(const llama_model & model);
+
+// layers from here on read nothing of the model's input: 1, or more for models that add slices of it later (DeepStack)
+int32_t vp_upstream_input_end(const llama_hparams & hparams);
 
 // the cache of the layers that filter names; swa: with the sliding window of the model
 // throws if there is no memory

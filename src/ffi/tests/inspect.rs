@@ -13,15 +13,22 @@ fn the_logit_lens_is_the_models_own_ending() {
             logit_softcap: Some(3.0),
             ..RandomLlm::new(arch, 12)
         });
-        let mut engine = engine(&model, EXACT, &every_layer(&model));
-        let n_layer = engine.n_layer();
-        engine.begin();
-        engine.run(0..n_layer - 1, &all_rows());
-        let lens = engine.context.lens_hidden(&engine.sequence).unwrap();
-        engine.run(n_layer - 1..n_layer, &all_rows());
-        assert!(max_difference(&lens, &engine.logits()) < 1e-5, "{arch:?}");
+        let lens = lens_is_ending(&model, 1e-5, &format!("{arch:?}"));
         assert!(lens.iter().any(|logit| logit.abs() > 0.5), "{arch:?}");
     }
+}
+
+/// The logit lens before the last layer of a model whose last layer adds nothing.
+pub(super) fn lens_is_ending(model: &Arc<Model>, tolerance: f32, arch: &str) -> Vec<f32> {
+    let mut engine = engine(model, EXACT, &every_layer(model));
+    let n_layer = engine.n_layer();
+    engine.begin();
+    engine.run(0..n_layer - 1, &all_rows());
+    let lens = engine.context.lens_hidden(&engine.sequence).unwrap();
+    engine.run(n_layer - 1..n_layer, &all_rows());
+    let difference = max_difference(&lens, &engine.logits());
+    assert!(difference < tolerance, "{arch}: {difference}");
+    lens
 }
 
 #[test]

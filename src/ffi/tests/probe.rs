@@ -7,44 +7,43 @@ fn contributions_sum_up_to_the_output() {
     for arch in ARCHS {
         let model = load(arch);
         for setup in SETUPS {
-            let mut engine = engine(&model, setup, &every_layer(&model));
-            let n_layer = engine.n_layer();
-            let plain = engine.dense_with_cuts(&[]);
-            engine.begin();
-            for il in 0..n_layer {
-                let all = all_rows();
-                engine
-                    .context
-                    .run(
-                        &engine.sequence,
-                        &Range {
-                            probe: Some(Probe::Contribution { il }),
-                            ..range(il..il + 1, &all)
-                        },
-                    )
-                    .unwrap();
-                let (norm2, dot, output_norm2) = engine
-                    .context
-                    .contributions(&engine.sequence, il, N_ROWS)
-                    .unwrap();
-                let sum: f64 = dot.iter().map(|&x| f64::from(x)).sum();
-                let relative = (sum / f64::from(output_norm2) - 1.0).abs();
-                assert!(relative < 2e-3, "{arch:?} {setup:?} layer {il}: {relative}");
-                // |o.c| <= ||o|| ||c||
-                for (dot, norm2) in dot.iter().zip(&norm2) {
-                    assert!(
-                        dot * dot <= 1.01 * norm2 * output_norm2 + 1e-9,
-                        "{arch:?} {setup:?} layer {il}"
-                    );
-                }
-            }
-            assert_eq!(
-                engine.logits(),
-                plain,
-                "{arch:?} {setup:?}: probing changed the result"
+            contributions_add_up(&model, setup, &format!("{arch:?}"));
+        }
+    }
+}
+
+pub(super) fn contributions_add_up(model: &Arc<Model>, setup: Setup, arch: &str) {
+    let mut engine = engine(model, setup, &every_layer(model));
+    let n_layer = engine.n_layer();
+    let plain = engine.dense_with_cuts(&[]);
+    engine.begin();
+    for il in 0..n_layer {
+        let all = all_rows();
+        let probed = Range {
+            probe: Some(Probe::Contribution { il }),
+            ..range(il..il + 1, &all)
+        };
+        engine.context.run(&engine.sequence, &probed).unwrap();
+        let (norm2, dot, output_norm2) = engine
+            .context
+            .contributions(&engine.sequence, il, N_ROWS)
+            .unwrap();
+        let sum: f64 = dot.iter().map(|&x| f64::from(x)).sum();
+        let relative = (sum / f64::from(output_norm2) - 1.0).abs();
+        assert!(relative < 2e-3, "{arch} {setup:?} layer {il}: {relative}");
+        // |o.c| <= ||o|| ||c||
+        for (dot, norm2) in dot.iter().zip(&norm2) {
+            assert!(
+                dot * dot <= 1.01 * norm2 * output_norm2 + 1e-9,
+                "{arch} {setup:?} layer {il}"
             );
         }
     }
+    assert_eq!(
+        engine.logits(),
+        plain,
+        "{arch} {setup:?}: probing changed the result"
+    );
 }
 
 #[test]

@@ -4,88 +4,95 @@ use super::*;
 
 #[test]
 fn dropped_rows_equal_masked_rows() {
+    for arch in ARCHS {
+        let model = load(arch);
+        // flash attention rounds the values to F16 and blocks the keys differently
+        for (setup, tolerance) in [(EXACT, 1e-4), (SETUPS[2], 2e-2)] {
+            dropped_equal_masked(&model, (setup, 3), (tolerance, 0.1), &format!("{arch:?}"));
+        }
+    }
+}
+
+/// Rows dropped before layer `il`, and what that changes at least.
+pub(super) fn dropped_equal_masked(
+    model: &Arc<Model>,
+    (setup, il): (Setup, usize),
+    (tolerance, change): (f32, f32),
+    arch: &str,
+) {
     let (kept, dropped): (Vec<i32>, Vec<i32>) = vision_rows().into_iter().partition(|row| row % 9 == 0);
     let rest: Vec<i32> = all_rows()
         .into_iter()
         .filter(|row| !dropped.contains(row))
         .collect();
     assert!(!kept.is_empty());
-    for arch in ARCHS {
-        let model = load(arch);
-        // flash attention rounds the values to F16 and blocks the keys differently
-        for (setup, tolerance) in [(EXACT, 1e-4), (SETUPS[2], 2e-2)] {
-            let mut engine = engine(&model, setup, &every_layer(&model));
-            let n_layer = engine.n_layer();
-            let dense = engine.dense_with_cuts(&[]);
+    let mut engine = engine(model, setup, &every_layer(model));
+    let n_layer = engine.n_layer();
+    let dense = engine.dense_with_cuts(&[]);
 
-            engine.begin();
-            engine.run(0..3, &all_rows());
-            engine.run(3..n_layer, &rest);
-            let when_dropped = engine.logits();
-            assert_eq!(engine.context.kv_usage(2).unwrap().n_cells as usize, N_ROWS);
-            assert_eq!(engine.context.kv_usage(3).unwrap().n_cells as usize, rest.len());
+    engine.begin();
+    engine.run(0..il, &all_rows());
+    engine.run(il..n_layer, &rest);
+    let when_dropped = engine.logits();
+    assert_eq!(engine.context.kv_usage(il - 1).unwrap().n_cells as usize, N_ROWS);
+    assert_eq!(engine.context.kv_usage(il).unwrap().n_cells as usize, rest.len());
 
-            engine.begin();
-            engine.run(0..3, &all_rows());
-            let masked = Range {
-                mode: AttentionMode::Mask,
-                hidden: &dropped,
-                ..range(3..n_layer, &rest)
-            };
-            let all = all_rows();
-            engine
-                .context
-                .run(&engine.sequence, &Range { rows: &all, ..masked })
-                .unwrap();
-            let when_masked = engine.logits();
+    engine.begin();
+    engine.run(0..il, &all_rows());
+    let masked = Range {
+        mode: AttentionMode::Mask,
+        hidden: &dropped,
+        ..range(il..n_layer, &rest)
+    };
+    let all = all_rows();
+    engine
+        .context
+        .run(&engine.sequence, &Range { rows: &all, ..masked })
+        .unwrap();
+    let when_masked = engine.logits();
 
-            let difference = max_difference(&when_dropped, &when_masked);
-            assert!(difference < tolerance, "{arch:?} {setup:?}: {difference}");
-            assert!(
-                max_difference(&when_dropped, &dense) > 0.1,
-                "{arch:?}: dropping rows changed nothing"
-            );
-        }
-    }
+    let difference = max_difference(&when_dropped, &when_masked);
+    assert!(difference < tolerance, "{arch} {setup:?}: {difference}");
+    let changed = max_difference(&when_dropped, &dense);
+    assert!(
+        changed > change,
+        "{arch}: dropping rows changed next to nothing: {changed}"
+    );
 }
 
 #[test]
 fn merging_one_key_onto_itself_changes_nothing_and_zeroing_it_does() {
-    let key = [N_BEFORE as i32 + 4];
     for arch in ARCHS {
         let model = load(arch);
         for setup in SETUPS {
-            let mut engine = engine(&model, setup, &every_layer(&model));
-            let n_layer = engine.n_layer();
-            let plain = engine.dense_with_cuts(&[2]);
-            let mut run_with = |mode| {
-                let all = all_rows();
-                engine.begin();
-                engine
-                    .context
-                    .run(
-                        &engine.sequence,
-                        &Range {
-                            mode,
-                            hidden: &key,
-                            ..range(0..2, &all)
-                        },
-                    )
-                    .unwrap();
-                engine.run(2..n_layer, &all);
-                engine.logits()
-            };
-            let merged = max_difference(&run_with(AttentionMode::Merge), &plain);
             // a quantized cache is read as F32 where values are changed, and as it is where they are not
             let tolerance = if setup.kv_type == Q8_0 { 1e-1 } else { 2e-2 };
-            assert!(merged < tolerance, "{arch:?} {setup:?}: {merged}");
-            let zeroed = max_difference(&run_with(AttentionMode::Zero), &plain);
-            assert!(
-                zeroed > merged,
-                "{arch:?} {setup:?}: zeroing a key changed nothing"
-            );
+            merged_keys_stay_and_zeroed_go(&model, setup, tolerance, &format!("{arch:?}"));
         }
     }
+}
+
+pub(super) fn merged_keys_stay_and_zeroed_go(model: &Arc<Model>, setup: Setup, tolerance: f32, arch: &str) {
+    let key = [N_BEFORE as i32 + 4];
+    let mut engine = engine(model, setup, &every_layer(model));
+    let n_layer = engine.n_layer();
+    let plain = engine.dense_with_cuts(&[2]);
+    let mut run_with = |mode| {
+        let all = all_rows();
+        let changed = Range {
+            mode,
+            hidden: &key,
+            ..range(0..2, &all)
+        };
+        engine.begin();
+        engine.context.run(&engine.sequence, &changed).unwrap();
+        engine.run(2..n_layer, &all);
+        engine.logits()
+    };
+    let merged = max_difference(&run_with(AttentionMode::Merge), &plain);
+    assert!(merged < tolerance, "{arch} {setup:?}: {merged}");
+    let zeroed = max_difference(&run_with(AttentionMode::Zero), &plain);
+    assert!(zeroed > merged, "{arch} {setup:?}: zeroing a key changed nothing");
 }
 
 #[test]

@@ -133,6 +133,15 @@ impl PolicyConfig {
         })
     }
 
+    /// Whether it acts before layer 0 and leaves all layers as they are.
+    pub fn acts_before_model(&self) -> bool {
+        *self != Self::Off && self.parts().all(Self::one_acts_before_model)
+    }
+
+    fn one_acts_before_model(&self) -> bool {
+        matches!(self.name(), PolicyChoice::One(name) if name.acts_before_model())
+    }
+
     /// The policies that it is made of, in the order in which they act; none for [`PolicyConfig::Off`].
     pub fn parts(&self) -> impl Iterator<Item = &Self> {
         let [first, second] = match self {
@@ -153,6 +162,10 @@ impl Policy for PolicyConfig {
         Self::cuts(self, n_layer)
     }
 
+    fn acts_before_model(&self) -> bool {
+        Self::acts_before_model(self)
+    }
+
     fn key(&self) -> String {
         self.to_toml()
     }
@@ -164,9 +177,7 @@ impl Policy for PolicyConfig {
                 "shallow {} {} {} {}\n",
                 config.shallow_mid_layer, config.layer0, config.shallow_mask, config.visual_self_attention
             ),
-            part if matches!(part.name(), PolicyChoice::One(name) if name.acts_before_model()) => {
-                part.to_toml()
-            }
+            part if part.one_acts_before_model() => part.to_toml(),
             _ => String::new(),
         };
         self.parts().map(of_part).collect()

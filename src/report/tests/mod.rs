@@ -242,7 +242,10 @@ fn a_prefill_without_pruning_says_why() {
     let report = RunReport::of_prefill(&layout, &[7; 12], &trace, &trace.n_cells(), true);
     assert_eq!(
         report.skipped.as_deref(),
-        Some("the architecture \"mamba\" cannot be pruned, so the model ran dense")
+        Some(
+            "the architecture \"mamba\" cannot be pruned between layers, and no policy that acts before them was asked for, \
+             so the model ran dense"
+        )
     );
     assert_eq!((report.chosen(), report.drops.len()), (None, 0));
     assert_eq!(

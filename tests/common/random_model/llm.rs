@@ -4,8 +4,14 @@ use std::path::Path;
 
 use visipruner::gguf::{GgmlType, GgufWriter};
 
-use super::plan::{Plan, file_type};
+use super::plan::{Init, Plan, file_type};
 use super::tokenizer::{self, BOS, EOS, UNK, vocabulary};
+
+/// Slices that Qwen3-VL adds.
+const N_SLICES: usize = 3;
+
+/// Rows that a short convolution of LFM2 spans.
+const N_CONVOLVED: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arch {
@@ -21,9 +27,15 @@ pub enum Arch {
     Gemma3,
     /// As Llama, and scores grow with the position of the query.
     Mistral3,
+    /// Norms on query and key, M-RoPE, and slices of a picture's rows that are added after the first layers. Not among
+    /// [`ALL`](Self::ALL): the projector would have to make the slices.
+    Qwen3Vl,
+    /// Short convolutions in all layers but every third, which has attention. It cannot be cut.
+    Lfm2,
 }
 
 impl Arch {
+    /// Of each way of building a layer one that can be cut.
     pub const ALL: [Arch; 6] = [
         Arch::Llama,
         Arch::Qwen2,
@@ -42,6 +54,8 @@ impl Arch {
             Arch::Qwen2Vl => "qwen2vl",
             Arch::Gemma3 => "gemma3",
             Arch::Mistral3 => "mistral3",
+            Arch::Qwen3Vl => "qwen3vl",
+            Arch::Lfm2 => "lfm2",
         }
     }
 
@@ -50,7 +64,7 @@ impl Arch {
     }
 
     fn has_qk_norm(self) -> bool {
-        matches!(self, Arch::Qwen3 | Arch::Gemma3)
+        matches!(self, Arch::Qwen3 | Arch::Qwen3Vl | Arch::Gemma3 | Arch::Lfm2)
     }
 
     fn has_post_norm(self) -> bool {
@@ -115,7 +129,11 @@ impl RandomLlm {
         tokenizer::plan(&mut model.writer);
         self.plan_outer_tensors(&mut model);
         for il in 0..self.n_layer {
-            self.plan_attention(&mut model, il);
+            if self.has_attention(il) {
+                self.plan_attention(&mut model, il);
+            } else {
+                self.plan_convolution(&mut model, il);
+            }
             self.plan_ffn(&mut model, il);
         }
         model.write(path.as_ref());
@@ -125,6 +143,13 @@ impl RandomLlm {
         let arch = self.arch.name();
         let key = |suffix: &str| format!("{arch}.{suffix}");
         let n_embd_head = self.n_embd_head as u32;
+        let n_head_kv = |il| {
+            if self.has_attention(il) {
+                self.n_head_kv as u32
+            } else {
+                0
+            }
+        };
         writer
             .set("general.architecture", arch)
             .set("general.type", "model")
@@ -135,14 +160,24 @@ impl RandomLlm {
             .set(key("block_count"), self.n_layer as u32)
             .set(key("feed_forward_length"), self.n_ff as u32)
             .set(key("attention.head_count"), self.n_head as u32)
-            .set(key("attention.head_count_kv"), self.n_head_kv as u32)
             .set(key("attention.key_length"), n_embd_head)
             .set(key("attention.value_length"), n_embd_head)
             .set(key("attention.layer_norm_rms_epsilon"), 1e-5f32)
             .set(key("rope.dimension_count"), n_embd_head)
             .set(key("rope.freq_base"), 10_000f32)
             .set(key("vocab_size"), vocabulary().len() as u32);
-        if self.arch == Arch::Qwen2Vl {
+        if self.arch == Arch::Lfm2 {
+            let n_head_kv: Vec<u32> = (0..self.n_layer).map(n_head_kv).collect();
+            writer
+                .set(key("attention.head_count_kv"), n_head_kv)
+                .set(key("shortconv.l_cache"), N_CONVOLVED as u32);
+        } else {
+            writer.set(key("attention.head_count_kv"), self.n_head_kv as u32);
+        }
+        if self.arch == Arch::Qwen3Vl {
+            writer.set(key("n_deepstack_layers"), N_SLICES as u32);
+        }
+        if matches!(self.arch, Arch::Qwen2Vl | Arch::Qwen3Vl) {
             let pairs = self.n_embd_head as i32 / 2;
             let (time, y) = (pairs / 4, (pairs - pairs / 4) / 2);
             writer.set(key("rope.dimension_sections"), vec![time, y, pairs - time - y, 0]);
@@ -174,7 +209,12 @@ impl RandomLlm {
         };
         let zero_rows: &[usize] = if self.tied_output { &[UNK, EOS] } else { &[] };
         model.matrix("token_embd.weight", n_embd, n_vocab, embd_std, zero_rows);
-        model.vector("output_norm.weight", n_embd, 1.0, 0.1);
+        let output_norm = if self.arch == Arch::Lfm2 {
+            "token_embd_norm.weight"
+        } else {
+            "output_norm.weight"
+        };
+        model.vector(output_norm, n_embd, 1.0, 0.1);
         if !self.tied_output {
             model.matrix("output.weight", n_embd, n_vocab, tied_std, &[UNK, BOS, EOS]);
         }
@@ -204,6 +244,27 @@ impl RandomLlm {
         if self.arch.has_post_norm() {
             model.vector(name("post_attention_norm.weight"), n_embd, 0.5, 0.05);
         }
+    }
+
+    /// In place of attention: each element of a row mixed with those of the rows just before it.
+    fn plan_convolution(&self, model: &mut Plan, il: usize) {
+        let n_embd = self.n_embd();
+        let name = |suffix: &str| format!("blk.{il}.{suffix}");
+        let std = 1.0 / (n_embd as f64).sqrt();
+        model.vector(name("attn_norm.weight"), n_embd, 1.0, 0.1);
+        model.matrix(name("shortconv.in_proj.weight"), n_embd, 3 * n_embd, std, &[]);
+        let kernel = [N_CONVOLVED, n_embd];
+        model.tensor(
+            name("shortconv.conv.weight"),
+            &kernel,
+            GgmlType::F32,
+            Init::normal(0.7),
+        );
+        model.matrix(name("shortconv.out_proj.weight"), n_embd, n_embd, std * 0.7, &[]);
+    }
+
+    fn has_attention(&self, il: usize) -> bool {
+        self.arch != Arch::Lfm2 || il % 3 == 2
     }
 
     fn plan_ffn(&self, model: &mut Plan, il: usize) {
