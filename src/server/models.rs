@@ -141,6 +141,7 @@ impl Models {
                 .map_err(|error| failed(error.to_string()))?
                 .map_err(|error| failed(error.to_string()))?,
         );
+        entry.progress.store(0, Ordering::Relaxed); // for the next time
         *entry.lock() = Some(Arc::clone(&worker));
         *entry.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(worker)

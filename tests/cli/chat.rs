@@ -272,7 +272,7 @@ fn policies_change_between_messages() {
         &[
             "64 vision tokens of shapes.png went on after layer",
             "16 of 64 vision tokens of shapes.png went on after layer 1",
-            "fastv keep=25% rank_layers=1",
+            "fastv rank_layers=1 keep=25%",
             "0 of 64 vision tokens kept",
             "8 of 64 vision tokens kept",
             "nothing of shapes.png was dropped (the policy is off)",

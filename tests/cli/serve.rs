@@ -199,6 +199,7 @@ fn answers_are_those_of_run_and_pictures_are_read_once() {
         let told = &answer["visipruner"];
         assert_eq!(told["policy"]["policy"], "visipruner");
         assert_eq!(told["pictures"][0]["grid"], json!([8, 8]));
+        assert_eq!(told["pictures"][0]["covers"], json!([0.0, 0.0, 1.0, 1.0]));
         assert!(
             told["rows"]["computed_or_kept"].as_u64() < told["rows"]["dense"].as_u64(),
             "{told}"
@@ -417,7 +418,12 @@ fn what_is_wrong_is_said_with_its_status() {
         ),
         (text(""), 400, "empty"),
         (json!({}), 400, "messages"),
-        (json!({"messages": "hello"}), 400, "cannot be read"),
+        (json!({"messages": "hello"}), 400, "messages: invalid type"),
+        (
+            json!({"messages": asked("?"), "max_tokens": "many"}),
+            400,
+            "max_tokens: invalid type",
+        ),
         (picture("data:image/png;base64,AAAA"), 415, "is not an image"),
         (picture(&png[..png.len() / 2]), 415, "cut short"),
         (picture("data:image/png;base64,*"), 400, "not base64"),

@@ -69,6 +69,7 @@ fn push_to_span(prompt: &mut EncodedPrompt, image: usize, row: usize) {
     if prompt.media.last().is_none_or(|media| media.item != image) {
         prompt.layout.vision.push(row..row);
         prompt.media.push(MediaSpan {
+            covers: None,
             rows: row..row,
             item: image,
             tile: 0,

@@ -56,7 +56,7 @@ pub struct EncodedPrompt {
 }
 
 /// What a stretch of vision rows shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct MediaSpan {
     /// The rows.
@@ -70,6 +70,9 @@ pub struct MediaSpan {
     /// Columns and rows of the grid that the tokens form, line by line from the upper left; `None` if they form none.
     /// In the map of a LLaVA-1.6 picture (tile 1) the last column is that of newlines, which show nothing.
     pub grid: Option<(usize, usize)>,
+    /// What the grid covers of the picture: left, top, width and height as shares of the picture's, beyond 0 to 1 where it was
+    /// padded. `None` where llama.cpp fitted it.
+    pub covers: Option<[f32; 4]>,
     /// Of pixels and encoder.
     pub(crate) hash: u64,
 }
@@ -211,6 +214,7 @@ impl EncodedPrompt {
             rows: begin..begin + n_tokens,
             item: shown.item,
             tile: shown.tile,
+            covers: shown.covers,
             kind: MediaKind::Image,
             grid,
             hash: shown.hash,
@@ -316,6 +320,7 @@ fn grid_of(positions: &[[i32; 4]]) -> Option<(usize, usize)> {
 pub(crate) struct Shown {
     pub(crate) item: usize,
     pub(crate) tile: usize,
+    pub(crate) covers: Option<[f32; 4]>,
     pub(crate) hash: u64,
 }
 

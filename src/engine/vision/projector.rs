@@ -419,7 +419,8 @@ impl Projector {
             .as_ref()
             .and_then(|fit| fit.map(picture.size(), chunk.n_tokens()));
         if map.is_none() || i_tile == 0 {
-            prompt.push_image(chunk, &tile.embd, picture.shown(i_tile));
+            let covers = self.fit.as_ref().map(|fit| fit.covers(picture.size(), i_tile));
+            prompt.push_image(chunk, &tile.embd, picture.shown(i_tile, covers));
         }
         open.tiles.push(tile);
         Ok(true)
@@ -439,7 +440,14 @@ impl Projector {
             .and_then(|fit| fit.map(picture.size(), rows_per_tile));
         if let Some(map) = map.filter(|map| map.n_rows() > 0) {
             let behind_overview: Vec<_> = tiles[1..].iter().map(|tile| tile.embd.as_slice()).collect();
-            prompt.push_map(&map.merge(&behind_overview), map.grid(), picture.shown(1));
+            // the last column is newlines
+            let columns = map.grid().0 as f32;
+            let covers = [0.0, 0.0, columns / (columns - 1.0), 1.0];
+            prompt.push_map(
+                &map.merge(&behind_overview),
+                map.grid(),
+                picture.shown(1, Some(covers)),
+            );
         }
         if is_fresh && self.cache.is_on() {
             let image = picture.image.clone();
@@ -465,10 +473,11 @@ impl Picture<'_> {
         Size::of(self.image)
     }
 
-    fn shown(&self, tile: usize) -> Shown {
+    fn shown(&self, tile: usize, covers: Option<[f32; 4]>) -> Shown {
         Shown {
             item: self.index,
             tile,
+            covers,
             hash: self.hash,
         }
     }

@@ -54,6 +54,8 @@ struct Picture {
     rows: [usize; 2],
     /// Columns and lines of the grid that its tokens form.
     grid: Option<[usize; 2]>,
+    /// What the grid covers of the picture: left, top, width, height as shares of it.
+    covers: Option<[f32; 4]>,
     /// For each drop, its tokens that went on, counted from 0 within the picture.
     kept: Vec<Vec<usize>>,
 }
@@ -96,6 +98,7 @@ fn picture(report: &RunReport, media: &MediaSpan) -> Picture {
         tile: media.tile,
         rows: [media.rows.start, media.rows.len()],
         grid: media.grid.map(|(columns, lines)| [columns, lines]),
+        covers: media.covers,
         kept: report.drops.iter().map(|drop| within(&drop.kept_pos)).collect(),
     }
 }

@@ -12,13 +12,10 @@ const vision_at = (report, il) =>
   report.pictures.reduce((sum, picture) => sum + tokens_at(report, picture, il).size, 0);
 
 // Where a picture lies on the grid of its tokens, in cells; null where that is not known.
-function picture_on_grid(picture, parts, [columns, lines]) {
-  if (parts > 1 || picture.width === 0) return null;
-  if (columns !== lines) return { x: 0, y: 0, width: columns, height: lines };
-  // a square encoder pads what is not square
-  const scale = Math.min(columns / picture.width, lines / picture.height);
-  const [width, height] = [picture.width * scale, picture.height * scale];
-  return { x: (columns - width) / 2, y: (lines - height) / 2, width, height };
+function picture_on_grid({ covers, grid: [columns, lines] }) {
+  if (!covers) return null;
+  const [left, top, width, height] = covers;
+  return { x: (-left / width) * columns, y: (-top / height) * lines, width: columns / width, height: lines / height };
 }
 
 // A picture, or a part of it, with the grid of its tokens over it.
@@ -32,16 +29,16 @@ class Overlay {
       this.dropped = element("path", { class: "dropped" });
       this.under = element("path", { class: "under" });
       this.outline = element("path", { class: "outline" });
-      this.shown = this.drawing(sent, parts);
+      this.shown = this.drawing(sent);
     } else {
       this.shown = element("img", { src: sent.url, alt: "" });
     }
     this.figure = element("figure", {}, this.shown, this.caption);
   }
 
-  drawing(sent, parts) {
+  drawing(sent) {
     const [columns, lines] = this.part.grid;
-    const on_grid = picture_on_grid(sent, parts, this.part.grid);
+    const on_grid = picture_on_grid(this.part);
     const stops = (n) => Array.from({ length: n - 1 }, (_, i) => i + 1);
     const grid = stops(columns)
       .map((x) => `M${x} 0V${lines}`)

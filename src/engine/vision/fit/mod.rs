@@ -35,6 +35,9 @@ const MAX_PATCH: u32 = 1024;
 /// InternVL's take up to 12 tiles, 40 for documents.
 const MAX_TILES: u32 = 64;
 
+/// All of a picture, as shares of it.
+const WHOLE: [f32; 4] = [0.0, 0.0, 1.0, 1.0];
+
 /// How pictures are fitted.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fit {
@@ -186,6 +189,34 @@ impl Fit {
                 tiles
             }
         })
+    }
+
+    /// What a tile shows of a picture: left, top, width and height as shares of the picture's; beyond 0 to 1 where it was
+    /// padded. Of LLaVA-1.6 the overview.
+    pub(crate) fn covers(&self, picture: Size, tile: usize) -> [f32; 4] {
+        let Size { width, height } = picture;
+        match self {
+            Self::Padded { .. } => {
+                let of_side = |side: u32| width.max(height) as f32 / side as f32;
+                let centred = |share: f32| (1.0 - share) / 2.0;
+                let (wide, high) = (of_side(width), of_side(height));
+                [centred(wide), centred(high), wide, high]
+            }
+            Self::Grid {
+                side,
+                min_tiles,
+                max_tiles,
+            } => {
+                let grid = tile_grid(picture, *side, *min_tiles, *max_tiles);
+                if tile >= grid.area() as usize {
+                    return WHOLE; // behind its tiles
+                }
+                let (wide, high) = (1.0 / grid.width as f32, 1.0 / grid.height as f32);
+                let (x, y) = (tile as u32 % grid.width, tile as u32 / grid.width);
+                [x as f32 * wide, y as f32 * high, wide, high]
+            }
+            Self::Square { .. } | Self::Patches { .. } | Self::LongestSide { .. } | Self::AnyRes(_) => WHOLE,
+        }
     }
 
     /// For LLaVA-1.6: the map that the rows of a picture's tiles form behind its overview.

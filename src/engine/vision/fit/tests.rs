@@ -284,3 +284,25 @@ mod pictures {
         );
     }
 }
+
+#[test]
+fn tiles_cover_the_picture() {
+    let picture = Size {
+        width: 200,
+        height: 100,
+    };
+    let padded = Fit::Padded {
+        side: 336,
+        colour: [0; 3],
+    };
+    assert_eq!(padded.covers(picture, 0), [0.0, -0.5, 1.0, 2.0]);
+    let grid = Fit::Grid {
+        side: 448,
+        min_tiles: 1,
+        max_tiles: 2,
+    };
+    assert_eq!(grid.covers(picture, 0), [0.0, 0.0, 0.5, 1.0]);
+    assert_eq!(grid.covers(picture, 1), [0.5, 0.0, 0.5, 1.0]);
+    assert_eq!(grid.covers(picture, 2), WHOLE);
+    assert_eq!(Fit::Square { side: 896 }.covers(picture, 0), WHOLE);
+}
