@@ -39,11 +39,11 @@ stock:
 lint: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	for features in '' hub lab native native,lab; do \
+	for features in '' hub lab native native,lab server native,cli; do \
 		$(CARGO) clippy --all-targets --no-default-features --features "$$features" -- -D warnings || exit 1; \
 	done
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
-	for features in '' hub lab native cli; do \
+	for features in '' hub lab native server cli; do \
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features "$$features" || exit 1; \
 	done
 	patches/tool.sh check

@@ -15,14 +15,14 @@
 //! | `plot` | charts as SVG | `lab` |
 //! | `synth` | models of true shape with random weights | `lab` |
 //!
-//! `engine::Inspector`, which measures what `inspect` shows, needs `native` and `lab`. `native` and `cli`, which includes
-//! `hub` and `lab`, are on by default. To run models from a program of one's own, `native` is all it takes:
+//! `engine::Inspector`, which measures what `inspect` shows, needs `native` and `lab`. `native`, `server` and `cli`, which
+//! includes `hub`, `lab` and `pictures`, are on by default. To run models from a program of one's own, `native` is all it takes:
 //!
 //! ```toml
 //! visipruner = { version = "0.2", default-features = false, features = ["native"] }
 //! ```
 //!
-//! Knowledge runs one way: `cli -> engine -> {policy, ffi}`. [`policy`] is where the paper is and knows neither
+//! Knowledge runs one way: `cli -> server -> engine -> {policy, ffi}`. [`policy`] is where the paper is and knows neither
 //! engine nor FFI; `ffi` is the only place with `unsafe`; what goes between them is plain data.
 #![warn(missing_docs)]
 

@@ -41,7 +41,7 @@ pub fn run(args: ServeArgs) -> Result<(), Error> {
         terminal
             .warn("anybody who reaches this machine can ask: --api-key lets only those in who have the key");
     }
-    terminal.say(&format!("listening at http://{address}"));
+    terminal.say(format_args!("listening at http://{address}"));
     let runtime = tokio::runtime::Runtime::new().map_err(listening)?;
     let timeout = Duration::from_secs(args.server.timeout);
     runtime.block_on(serve(listener, specs, options, timeout, &mut terminal))

@@ -128,7 +128,7 @@ impl Models {
         if let Some(worker) = entry.worker() {
             return Ok(worker);
         }
-        self.make_room();
+        self.make_room().await;
         let metrics = Arc::clone(&self.metrics);
         let loading = Arc::clone(entry);
         let loaded = tokio::task::spawn_blocking(move || loading.load(metrics)).await;
@@ -148,7 +148,7 @@ impl Models {
     }
 
     /// Lets go of models until one more may be loaded. Requests at work on them keep them until they have ended.
-    fn make_room(&self) {
+    async fn make_room(&self) {
         let mut loaded: Vec<_> = self
             .entries
             .iter()
@@ -156,9 +156,13 @@ impl Models {
             .collect();
         loaded.sort_by_key(|entry| entry.last_used.load(Ordering::Relaxed));
         let n_too_many = (loaded.len() + 1).saturating_sub(self.max_loaded);
-        for entry in loaded.into_iter().take(n_too_many) {
-            *entry.lock() = None;
-        }
+        let gone: Vec<_> = loaded
+            .into_iter()
+            .take(n_too_many)
+            .map(|entry| entry.lock().take())
+            .collect();
+        // freeing gigabytes takes its time, and is to be done before the next ones are taken
+        let _ = tokio::task::spawn_blocking(move || drop(gone)).await;
     }
 }
 

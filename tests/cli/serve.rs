@@ -585,6 +585,31 @@ fn several_models_are_loaded_when_they_are_asked_for() {
     assert_eq!(ask("c").status, 404);
 }
 
+#[test]
+fn a_model_that_answers_stays_until_it_has_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.gguf", "b.gguf"] {
+        std::fs::copy(MODEL, folder.path().join(name)).expect("copies");
+    }
+    let served = Served::start_with(&["--models-dir", folder.path().to_str().expect("is text")], &[]);
+    let body = |model: &str, n_tokens: u32| json!({"model": model, "prompt": "once", "max_tokens": n_tokens, "ignore_eos": true, "stream": n_tokens > 1});
+    let long = body("a", 1500).to_string();
+    let mut stream = TcpStream::connect(served.address).expect("connects");
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        long.len()
+    );
+    stream
+        .write_all(format!("{head}{long}").as_bytes())
+        .expect("writes");
+    stream.read_exact(&mut [0; 1]).expect("it has begun");
+    assert_eq!(served.post("/v1/completions", &body("b", 1)).status, 200);
+    assert_eq!(served.get("/v1/models").status, 200);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("reads to the end");
+    assert!(rest.contains("data: [DONE]"), "the answer was cut off");
+}
+
 #[cfg(unix)]
 #[test]
 fn it_ends_with_the_requests_at_work() {

@@ -86,6 +86,8 @@ impl Drop for StopOnDrop {
 pub(crate) struct Ticket {
     updates: channel::UnboundedReceiver<Update>,
     _stop: StopOnDrop,
+    /// The model stays as long as it is asked something.
+    _worker: Arc<Worker>,
     /// What the pictures of its prompt became.
     pub(crate) media: Vec<MediaSpan>,
     pub(crate) n_prompt: usize,
@@ -205,7 +207,7 @@ impl Worker {
     /// # Errors
     /// [`Refused`]
     pub(crate) async fn ask(
-        &self,
+        self: &Arc<Self>,
         request: Request,
         stop: StopOnDrop,
         room: Room,
@@ -215,6 +217,7 @@ impl Worker {
         let mut ticket = Ticket {
             updates,
             _stop: stop,
+            _worker: Arc::clone(self),
             media: Vec::new(),
             n_prompt: 0,
         };
