@@ -201,6 +201,7 @@ impl Context {
     }
 
     /// The model of this context.
+    #[cfg(feature = "lab")]
     pub(crate) fn model(&self) -> &Arc<Model> {
         &self.model
     }

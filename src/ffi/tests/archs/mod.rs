@@ -192,7 +192,10 @@ fn logits_of_stock(model: &Arc<Model>, prompt: &RandomRows, rows: &[i32]) -> Vec
 }
 
 /// Any cut equals one graph, one graph equals a stock decode, and dropped rows equal masked ones.
-fn check(model: &Arc<Model>, (name, kind): (&str, Kind)) {
+fn check(
+    model: &Arc<Model>,
+    #[cfg_attr(not(feature = "lab"), allow(unused_variables))] (name, kind): (&str, Kind),
+) {
     assert_eq!(model.n_layer(), N_LAYER);
     for setup in [EXACT, SETUPS[2]] {
         let mut engine = engine(model, setup, &every_layer(model));
