@@ -66,7 +66,7 @@ def test_an_answer_to_a_schema(chat):
         "required": ["color"],
         "additionalProperties": False,
     }
-    structured = chat.with_structured_output(schema, method="json_schema")
+    structured = chat.model_copy(update={"max_tokens": 200}).with_structured_output(schema, method="json_schema")
     try:
         answer = structured.invoke([seen("What color is the star?", "shapes.png")])
     except Exception as error:

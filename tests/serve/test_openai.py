@@ -36,7 +36,8 @@ def test_models_are_listed(client):
 def test_pictures_are_seen(client, questions):
     right = 0
     for url, question, answers in questions:
-        answer = ask(client, [user(question, url)])
+        # with a line between picture and question, as LLaVA was trained and `visipruner run` writes it
+        answer = ask(client, [user(f"\n{question}", url)])
         assert answer.object == "chat.completion" and answer.model == "shapes"
         assert answer.choices[0].finish_reason == "stop"
         assert answer.choices[0].message.role == "assistant"
