@@ -5,6 +5,7 @@
 The cases that are written down come first, random ones fill up to the number. After every one the server must be well, and at
 the end an ordinary question must be answered as before."""
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -301,6 +302,16 @@ def leaves_a_stream(server):
     return [f"a request whose client reads nothing keeps its slot: {slots}"]
 
 
+def lock_others_out(server):
+    """More clients than may wait, each with a body that does not come: a question is answered meanwhile."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            slow.sendall(head("POST", CHAT, 1000) + b"{")
+        code, _ = server.ask("POST", CHAT, {"messages": [user("Hello")], "max_tokens": 2})
+    return [] if code == 200 else [f"{code} while 100 clients send their bodies slowly"]
+
+
 def main():
     given = arguments(__doc__.splitlines()[0], seed=(1, "of the random cases"), number=(300, "of cases"))
     question = [user("What color is the star?", picture_url("shapes.png"))]
@@ -314,6 +325,7 @@ def main():
             for case, found in zip(cases, pool.map(lambda case: checked(server, case), cases)):
                 if found not in case.allowed:
                     faults.append(f"{case.name}: {found}, expected {' or '.join(map(str, case.allowed))}")
+        faults += lock_others_out(server)
         faults += leaves_a_stream(server)
         if server.is_alive() and server.chat(question, max_tokens=8)[1]["choices"] != before:
             faults.append("the same question is answered in another way than before")

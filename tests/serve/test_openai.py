@@ -1,6 +1,8 @@
 """The official Python package of OpenAI against the server."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -282,6 +284,26 @@ def test_of_several_models_one_must_be_named(visipruner, tmp_path):
             ask(client, [user(STAR, picture_url("shapes.png"))], model="other")
         assert "projector" in raised.value.message
         assert ask(client, [user("Hello")], model="other").model == "other"
+
+
+def test_another_model_is_asked_while_one_answers(visipruner, tmp_path):
+    """It waits for its turn; everything else goes on."""
+    for name in ("one.gguf", "two.gguf"):
+        (tmp_path / name).symlink_to(MODEL)
+    with Server(visipruner, "--threads", 1, "--ctx-size", 20_000, model=("--models-dir", tmp_path)) as server, ThreadPoolExecutor() as pool:
+        client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+        stream = ask(client, [user("Hello")], model="one", stream=True, max_tokens=15_000, extra_body={"ignore_eos": True})
+        next(stream)
+        other = pool.submit(ask, client, [user("Hello")], model="two")
+        until = time.monotonic() + 3
+        try:
+            while time.monotonic() < until:
+                assert server.get("/v1/models", timeout=10)[0] == 200
+                assert server.get("/health", timeout=10)[0] == 200
+                next(stream)
+        finally:
+            stream.close()
+        assert other.result(60).model == "two"
 
 
 def test_a_queue_that_is_full(visipruner):
