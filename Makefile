@@ -2,7 +2,8 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures page-check
+.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures page-check \
+	serve-clients serve-llama-server serve-bad serve-soak
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -16,6 +17,10 @@ help:
 	@echo 'make models-check       this program and stock llama.cpp beside Hugging Face transformers, on small random models'
 	@echo 'make fixtures           what transformers makes of pictures, for the tests, see tests/transformers/README.md'
 	@echo 'make page-check         the page of visipruner serve in a real browser (chromium), see tests/page'
+	@echo 'make serve-clients      the packages of OpenAI and LangChain, llm and curl against visipruner serve, see tests/serve'
+	@echo 'make serve-llama-server llama-server'\''s own tests against visipruner serve'
+	@echo 'make serve-bad          bad requests: none ends it, none hangs'
+	@echo 'make serve-soak N=10000 mixed requests from several clients: each is answered as it is alone'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -114,3 +119,31 @@ $(PAGE)/venv/installed: tests/page/requirements.txt
 
 page-check: release $(PAGE)/venv/installed
 	$(PAGE)/venv/bin/pytest -q -p no:cacheprovider $(if $(TESTS),-k '$(TESTS)') tests/page
+
+# visipruner serve, asked by others. VISIPRUNER names the program, which is built otherwise.
+SERVE := target/serve
+N     ?= 10000
+
+ifdef VISIPRUNER
+export VISIPRUNER
+else
+serve-clients serve-llama-server serve-bad serve-soak: export VISIPRUNER = target/release/visipruner
+serve-clients serve-llama-server serve-bad serve-soak: release
+endif
+
+$(SERVE)/venv/installed: tests/serve/requirements.txt
+	python3 -m venv $(SERVE)/venv
+	$(SERVE)/venv/bin/pip install --quiet -r $<
+	touch $@
+
+serve-clients: $(SERVE)/venv/installed
+	$(SERVE)/venv/bin/python -m pytest -q -rs -p no:cacheprovider tests/serve
+
+serve-llama-server: $(SERVE)/venv/installed
+	$(SERVE)/venv/bin/python tests/serve/llama_server/run.py $(FLAGS)
+
+serve-bad: $(SERVE)/venv/installed
+	$(SERVE)/venv/bin/python tests/serve/bad_requests.py $(FLAGS)
+
+serve-soak: $(SERVE)/venv/installed
+	$(SERVE)/venv/bin/python tests/serve/soak.py --requests $(N) $(FLAGS)
