@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures page-check \
-	serve-clients serve-llama-server serve-bad serve-soak
+	serve-clients serve-llama-server serve-bad serve-soak serve-bench
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -21,6 +21,7 @@ help:
 	@echo 'make serve-llama-server llama-server'\''s own tests against visipruner serve'
 	@echo 'make serve-bad          bad requests: none ends it, none hangs'
 	@echo 'make serve-soak N=10000 mixed requests from several clients: each is answered as it is alone'
+	@echo 'make serve-bench MODEL=... MMPROJ=...   time to the first token over HTTP, and of which the engine'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -127,8 +128,8 @@ N     ?= 10000
 ifdef VISIPRUNER
 export VISIPRUNER
 else
-serve-clients serve-llama-server serve-bad serve-soak: export VISIPRUNER = target/release/visipruner
-serve-clients serve-llama-server serve-bad serve-soak: release
+serve-clients serve-llama-server serve-bad serve-soak serve-bench: export VISIPRUNER = target/release/visipruner
+serve-clients serve-llama-server serve-bad serve-soak serve-bench: release
 endif
 
 $(SERVE)/venv/installed: tests/serve/requirements.txt
@@ -147,3 +148,6 @@ serve-bad: $(SERVE)/venv/installed
 
 serve-soak: $(SERVE)/venv/installed
 	$(SERVE)/venv/bin/python tests/serve/soak.py --requests $(N) $(FLAGS)
+
+serve-bench: $(SERVE)/venv/installed
+	$(SERVE)/venv/bin/python tests/serve/first_token.py --model $(MODEL) --mmproj $(MMPROJ) $(FLAGS)
