@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
-        if path.is_dir() && !path.ends_with("src/cli") {
+        // tests run programs, whose flags they name
+        if path.is_dir() && !path.ends_with("src/cli") && !path.ends_with("tests") {
             sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs")
             && !path.ends_with("src/main.rs")
