@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_policy_is_said_as_it_is_set() {
-        for text in ["fastv keep=25%,3 rank_layers=1,4", "off", "vtw exit_from=4"] {
+        for text in ["fastv rank_layers=1,4 keep=25%,3", "off", "vtw exit_from=4"] {
             let spec: PolicySpec = text
                 .replacen(' ', ":", 1)
                 .replace(' ', ",")
