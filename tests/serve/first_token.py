@@ -73,11 +73,12 @@ def measure(urls, rounds, n_clients):
                     own = timings["image_ms"] + timings["prompt_ms"]
                     note(name, f"{nth}, of which the engine, ms", own)
     shown = picture(0)
-    for name, url in urls.items():
-        with ThreadPoolExecutor(n_clients) as clients:
-            began = time.perf_counter()
-            list(clients.map(lambda i: ask(url, f"{QUESTIONS[i % 2]} ({i})", shown, 32), range(n_clients)))
-            note(name, f"{n_clients} clients, tokens per second", 32 * n_clients / (time.perf_counter() - began))
+    for i in range(rounds):
+        for name, url in urls.items():
+            with ThreadPoolExecutor(n_clients) as clients:
+                began = time.perf_counter()
+                list(clients.map(lambda n: ask(url, f"{QUESTIONS[n % 2]} ({i}, {n})", shown, 64), range(n_clients)))
+                note(name, f"{n_clients} clients, tokens per second", 64 * n_clients / (time.perf_counter() - began))
     return {name: {what: statistics.median(values) for what, values in of.items()} for name, of in seen.items()}
 
 

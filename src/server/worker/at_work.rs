@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::answers::Answers;
 use super::slots::Slots;
@@ -67,20 +67,23 @@ impl AtWork {
             Event::Prefill(done) => send(&job, Update::Reading(done)),
             _ => ControlFlow::Continue(()),
         };
-        let meanwhile = |decoder: &mut Decoder<'_>| go_on(decoder, others);
+        let mut pace = Pace::begin();
+        let meanwhile = |decoder: &mut Decoder<'_>| pace.keep(|| go_on(decoder, others));
         let begun = self
             .cache
             .begin_beside(&job.prompt, &job.request, hear, meanwhile);
         match begun {
             Ok(generation) => {
                 let _ = send(&job, Update::Read(Box::new(generation.report().clone())));
-                others.push(Answering {
+                let mut answering = Answering {
                     job,
                     generation,
                     n_sent: 0,
                     failed: None,
                     began,
-                });
+                };
+                answering.send_news(); // the first token is there
+                others.push(answering);
             }
             Err(error) => {
                 metrics.failed.inc();
@@ -116,6 +119,35 @@ impl AtWork {
             };
             let _ = send(&ended.job, last);
         }
+    }
+}
+
+/// How often answers go on while a prompt is read: its calls may be short, and a token of few answers costs nearly what one of
+/// many does.
+struct Pace {
+    took: Duration,
+    ended: Instant,
+}
+
+impl Pace {
+    /// At least so many times as long as a token took is read before the next one.
+    const READING: u32 = 3;
+
+    fn begin() -> Self {
+        Self {
+            took: Duration::ZERO,
+            ended: Instant::now(),
+        }
+    }
+
+    fn keep(&mut self, go_on: impl FnOnce()) {
+        if self.ended.elapsed() < self.took * Self::READING {
+            return;
+        }
+        let began = Instant::now();
+        go_on();
+        self.took = began.elapsed();
+        self.ended = Instant::now();
     }
 }
 
