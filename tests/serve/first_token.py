@@ -77,7 +77,7 @@ def measure(urls, rounds, n_clients):
         for name, url in urls.items():
             with ThreadPoolExecutor(n_clients) as clients:
                 began = time.perf_counter()
-                list(clients.map(lambda n: ask(url, f"{QUESTIONS[n % 2]} ({i}, {n})", shown, 64), range(n_clients)))
+                list(clients.map(lambda n: ask(url, f"{i}, {n}: {QUESTIONS[n % 2]}", shown, 64), range(n_clients)))
                 note(name, f"{n_clients} clients, tokens per second", 64 * n_clients / (time.perf_counter() - began))
     return {name: {what: statistics.median(values) for what, values in of.items()} for name, of in seen.items()}
 
