@@ -128,7 +128,7 @@ impl ChatRequest {
         worker.recall(&mut prompt);
         let mut request = Request::new(prompt);
         request.chat_template = entry.spec.chat_template.clone();
-        request.policy = pruning::policy(&entry.spec, worker.model(), policy, self.visipruner.as_ref())?
+        request.policy = pruning::policy(&entry.spec, &worker, policy, self.visipruner.as_ref())?
             .map(crate::engine::AnyPolicy::Config);
         request.n_logprobs = self.n_logprobs()?;
         let defaults = Defaults {

@@ -60,8 +60,8 @@ pub(super) async fn completions(
     let Asked { entry, policy } = app.models.find(asked.model.as_deref())?;
     let worker = app.ready(&entry).await?;
     let mut request = Request::new(Prompt::raw(text));
-    request.policy = pruning::policy(&entry.spec, worker.model(), policy, asked.visipruner.as_ref())?
-        .map(AnyPolicy::Config);
+    request.policy =
+        pruning::policy(&entry.spec, &worker, policy, asked.visipruner.as_ref())?.map(AnyPolicy::Config);
     if let Some(n) = asked.logprobs.filter(|&n| n > MAX_TOP_LOGPROBS) {
         return Err(ApiError::field(
             "logprobs",

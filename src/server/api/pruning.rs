@@ -4,12 +4,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ApiError;
-use crate::engine::{MediaSpan, Model, model_shape};
+use crate::engine::MediaSpan;
 use crate::policy::config::PolicyChoice;
 use crate::policy::{PolicyConfig, PolicyOverrides, presets};
 use crate::report::RunReport;
 use crate::report::summary::row_runs;
 use crate::server::options::ModelSpec;
+use crate::server::worker::Worker;
 
 /// The policy of a request: the model's, over it what its name came with, over it the fields of `visipruner`.
 ///
@@ -17,7 +18,7 @@ use crate::server::options::ModelSpec;
 /// 400 for fields that are none, or that do not fit the model.
 pub(super) fn policy(
     spec: &ModelSpec,
-    model: &Model,
+    worker: &Worker,
     of_name: Option<PolicyChoice>,
     fields: Option<&Value>,
 ) -> Result<Option<PolicyConfig>, ApiError> {
@@ -34,12 +35,10 @@ pub(super) fn policy(
     let own = &spec.session.policy;
     let policy = match overrides.policy {
         // another policy than the server's starts from what is known of the model
-        Some(choice) if choice != own.name() => {
-            presets::resolve(&model_shape(model.shape(), None), None, &overrides)?.policy
-        }
+        Some(choice) if choice != own.name() => presets::resolve(&worker.shape(), None, &overrides)?.policy,
         _ => overrides.apply(own)?,
     };
-    policy.validate_for(model.n_layer())?;
+    policy.validate_for(worker.model().n_layer())?;
     Ok(Some(policy))
 }
 

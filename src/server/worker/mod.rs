@@ -24,8 +24,9 @@ use super::Room;
 use super::metrics::Metrics;
 use crate::engine::{
     self, Cache, CancelHandle, EncodedPrompt, Event, MediaSpan, Model, Outcome, Projector, Prompt,
-    PromptSize, Request, SessionOptions, TokenLogprob, encode,
+    PromptSize, Request, SessionOptions, TokenLogprob, encode, model_shape,
 };
+use crate::policy::shape::ModelShape;
 use crate::report::RunReport;
 
 /// What a request hears of itself.
@@ -69,8 +70,8 @@ pub(crate) struct Worker {
     answers: Arc<Answers>,
     metrics: Arc<Metrics>,
     n_ctx: u32,
-    /// At least.
-    n_tokens_per_image: usize,
+    /// If it is the same for every picture.
+    n_tokens_per_image: Option<usize>,
 }
 
 /// Stops a request whose client has gone, at whatever it is.
@@ -152,12 +153,17 @@ impl Worker {
             answers,
             metrics,
             n_ctx,
-            n_tokens_per_image: n_tokens_per_image.map_or(1, |n| n as usize),
+            n_tokens_per_image: n_tokens_per_image.map(|n| n as usize),
         })
     }
 
     pub(crate) fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The sizes that policies ask for.
+    pub(crate) fn shape(&self) -> ModelShape {
+        model_shape(self.model.shape(), self.n_tokens_per_image)
     }
 
     pub(crate) fn sees_pictures(&self) -> bool {
@@ -181,7 +187,7 @@ impl Worker {
         if n_images > 0 && !self.sees_pictures() {
             return Err(engine::Error::NoProjector { n_images });
         }
-        let n_tokens = n_images * self.n_tokens_per_image;
+        let n_tokens = n_images * self.n_tokens_per_image.unwrap_or(1);
         if n_tokens > self.n_ctx as usize {
             return Err(engine::Error::PromptTooLong {
                 n_tokens,
