@@ -19,6 +19,7 @@ const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
     ("-sys", "--system-prompt"),
     ("-dev", "--device"),
     ("-nkvo", "--no-kv-offload"),
+    ("-np", "--parallel"),
 ];
 
 /// Flags whose value is free text, which may look like a flag.

@@ -83,7 +83,7 @@ pub struct ServerArgs {
     pub api_key_file: Option<PathBuf>,
 
     /// Requests that are answered at a time
-    #[arg(long, visible_short_alias = 'j', value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long,  value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub parallel: u32,
 
     /// Requests that may wait; further ones are told to come back
