@@ -154,6 +154,7 @@ fn help_of_every_subcommand() {
         ("help_eval", vec!["eval", "--help"]),
         ("help_inspect", vec!["inspect", "--help"]),
         ("help_calibrate", vec!["calibrate", "--help"]),
+        ("help_serve", vec!["serve", "--help"]),
         ("help_quantize", vec!["quantize", "--help"]),
         ("help_synth", vec!["synth", "--help"]),
     ] {
