@@ -171,9 +171,9 @@ impl Entry {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The model at work, if it is loaded.
+    /// The model at work, if it is loaded. One whose engine has gone is loaded anew.
     pub(crate) fn worker(&self) -> Option<Arc<Worker>> {
-        self.lock().clone()
+        self.lock().clone().filter(|worker| worker.is_alive())
     }
 
     pub(crate) fn loading(&self) -> Loading {

@@ -538,3 +538,50 @@ fn embeddings_do_not_keep_the_weights() {
     let refused = session.generate_encoded(&prompt, &question(), ignore);
     assert!(matches!(refused, Err(Error::ForeignPrompt)));
 }
+
+/// Rows of a picture that are there after questions without one, with so many bytes allowed.
+fn reused_after_text(
+    pair: &mut Pair,
+    max_prefix_bytes: Option<u64>,
+    n_prefixes: u32,
+    n_texts: usize,
+) -> usize {
+    let options = SessionOptions {
+        max_prefix_bytes,
+        n_prefixes,
+        ..options(true)
+    };
+    let mut session = Session::new(&pair.model, options).expect("a session");
+    let picture = about_a_picture("what is it?");
+    session
+        .generate(Some(&mut pair.projector), &picture, ignore)
+        .expect("an answer");
+    for i in 0..n_texts {
+        let text = Request {
+            n_predict: 2,
+            ..Request::new(Prompt::raw(&format!("{i} is a number that comes once")))
+        };
+        session.generate(None, &text, ignore).expect("an answer");
+    }
+    let again = session.generate(Some(&mut pair.projector), &picture, ignore);
+    again.expect("an answer").report.reused_rows
+}
+
+#[test]
+fn text_is_forgotten_before_pictures() {
+    let mut pair = Pair::new(Arch::Llama);
+    let none = reused_after_text(&mut pair, None, 0, 0);
+    let all = reused_after_text(&mut pair, None, 4, 0);
+    assert!(none == 0 && all >= 16, "{none} and {all} rows");
+    assert_eq!(
+        reused_after_text(&mut pair, None, 4, 9),
+        all,
+        "nine texts, four places"
+    );
+    // a byte is too little for all but what was used last
+    assert!(
+        reused_after_text(&mut pair, Some(1), 4, 1) <= 1,
+        "all but BOS is gone"
+    );
+    assert_eq!(reused_after_text(&mut pair, Some(1), 4, 0), all);
+}

@@ -264,8 +264,8 @@ pub struct SessionOptions {
     pub n_sequences: u32,
     /// Pictures and conversations that are remembered at most. Default: 4.
     pub n_prefixes: u32,
-    /// Bytes that may be held for later requests, beside what answers in the making need; what was used last is held anyway.
-    /// Default: as many as they are.
+    /// Bytes that the cache may hold after an answer, those of answers in the making included: what is missed least for later
+    /// requests goes until it holds no more, all but what was used last. Default: as many as they are.
     pub max_prefix_bytes: Option<u64>,
     /// Whether a request that begins as an earlier one did is computed from there on. Default: yes.
     pub remember: bool,

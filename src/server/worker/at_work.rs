@@ -49,8 +49,9 @@ impl AtWork {
             if let Some(job) = job {
                 self.begin(job, &mut answering);
             }
-            if let Ok(mut decoder) = self.cache.decoder() {
-                go_on(&mut decoder, &mut answering);
+            match self.cache.decoder() {
+                Ok(mut decoder) => go_on(&mut decoder, &mut answering),
+                Err(error) => fail_all(&mut answering, &error),
             }
             self.end(&mut answering);
         }
@@ -157,21 +158,22 @@ fn go_on(decoder: &mut Decoder<'_>, answering: &mut [Answering]) {
         .iter_mut()
         .filter(|answering| answering.failed.is_none());
     let mut going: Vec<&mut Generation> = going.map(|answering| &mut answering.generation).collect();
-    let stepped = decoder.step(&mut going);
+    if let Err(error) = decoder.step(&mut going) {
+        return fail_all(answering, &error);
+    }
     for answering in answering {
-        match &stepped {
-            Ok(()) => {
-                answering.send_news();
-                answering.failed = answering.generation.take_error();
-            }
-            // a call for all of them: none can go on
-            Err(error) => {
-                answering.failed = Some(Error::Compute {
-                    what: "the answer",
-                    reason: error.to_string(),
-                });
-            }
-        }
+        answering.send_news();
+        answering.failed = answering.generation.take_error();
+    }
+}
+
+/// What failed is a call for all of them: none can go on.
+fn fail_all(answering: &mut [Answering], error: &Error) {
+    for answering in answering {
+        answering.failed = Some(Error::Compute {
+            what: "the answer",
+            reason: error.to_string(),
+        });
     }
 }
 

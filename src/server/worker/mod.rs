@@ -121,6 +121,13 @@ impl Worker {
         options: &SessionOptions,
         metrics: Arc<Metrics>,
     ) -> Result<Self, engine::Error> {
+        // pictures that are computed as a whole must not make the cache anew while others are answered
+        let longest = projector.as_ref().filter(|projector| projector.uses_non_causal());
+        let longest = longest.and_then(|projector| projector.shape().n_tokens_per_image);
+        let options = &SessionOptions {
+            n_ubatch: options.n_ubatch.max(longest.unwrap_or(0)),
+            ..options.clone()
+        };
         let cache = Cache::new(&model, options)?;
         let n_tokens_per_image = projector
             .as_ref()
@@ -155,6 +162,11 @@ impl Worker {
             n_ctx,
             n_tokens_per_image: n_tokens_per_image.map(|n| n as usize),
         })
+    }
+
+    /// Whether its engine is there; it goes only with an error of the program.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     pub(crate) fn model(&self) -> &Model {
