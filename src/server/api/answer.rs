@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -60,8 +61,17 @@ impl Answer {
         }
     }
 
+    /// The answer as the request wants it.
+    pub(super) async fn send(self, is_streamed: bool) -> Result<Response, ApiError> {
+        if is_streamed {
+            self.streamed().await
+        } else {
+            Ok(Json(self.whole().await?).into_response())
+        }
+    }
+
     /// The whole answer as one object.
-    pub(super) async fn whole(mut self) -> Result<Value, ApiError> {
+    async fn whole(mut self) -> Result<Value, ApiError> {
         let mut logprobs = Vec::new();
         let outcome = loop {
             match self.ticket.next().await {
@@ -87,7 +97,7 @@ impl Answer {
     }
 
     /// The answer in chunks, as they come. What is wrong with the prompt is an error before anything is sent.
-    pub(super) async fn streamed(mut self) -> Result<Response, ApiError> {
+    async fn streamed(mut self) -> Result<Response, ApiError> {
         let mut coming = VecDeque::new();
         match self.ticket.next().await {
             Some(Update::Failed(error)) => return Err(error.into()),

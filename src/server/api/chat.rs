@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -75,11 +75,7 @@ pub(super) async fn completions(
         ping: app.options.ping,
     };
     let answer = Answer::new(wanted, worker.ask(request, stop, room).await?);
-    if asked.stream == Some(true) {
-        answer.streamed().await
-    } else {
-        Ok(Json(answer.whole().await?).into_response())
-    }
+    answer.send(asked.stream == Some(true)).await
 }
 
 /// `POST /v1/chat/completions/input_tokens`
@@ -131,11 +127,7 @@ impl ChatRequest {
         request.policy = pruning::policy(&entry.spec, &worker, policy, self.visipruner.as_ref())?
             .map(crate::engine::AnyPolicy::Config);
         request.n_logprobs = self.n_logprobs()?;
-        let defaults = Defaults {
-            sampling: &app.options.sampling,
-            n_ctx: worker.n_ctx() as usize,
-            n_predict: app.options.n_predict,
-        };
+        let defaults = Defaults::of(&app.options, &worker);
         self.answer.put_into(&mut request, &defaults)?;
         let stop = StopOnDrop(request.cancel.clone());
         request.images = app.pictures(image_urls, &request.cancel).await?;

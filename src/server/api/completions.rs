@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -70,11 +69,7 @@ pub(super) async fn completions(
     }
     request.n_logprobs = asked.logprobs;
     let stop = StopOnDrop(request.cancel.clone());
-    let defaults = Defaults {
-        sampling: &app.options.sampling,
-        n_ctx: worker.n_ctx() as usize,
-        n_predict: app.options.n_predict,
-    };
+    let defaults = Defaults::of(&app.options, &worker);
     asked.answer.put_into(&mut request, &defaults)?;
     let wanted = Wanted {
         kind: Kind::Completion,
@@ -89,9 +84,5 @@ pub(super) async fn completions(
         ping: app.options.ping,
     };
     let answer = Answer::new(wanted, worker.ask(request, stop, room).await?);
-    if asked.stream == Some(true) {
-        answer.streamed().await
-    } else {
-        Ok(Json(answer.whole().await?).into_response())
-    }
+    answer.send(asked.stream == Some(true)).await
 }

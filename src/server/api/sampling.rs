@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::ApiError;
 use crate::engine::{Constraint, Request, Sampling};
+use crate::server::options::ServerOptions;
+use crate::server::worker::Worker;
 
 /// Sampling and limits. What is missing or null is left at its default.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -70,6 +72,16 @@ pub(super) struct Defaults<'a> {
     /// Tokens that prompt and answer may have.
     pub(super) n_ctx: usize,
     pub(super) n_predict: Option<usize>,
+}
+
+impl<'a> Defaults<'a> {
+    pub(super) fn of(options: &'a ServerOptions, worker: &Worker) -> Self {
+        Self {
+            sampling: &options.sampling,
+            n_ctx: worker.n_ctx() as usize,
+            n_predict: options.n_predict,
+        }
+    }
 }
 
 impl AnswerFields {
