@@ -145,7 +145,7 @@ fn mechanisms(c: &mut Criterion) {
         ),
     ];
     let backend = devices().swap_remove(0);
-    let backend = backend.split(' ').next().unwrap_or_default().to_lowercase();
+    let backend = backend.name.to_lowercase();
     let n_rows = prompt.layout().n_rows;
     let mut group = c.benchmark_group(format!("{backend}/prefill of {n_rows} rows, {N_LAYER} layers"));
     group.sample_size(10);

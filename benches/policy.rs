@@ -46,6 +46,7 @@ fn params<'a>(layout: &'a PromptLayout, vision: &'a [f32]) -> PrefillParams<'a> 
         cuts: &CUTS,
         max_rows_per_call: 2048,
         max_rows_per_attention_probe: 512,
+        probe_stride: 1,
         causal_images: true,
         embeddings: Some(Embeddings {
             n_embd: N_EMBD,
@@ -73,6 +74,10 @@ impl LayerRanges for Nothing {
 
     fn attention(&mut self, _il: usize) -> Result<Vec<f32>, Infallible> {
         Ok(self.0.norm2.clone())
+    }
+
+    fn rewind(&mut self, _il: usize) -> Result<(), Infallible> {
+        Ok(())
     }
 
     fn branch(&mut self, _il: usize, _left: &[Row], _kept: &[Row]) -> Result<Vec<Row>, Infallible> {

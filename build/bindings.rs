@@ -23,7 +23,7 @@ const TYPES: [&str; 6] = [
     "ggml_(type|log_level|log_callback)",
     "ggml_backend_dev_.*",
 ];
-const CONSTANTS: [&str; 7] = [
+const CONSTANTS: [&str; 8] = [
     "LLAMA_.*",
     "MTMD_.*",
     "VP_.*",
@@ -31,6 +31,7 @@ const CONSTANTS: [&str; 7] = [
     "GGML_TYPE_.*",
     "GGML_LOG_.*",
     "GGML_BACKEND_DEVICE_.*",
+    "RPC_PROTO_.*",
 ];
 
 /// Writes `bindings.rs` to `OUT_DIR`.

@@ -60,10 +60,12 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
         // ggml's own thread pool is made anew for every graph unless one is attached; OpenMP's persists.
         // Apple's compiler has none, and cmake goes on without it.
         on("GGML_OPENMP", !settings.apple),
+        // a library that one machine has and the next has not
+        on("GGML_RPC_RDMA", false),
         // a second library to link, for several GPUs only
         on("GGML_CUDA_NCCL", false),
     ];
-    for backend in ["CUDA", "METAL", "VULKAN"] {
+    for backend in ["CUDA", "METAL", "RPC", "VULKAN"] {
         options.push(on(
             &format!("GGML_{backend}"),
             settings.backends.contains(&backend),

@@ -107,7 +107,8 @@ impl Settings {
     /// A name for everything that changes what cmake compiles: builds with different names don't share objects.
     pub fn variant(&self) -> String {
         let mut name = self.target.clone();
-        for backend in &self.backends {
+        // a build with and one without RPC differ in files, not in what these hold
+        for backend in self.backends.iter().filter(|backend| **backend != "RPC") {
             name.push('-');
             name.push_str(&backend.to_lowercase());
         }
@@ -133,6 +134,7 @@ fn backends(target_os: &str) -> Vec<&'static str> {
     let asked = [
         ("CUDA", cfg!(feature = "cuda")),
         ("METAL", cfg!(feature = "metal") || target_os == "macos"),
+        ("RPC", cfg!(feature = "rpc")),
         ("VULKAN", cfg!(feature = "vulkan")),
     ];
     asked

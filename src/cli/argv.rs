@@ -18,6 +18,9 @@ const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
     ("-hft", "--hf-token"),
     ("-sys", "--system-prompt"),
     ("-dev", "--device"),
+    ("-sm", "--split-mode"),
+    ("-ts", "--tensor-split"),
+    ("-mg", "--main-gpu"),
     ("-nkvo", "--no-kv-offload"),
     ("-np", "--parallel"),
 ];

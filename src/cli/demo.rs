@@ -127,7 +127,7 @@ fn scene(args: &DemoArgs) -> Result<Scene, Error> {
 fn load(args: &ComputeArgs, terminal: &mut Terminal, interrupt: &Interrupt) -> Result<Loaded, Error> {
     let files = ModelFiles::write()?;
     Loaded::load(
-        (&files.model(), &model_options(args)),
+        (&files.model(), &model_options(args)?),
         Some((&files.projector(), &projector_options(args))),
         terminal,
         interrupt,

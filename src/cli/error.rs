@@ -215,6 +215,11 @@ pub enum Error {
     #[error("this build has no engine: build it with the feature 'native', which is on by default")]
     NoEngine,
 
+    /// Nowhere to keep what is kept from one run to the next.
+    #[cfg(feature = "rpc")]
+    #[error("there is no home folder for the cache: give --cache a folder")]
+    NoCacheFolder,
+
     /// A file that cannot be written.
     #[error("cannot write {what} {}", path.display())]
     Write {
@@ -282,6 +287,7 @@ impl From<engine::Error> for Error {
             engine::Error::PromptTooLong { .. } => Some("-c"),
             engine::Error::Template { .. } => Some("--chat-template"),
             engine::Error::NoDevice { .. } => Some("--device"),
+            engine::Error::RpcServer { .. } => Some("--rpc"),
             engine::Error::QuantizedAlready { .. } => Some("--allow-requantize"),
             engine::Error::Markers { n_markers: 1.., .. } => {
                 Some("--image-marker none takes markers as text")

@@ -20,6 +20,8 @@ mod chat;
 #[cfg(feature = "native")]
 mod demo;
 #[cfg(feature = "native")]
+mod devices;
+#[cfg(feature = "native")]
 mod embedded;
 pub mod error;
 #[cfg(feature = "native")]
@@ -73,6 +75,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         #[cfg(not(feature = "native"))]
         Command::Demo(_) => Err(Error::NoEngine),
         Command::Info(args) => info::run(&args),
+        #[cfg(feature = "native")]
+        Command::Devices(args) => devices::run(&args),
+        #[cfg(not(feature = "native"))]
+        Command::Devices(_) => Err(Error::NoEngine),
+        #[cfg(feature = "rpc")]
+        Command::RpcServer(args) => devices::serve(&args),
         #[cfg(feature = "native")]
         Command::Bench(args) => bench::run(&args),
         #[cfg(not(feature = "native"))]

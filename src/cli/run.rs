@@ -111,7 +111,7 @@ impl RunOptions {
         Ok(Self {
             model_path: files.model_path().to_owned(),
             projector_path: files.projector_path().map(Path::to_owned),
-            model: model_options(&args.compute),
+            model: model_options(&args.compute)?,
             projector: ProjectorOptions {
                 cache_bytes: if prompts.len() > 1 { PICTURE_CACHE_BYTES } else { 0 },
                 ..projector
@@ -146,23 +146,40 @@ impl RunOptions {
     }
 }
 
-/// How the flags want models to be loaded.
-pub fn model_options(args: &ComputeArgs) -> ModelOptions {
-    ModelOptions {
-        n_gpu_layers: match args.n_gpu_layers {
-            None | Some(GpuLayers::All) => -1,
-            Some(GpuLayers::Count(n)) => i32::try_from(n).unwrap_or(i32::MAX),
-        },
+/// How ggml's names of other machines' devices begin.
+const REMOTE_DEVICE: &str = "RPC";
+
+/// How the flags want models to be loaded; devices of other machines are there from now on.
+///
+/// # Errors
+/// Values out of their range, and servers that cannot be used.
+pub fn model_options(args: &ComputeArgs) -> Result<ModelOptions, Error> {
+    let options = ModelOptions {
+        n_gpu_layers: n_gpu_layers(args),
         devices: devices(args),
+        split_mode: args.devices.split_mode,
+        main_gpu: args.devices.main_gpu,
+        tensor_split: args.devices.tensor_split.clone(),
         use_mmap: !args.no_mmap,
         use_mlock: args.mlock,
-        ..ModelOptions::default()
+    };
+    options.validate()?;
+    #[cfg(feature = "rpc")]
+    super::devices::add(&args.devices.rpc)?;
+    Ok(options)
+}
+
+/// Layers on the GPU, negative for all.
+pub fn n_gpu_layers(args: &ComputeArgs) -> i32 {
+    match args.n_gpu_layers {
+        None | Some(GpuLayers::All) => -1,
+        Some(GpuLayers::Count(n)) => i32::try_from(n).unwrap_or(i32::MAX),
     }
 }
 
 /// The devices that are named, `None` for all that there are.
 fn devices(args: &ComputeArgs) -> Option<Vec<String>> {
-    match args.device.as_slice() {
+    match args.devices.device.as_slice() {
         [] => None,
         [none] if none == "none" => Some(Vec::new()),
         names => Some(names.to_vec()),
@@ -170,13 +187,14 @@ fn devices(args: &ComputeArgs) -> Option<Vec<String>> {
 }
 
 /// How the flags want projectors to be loaded. Without GPU layers the encoder stays on the CPU, too; of several devices it
-/// takes the first.
+/// takes the first of this machine.
 pub fn projector_options(args: &ComputeArgs) -> ProjectorOptions {
     let devices = devices(args);
-    let is_on_cpu = args.n_gpu_layers == Some(GpuLayers::Count(0)) || devices == Some(Vec::new());
+    let local = devices.map(|names| names.into_iter().find(|name| !name.starts_with(REMOTE_DEVICE)));
+    let is_on_cpu = args.n_gpu_layers == Some(GpuLayers::Count(0)) || local == Some(None);
     ProjectorOptions {
         use_gpu: !is_on_cpu,
-        device: devices.and_then(|names| names.into_iter().next()),
+        device: local.flatten(),
         image_min_tokens: args.pictures.tokens.image_min_tokens,
         image_max_tokens: args.pictures.tokens.image_max_tokens,
         n_threads: args.threads.map(u32::from),
@@ -201,6 +219,7 @@ pub fn session_options(args: &ComputeArgs, n_ctx_train: u32, policy: &PolicyConf
         type_k: args.cache_type_k,
         type_v: args.cache_type_v,
         offload_kqv: !args.no_kv_offload,
+        probe_stride: args.probe_stride,
         policy: policy.clone(),
         ..SessionOptions::default()
     }

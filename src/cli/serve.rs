@@ -177,7 +177,7 @@ fn spec(id: String, paths: Paths, args: &ServeArgs, terminal: &mut Terminal) -> 
         id,
         model: files.model_path().to_owned(),
         projector: files.projector_path().map(Path::to_owned),
-        model_options: model_options(&args.compute),
+        model_options: model_options(&args.compute)?,
         projector_options: projector,
         session,
         chat_template: args.model.chat_template.clone().map(chat_template).transpose()?,

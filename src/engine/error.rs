@@ -212,6 +212,24 @@ pub enum Error {
         found: Vec<String>,
     },
 
+    /// A server that cannot lend its devices.
+    #[error("cannot use the RPC server {endpoint}: {reason}")]
+    RpcServer {
+        /// Host and port, as they were given.
+        endpoint: String,
+        /// What stands in the way, and what to do.
+        reason: String,
+    },
+
+    /// A server of devices that cannot be started.
+    #[error("cannot serve devices at {address}: {reason}")]
+    RpcServe {
+        /// Where it would have listened.
+        address: String,
+        /// What stands in the way.
+        reason: String,
+    },
+
     /// A schema or grammar that an answer cannot be held to.
     #[error("the answer cannot have this form: {reason}")]
     Constraint {
@@ -330,6 +348,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// Another machine held a part of the model, and is gone: the model, and whatever was made with it, computes no more. It can
+    /// be loaded anew.
+    #[error("cannot compute {what}: {reason}")]
+    DeviceLost {
+        /// What was being computed.
+        what: &'static str,
+        /// Which machine.
+        reason: String,
+    },
+
     /// A computation that failed.
     #[error("cannot compute {what}: {reason}")]
     Compute {
@@ -359,6 +387,10 @@ pub(crate) fn computing(what: &'static str, error: crate::ffi::Error) -> Error {
             reason: error.message,
         },
         Status::AllocFailed => Error::OutOfMemory {
+            what,
+            reason: error.message,
+        },
+        Status::DeviceLost => Error::DeviceLost {
             what,
             reason: error.message,
         },

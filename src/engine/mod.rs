@@ -48,10 +48,14 @@ mod vision;
 mod cache;
 #[cfg(feature = "native")]
 mod constraint;
+#[cfg(feature = "native")]
+mod devices;
 #[cfg(all(feature = "native", feature = "lab"))]
 mod inspect;
 #[cfg(feature = "native")]
 mod log;
+#[cfg(feature = "rpc")]
+mod rpc;
 #[cfg(feature = "native")]
 mod session;
 
@@ -59,7 +63,8 @@ pub use cancel::CancelHandle;
 pub use error::{Error, Unsupported};
 pub use model::{model_shape, vision_shape};
 pub use options::{
-    Cuts, FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, VisionEncoder,
+    Cuts, FlashAttention, KvType, ModelOptions, ProjectorOptions, Sampling, SessionOptions, SplitMode,
+    VisionEncoder,
 };
 pub use prompt::{Exchange, IMAGE_MARKERS, Part, Prompt};
 pub use vision::Image;
@@ -68,14 +73,18 @@ pub use vision::Image;
 pub use cache::{Cache, Decoder};
 #[cfg(feature = "native")]
 pub use constraint::Constraint;
+#[cfg(feature = "native")]
+pub use devices::{Device, DeviceKind, devices};
 #[cfg(all(feature = "native", feature = "lab"))]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]
 pub use log::{LogLevel, set_log, set_log_handler};
 #[cfg(feature = "native")]
-pub use model::{Model, QuantizeOptions, Quantized, TypeShare, devices, quantize, supported_archs};
+pub use model::{Model, QuantizeOptions, Quantized, TypeShare, quantize, supported_archs};
 #[cfg(feature = "native")]
 pub use prompt::{EncodedPrompt, MediaKind, MediaSpan, PromptSize, encode};
+#[cfg(feature = "rpc")]
+pub use rpc::{RpcServerOptions, add_rpc_server, serve_rpc};
 #[cfg(feature = "native")]
 pub use session::{
     Answer, AnyPolicy, Event, Generation, Outcome, Request, Session, StopReason, TokenLogprob,

@@ -6,6 +6,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::backend::reading_registry;
 use super::model::Model;
 use super::status::{Error, Status, VpStatus, call};
 use super::{log, sys};
@@ -75,6 +76,8 @@ pub(crate) struct Range<'a> {
     /// Parallel to `rows`; `None` for all.
     pub(crate) affected: Option<&'a [u8]>,
     pub(crate) probe: Option<Probe<'a>>,
+    /// Whether [`Context::rewind`] can go back to each layer of it.
+    pub(crate) can_rewind: bool,
     /// The last row that the rows see, if they see each other both ways.
     pub(crate) both_ways_until: Option<i32>,
 }
@@ -84,6 +87,8 @@ pub(crate) struct Range<'a> {
 pub(crate) enum Probe<'a> {
     /// The contribution of each key to the last row.
     Contribution { il: usize },
+    /// The same in `n` layers from `il` on.
+    Contributions { il: usize, n: usize },
     /// The weights that the rows `queries` of the call put on each key. The call has at most `n_ubatch` rows.
     Attention { il: usize, queries: &'a [i32] },
 }
@@ -165,6 +170,7 @@ impl Context {
         let watched = Box::new(Watched::new(null_mut()));
         let c_params = Self::c_params(params, &watched);
         let _creation = model.creation();
+        let _reading = reading_registry();
         // SAFETY: the model is alive and `creation` keeps other creations out; `groups` has as many entries as said;
         // `watched` stays where it is, and the value returned frees the context before it drops it.
         let ptr = call("vp_init_from_model", || unsafe {
@@ -353,10 +359,12 @@ impl Context {
                 "one `affected` flag per row is needed".to_owned(),
             ));
         }
-        let (probe_il, statistic, queries) = match range.probe {
-            None => (-1, sys::VP_STATISTIC_CONTRIBUTION, [].as_slice()),
-            Some(Probe::Contribution { il }) => (int(il)?, sys::VP_STATISTIC_CONTRIBUTION, [].as_slice()),
-            Some(Probe::Attention { il, queries }) => (int(il)?, sys::VP_STATISTIC_ATTENTION, queries),
+        let of_last = (sys::VP_STATISTIC_CONTRIBUTION, [].as_slice());
+        let (probe_il, n_probes, (statistic, queries)) = match range.probe {
+            None => (-1, 0, of_last),
+            Some(Probe::Contribution { il }) => (int(il)?, 1, of_last),
+            Some(Probe::Contributions { il, n }) => (int(il)?, int(n)?, of_last),
+            Some(Probe::Attention { il, queries }) => (int(il)?, 1, (sys::VP_STATISTIC_ATTENTION, queries)),
         };
         let c_range = sys::vp_range {
             il_begin: int(range.il_begin)?,
@@ -374,6 +382,8 @@ impl Context {
             hidden: range.hidden.as_ptr(),
             affected: range.affected.map_or(std::ptr::null(), <[u8]>::as_ptr),
             probe_il,
+            n_probes,
+            can_rewind: range.can_rewind,
             statistic,
             n_queries: int(queries.len())?,
             queries: queries.as_ptr(),
@@ -439,6 +449,15 @@ impl Context {
         call("vp_seq_evict", || {
             // SAFETY: `ctx` is live and used by nobody else; the array has the length given.
             VpStatus(unsafe { sys::vp_seq_evict(ctx, seq, il_begin, il_end, rows.as_ptr(), n_rows) })
+        })
+    }
+
+    /// Goes back to layer `il` within the last range, if it can.
+    pub(crate) fn rewind(&mut self, sequence: &Sequence, il: usize) -> Result<(), Error> {
+        let (il, (ctx, seq)) = (int(il)?, self.own(sequence)?);
+        call("vp_seq_rewind", || {
+            // SAFETY: `ctx` is live and used by nobody else; any layer is accepted.
+            VpStatus(unsafe { sys::vp_seq_rewind(ctx, seq, il) })
         })
     }
 

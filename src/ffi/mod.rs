@@ -34,13 +34,15 @@ mod sys {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
-pub(crate) use backend::{Gpu, devices};
+pub(crate) use backend::{Device, DeviceKind};
+#[cfg(feature = "rpc")]
+pub(crate) use backend::{RPC_VERSION, add_rpc_server, start_rpc_server};
 pub(crate) use context::{
     AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Range, Rows, Sequence,
     Token,
 };
 pub(crate) use log::{Level, set_log};
-pub(crate) use model::{Model, ModelParams, c_path, supported_archs};
+pub(crate) use model::{Model, ModelParams, SplitMode, c_path, supported_archs};
 pub(crate) use projector::{Bitmap, Chunk, Chunks, ImageChunk, Part, Projector, ProjectorParams};
 pub(crate) use quantize::{QuantizeParams, quantize};
 pub(crate) use sampler::{Sampler, SamplerParams};

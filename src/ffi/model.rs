@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::backend::Gpu;
+use super::backend::{Device, reading_registry};
 use super::callback::Progress;
 use super::status::{Error, Status, VpStatus, call, text};
 use super::{log, sys};
@@ -15,11 +15,23 @@ pub(crate) struct ModelParams {
     /// Layers kept on the GPU, negative for all.
     pub(crate) n_gpu_layers: i32,
     /// The devices that they are kept on, `None` for all GPUs.
-    pub(crate) devices: Option<Vec<Gpu>>,
-    /// The GPU that holds the whole model, `None` to split it over all.
-    pub(crate) main_gpu: Option<i32>,
+    pub(crate) devices: Option<Vec<Device>>,
+    /// How the layers are split over them.
+    pub(crate) split_mode: SplitMode,
+    /// The one that holds the whole model, if it is not split.
+    pub(crate) main_gpu: i32,
+    /// The share of each, in any unit; empty: by free memory.
+    pub(crate) tensor_split: Vec<f32>,
     pub(crate) use_mmap: bool,
     pub(crate) use_mlock: bool,
+}
+
+/// How layers are split over devices; names as in `enum llama_split_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SplitMode {
+    None,
+    Layer,
+    Row,
 }
 
 /// An owned `llama_model`.
@@ -64,14 +76,21 @@ impl Model {
             c_params.devices = devices.as_mut_ptr();
         }
         c_params.load_mode = load_mode(params.use_mmap, params.use_mlock);
-        if let Some(main_gpu) = params.main_gpu {
-            c_params.split_mode = sys::LLAMA_SPLIT_MODE_NONE;
-            c_params.main_gpu = main_gpu;
-        }
+        c_params.split_mode = match params.split_mode {
+            SplitMode::None => sys::LLAMA_SPLIT_MODE_NONE,
+            SplitMode::Layer => sys::LLAMA_SPLIT_MODE_LAYER,
+            SplitMode::Row => sys::LLAMA_SPLIT_MODE_ROW,
+        };
+        c_params.main_gpu = params.main_gpu;
+        // SAFETY: no preconditions.
+        let shares = of_length(&params.tensor_split, unsafe { sys::llama_max_devices() });
+        c_params.tensor_split = shares.as_ptr();
+        let _reading = reading_registry();
         c_params.progress_callback = Some(Progress::callback);
         c_params.progress_callback_user_data = progress.user_data();
         // SAFETY: `path` is NUL-terminated; the progress callback's data outlives the call and is not touched
-        // meanwhile; so does the list of devices, which ends with a null pointer; everything else in the parameters is upstream's default.
+        // meanwhile; so do the list of devices, which ends with a null pointer, and that of shares, which has as many as
+        // llama.cpp reads; everything else in the parameters is upstream's default.
         let loaded = call("vp_model_load_from_file", || unsafe {
             sys::vp_model_load_from_file(path.as_ptr(), c_params)
         });
@@ -111,6 +130,12 @@ impl Model {
             // SAFETY: `ptr` is a live model.
             VpStatus(unsafe { sys::vp_model_supports_ranges(self.as_ptr()) })
         })
+    }
+
+    /// Whether all layers are computed on the CPU of this machine.
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        // SAFETY: `ptr` is a live model.
+        unsafe { sys::vp_model_is_on_cpu(self.as_ptr()) }
     }
 
     /// Whether layers keep a state in place of a cell for each row.
@@ -357,7 +382,14 @@ pub(crate) fn c_path(path: &std::path::Path) -> Option<CString> {
 }
 
 /// A list of devices as `llama_model_params` takes it.
-fn null_terminated(devices: &[Gpu]) -> Vec<sys::ggml_backend_dev_t> {
+/// Shares, 0 for what is not said.
+fn of_length(shares: &[f32], n: usize) -> Vec<f32> {
+    let mut shares = shares.to_vec();
+    shares.resize(n, 0.0);
+    shares
+}
+
+fn null_terminated(devices: &[Device]) -> Vec<sys::ggml_backend_dev_t> {
     let devices = devices.iter().map(|device| device.as_ptr());
     devices.chain([std::ptr::null_mut()]).collect()
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::backend::Gpu;
+use super::backend::{Device, DeviceKind, reading_registry};
 use super::callback::Progress;
 use super::context::FlashAttention;
 use super::model::Model;
@@ -20,7 +20,7 @@ pub(crate) struct ProjectorParams {
     pub(crate) flash_attn: FlashAttention,
     /// For models with dynamic resolution; `None` for the file's own.
     /// The GPU that it is encoded on, `None` for the first.
-    pub(crate) device: Option<Gpu>,
+    pub(crate) device: Option<Device>,
     pub(crate) image_min_tokens: Option<i32>,
     pub(crate) image_max_tokens: Option<i32>,
     /// Stock llama.cpp's way through LLaVA's encoder instead of the right one.
@@ -146,6 +146,13 @@ pub(crate) enum Part<'a> {
 }
 
 impl Projector {
+    /// The first GPU, of this machine.
+    fn usual_device() -> Option<Device> {
+        Device::all()
+            .into_iter()
+            .find(|device| device.kind() == DeviceKind::Gpu)
+    }
+
     /// Loads a projector. `progress` hears `0.0 ..= 1.0` and returns whether to go on.
     pub(crate) fn load(
         path: &CStr,
@@ -157,8 +164,9 @@ impl Projector {
         let mut progress = Progress::new(progress);
         // SAFETY: no preconditions.
         let mut c_params = unsafe { sys::mtmd_context_params_default() };
-        c_params.use_gpu = params.use_gpu;
-        c_params.device = params.device.map_or(std::ptr::null_mut(), Gpu::as_ptr);
+        let device = params.device.or_else(Self::usual_device);
+        c_params.use_gpu = params.use_gpu && device.is_some();
+        c_params.device = device.map_or(std::ptr::null_mut(), Device::as_ptr);
         c_params.n_threads = params.n_threads;
         c_params.print_timings = false;
         c_params.flash_attn_type = match params.flash_attn {
@@ -178,6 +186,7 @@ impl Projector {
         } else {
             sys::VP_VISION_ENCODER_REFERENCE
         };
+        let _reading = reading_registry();
         // SAFETY: `path` is NUL-terminated, the model is alive, the progress callback's data outlives the call and is
         // not touched meanwhile. The choice of encoder holds for projectors that this thread loads, which it does next.
         let loaded = call("mtmd_init_from_file", || unsafe {

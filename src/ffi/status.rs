@@ -18,6 +18,8 @@ pub(crate) enum Status {
     AllocFailed,
     /// The memory of this model cannot do that.
     Unsupported,
+    /// Another machine held a part of the model, and is gone.
+    DeviceLost,
     /// The computation failed, or the function has no finer status to give.
     Failed,
 }
@@ -55,6 +57,7 @@ impl Returned for VpStatus {
             sys::VP_BAD_ARGUMENT => Err(Status::BadArgument),
             sys::VP_ALLOC_FAILED => Err(Status::AllocFailed),
             sys::VP_UNSUPPORTED => Err(Status::Unsupported),
+            sys::VP_DEVICE_LOST => Err(Status::DeviceLost),
             _ => Err(Status::Failed),
         }
     }
@@ -137,6 +140,7 @@ mod tests {
         assert_eq!(VpStatus(-2).check(), Err(Status::AllocFailed));
         assert_eq!(VpStatus(-3).check(), Err(Status::Failed));
         assert_eq!(VpStatus(-4).check(), Err(Status::Unsupported));
+        assert_eq!(VpStatus(-5).check(), Err(Status::DeviceLost));
         assert_eq!(ZeroIsOk(1).check(), Err(Status::Failed));
     }
 

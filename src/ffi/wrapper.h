@@ -2,6 +2,7 @@
 #include "llama.h"
 
 #include "ggml-backend.h"
+#include "ggml-rpc.h"
 #include "gguf.h"
 #include "mtmd.h"
 #include "visipruner.h"

@@ -111,6 +111,8 @@ pub struct PrefillTrace {
     pub replayed: Option<Replay>,
     /// Calls that the engine was given.
     pub n_calls: usize,
+    /// Rows times layers that were run ahead of a decision, in vain.
+    pub n_in_vain: usize,
     /// Time spent on reading probes and deciding.
     pub policy_time: Duration,
 }
@@ -130,6 +132,7 @@ impl PrefillTrace {
             skipped: Some(reason),
             replayed: None,
             n_calls: 0,
+            n_in_vain: 0,
             policy_time: Duration::ZERO,
         }
     }

@@ -60,7 +60,7 @@ impl<'a> Dropping<'a> {
         for (i, q) in queries.iter().enumerate() {
             let row = call.rows[i].0 as usize;
             let (o, read) = self.attend(il, call, i, q);
-            let asked = call.probe.as_ref().filter(|probe| probe.il == il);
+            let asked = call.probe.as_ref().filter(|probe| probe.layers.contains(&il));
             if let Some(asked) = asked.filter(|asked| asked.queries.contains(&call.rows[i])) {
                 match asked.statistic {
                     Statistic::Contribution => self.probe = Some((il, read.contribution)),
@@ -163,6 +163,10 @@ impl LayerRanges for Dropping<'_> {
         Ok(weight
             .map(|(row, &weight)| if has_cell(row) { weight as f32 } else { f32::NAN })
             .collect())
+    }
+
+    fn rewind(&mut self, _: usize) -> Result<(), Infallible> {
+        unreachable!("no layers are run ahead")
     }
 
     fn branch(&mut self, _: usize, _: &[Row], _: &[Row]) -> Result<Vec<Row>, Infallible> {

@@ -165,3 +165,54 @@ fn caches_are_as_small_as_what_they_hold() {
     let again = session.answer(&mut pair.projector);
     assert_eq!(again.tokens, few.tokens);
 }
+
+/// Layers that are run ahead of decisions are run once more where these drop rows: the answer is the same to the bit, whatever
+/// had been asked about the picture before.
+#[test]
+fn layers_run_ahead_change_no_answer() {
+    const SEARCHING: [&str; 3] = [
+        "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = 0.99\ntokens_threshold = 0.1\n\
+         tokens_threshold_unit = 'relative'",
+        "policy = 'visipruner'\nstages = ['shallow', 'middle', 'deep']\nshallow_mid_layer = 2\nlayer_threshold = 0.99\n\
+         tokens_threshold = 0.1\ntokens_threshold_unit = 'relative'",
+        "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = -1",
+    ];
+    for arch in [Arch::Llama, Arch::Gemma3, Arch::Qwen2Vl] {
+        let mut pair = Pair::of_kind(arch);
+        for toml in SEARCHING {
+            let policy = visipruner::policy::PolicyOverrides::from_toml(toml)
+                .and_then(|fields| fields.apply(&PolicyConfig::Off))
+                .expect("a policy");
+            let mut answers = |probe_stride: u32, n_batch: u32| {
+                let mut session = pair.session(SessionOptions {
+                    probe_stride: Some(probe_stride),
+                    n_batch,
+                    n_ubatch: n_batch.min(512),
+                    ..with_policy(policy.clone())
+                });
+                ["It is", "Where is it? It is"].map(|text| {
+                    let request = Request {
+                        prompt: marked(&format!("Look at this: <image> {text}")),
+                        ..question()
+                    };
+                    let outcome = session
+                        .generate(Some(&mut pair.projector), &request, ignore)
+                        .expect("an answer");
+                    let bits: Vec<u32> = (outcome.report.logits.iter().flatten())
+                        .map(|x| x.to_bits())
+                        .collect();
+                    (outcome.tokens, bits, outcome.report.layers, outcome.report.kept)
+                })
+            };
+            for n_batch in [2048, 24] {
+                let one_by_one = answers(1, n_batch);
+                for stride in [2, 3, 8] {
+                    assert!(
+                        answers(stride, n_batch) == one_by_one,
+                        "{arch:?}, {toml}, stride {stride}, batches of {n_batch}"
+                    );
+                }
+            }
+        }
+    }
+}

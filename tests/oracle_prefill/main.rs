@@ -56,6 +56,7 @@ fn run<'a>(subject: &Subject<'a>, case: &Case, max_rows_per_call: usize) -> (Pre
         cuts: &cuts,
         max_rows_per_call,
         max_rows_per_attention_probe: max_rows_per_call,
+        probe_stride: 1,
         causal_images: true,
         embeddings: None,
         shared: Shared::default(),

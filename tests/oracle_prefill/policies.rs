@@ -58,6 +58,7 @@ impl<'a> Question<'a> {
             cuts: &cuts,
             max_rows_per_call: 64,
             max_rows_per_attention_probe: max_rows_per_call,
+            probe_stride: 1,
             causal_images: true,
             embeddings: Some(Embeddings {
                 n_embd: self.reference.n_embd,

@@ -45,6 +45,7 @@ fn in_double(
         cuts: &cuts,
         max_rows_per_call: 512,
         max_rows_per_attention_probe: 512,
+        probe_stride: 1,
         causal_images: true,
         embeddings: Some(Embeddings {
             n_embd: reference.n_embd,

@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use visipruner::engine::{FlashAttention, IMAGE_MARKERS, KvType, Part, Prompt, VisionEncoder};
+use visipruner::engine::{FlashAttention, IMAGE_MARKERS, KvType, Part, Prompt, SplitMode, VisionEncoder};
 
 use super::image::Background;
 pub use bench::BenchArgs;
@@ -75,6 +75,15 @@ Examples (MODEL stands for -m llava.gguf --mmproj mmproj.gguf):
 Speed does not depend on what the weights are, so a model written by visipruner synth will do. It does depend on how many
 tokens are dropped, and where: that is what --schedule fixes.";
 
+#[cfg(feature = "rpc")]
+const RPC_EXAMPLES: &str = "\
+Example: a model on two machines and this one.
+  On each of the two, in a network that nobody else can reach:
+      visipruner rpc-server --host 0.0.0.0 --cache
+  Here:
+      visipruner devices --rpc 192.168.1.2:50052,192.168.1.3:50052
+      visipruner run --rpc 192.168.1.2:50052,192.168.1.3:50052 -m llava.gguf --mmproj mmproj.gguf ...";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -114,6 +123,12 @@ pub enum Command {
     Demo(Box<DemoArgs>),
     /// Show what a model is, whether it can be pruned, and what a picture costs
     Info(InfoArgs),
+    /// List what can be computed on
+    Devices(DevicesArgs),
+    /// Lend the devices of this machine to others, whose models are split over them
+    #[cfg(feature = "rpc")]
+    #[command(after_help = RPC_EXAMPLES, args_override_self = true)]
+    RpcServer(RpcServerArgs),
     /// Measure what pruning buys on this machine, side by side with the model as it is
     #[command(after_help = BENCH_EXAMPLES, args_override_self = true)]
     Bench(Box<BenchArgs>),
@@ -467,9 +482,8 @@ pub struct ComputeArgs {
     )]
     pub n_gpu_layers: Option<GpuLayers>,
 
-    /// Devices that hold these layers, separated by commas; none for the CPU alone [default: all GPUs]
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    pub device: Vec<String>,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
 
     /// Keep the KV cache in the CPU's memory
     #[arg(long)]
@@ -510,8 +524,96 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub ubatch_size: u32,
 
+    /// Layers run together at most where each is probed and may drop tokens; the result is the same [default: 1 on the CPU, 4 on
+    /// other devices, which wait at each probe]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512), allow_negative_numbers = true)]
+    pub probe_stride: Option<u32>,
+
     #[command(flatten)]
     pub pictures: PictureArgs,
+}
+
+/// What the layers are computed on.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct DeviceArgs {
+    /// Devices that hold these layers, separated by commas; none for the CPU alone [default: all GPUs, and those of --rpc]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub device: Vec<String>,
+
+    /// How layers are split over several devices: not at all, by layers, or by layers and rows of weights
+    #[arg(long, value_name = "MODE", value_parser = split_mode(), default_value = "layer")]
+    pub split_mode: SplitMode,
+
+    /// The share of each device, such as 3,1 [default: by free memory]
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    pub tensor_split: Vec<f32>,
+
+    /// Of the devices, from 0, the one that holds the model with --split-mode none
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub main_gpu: u32,
+
+    #[cfg(feature = "rpc")]
+    #[command(flatten)]
+    pub rpc: RpcArgs,
+}
+
+/// Devices of other machines.
+#[cfg(feature = "rpc")]
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct RpcArgs {
+    /// Split the layers over the devices of other machines, too, on which visipruner rpc-server runs
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub rpc: Vec<String>,
+}
+
+/// `visipruner devices`
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    #[cfg(feature = "rpc")]
+    #[command(flatten)]
+    pub rpc: RpcArgs,
+
+    /// Print JSON instead of lines
+    #[arg(long, help_heading = "Report")]
+    pub json: bool,
+}
+
+/// `visipruner rpc-server`
+#[cfg(feature = "rpc")]
+#[derive(Debug, Args)]
+pub struct RpcServerArgs {
+    /// The IPv4 address to listen on. There is no password: whoever can reach it can use these devices, and end the server
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        help_heading = "Server"
+    )]
+    pub host: std::net::Ipv4Addr,
+
+    /// The port; 0 for any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 50052, help_heading = "Server")]
+    pub port: u16,
+
+    /// Devices that are lent, separated by commas [default: all GPUs, or without any the CPU]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = "Server")]
+    pub device: Vec<String>,
+
+    /// CPU threads [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), allow_negative_numbers = true, help_heading = "Server")]
+    pub threads: Option<u16>,
+
+    /// Keep large weights in a folder, so that a model that comes again is not sent again [default folder: visipruner/rpc
+    /// in the user's cache]
+    #[arg(short = 'c', long, value_name = "FOLDER", num_args = 0..=1, help_heading = "Server")]
+    pub cache: Option<Option<PathBuf>>,
 }
 
 /// How pictures are read and encoded.
@@ -585,6 +687,10 @@ pub enum GpuLayers {
     All,
     /// The last so many.
     Count(u32),
+}
+
+fn split_mode() -> impl TypedValueParser<Value = SplitMode> {
+    PossibleValuesParser::new(["none", "layer", "row"]).try_map(|word| word.parse::<SplitMode>())
 }
 
 fn image_tokens() -> clap::builder::RangedI64ValueParser<u32> {

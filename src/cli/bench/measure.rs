@@ -7,6 +7,7 @@ use visipruner::engine::{
     self, Cache, EncodedPrompt, Event, Generation, IMAGE_MARKERS, Image, Part, Prompt, Request,
     SessionOptions, vision_shape,
 };
+use visipruner::gguf::Gguf;
 use visipruner::policy::cost::encoder_flops;
 
 use super::memory;
@@ -20,7 +21,7 @@ use crate::cli::args::BenchArgs;
 use crate::cli::error::Error;
 use crate::cli::files::Files;
 use crate::cli::interrupt::Interrupt;
-use crate::cli::run::{model_options, session_options};
+use crate::cli::run::{n_gpu_layers, session_options};
 use crate::cli::terminal::Terminal;
 
 /// Contexts are a multiple of this long.
@@ -276,7 +277,14 @@ impl Bench<'_> {
             n_rounds: dense.n_rounds(),
             variants: series
                 .iter()
-                .map(|series| series.result(dense, encoder_flops, setup.n_sequences))
+                .map(|series| {
+                    series.result(
+                        dense,
+                        encoder_flops,
+                        setup.n_sequences,
+                        layer_share(&self.files.model.0),
+                    )
+                })
                 .collect(),
         }
     }
@@ -298,9 +306,9 @@ impl Bench<'_> {
             n_layer: shape.n_layer as usize,
             file_bytes: shape.file_bytes,
             compute: Compute {
-                devices: engine::devices(),
+                devices: engine::devices().iter().map(ToString::to_string).collect(),
                 n_threads: self.n_threads(),
-                n_gpu_layers: model_options(compute).n_gpu_layers,
+                n_gpu_layers: n_gpu_layers(compute),
                 flash_attn: compute.flash_attn.to_string(),
                 kv_types: [compute.cache_type_k, compute.cache_type_v].map(|ty| ty.to_string()),
                 batch: [compute.batch_size, compute.ubatch_size],
@@ -366,4 +374,21 @@ fn answer_together(cache: &mut Cache, setup: &Setup) -> Result<Option<f64>, Erro
 
 fn begin(cache: &mut Cache, question: &Question, setup: &Setup) -> Result<Generation, Error> {
     Ok(cache.begin(&question.prompt, &setup.request, |_| ControlFlow::Continue(()))?)
+}
+
+/// The share of the layers in the bytes of weights that a token reads: the rest is the output head, in models without one of its
+/// own the token embedding.
+fn layer_share(gguf: &Gguf) -> f64 {
+    let bytes = |is_read: &dyn Fn(&str) -> bool| {
+        let read = gguf.tensors().iter().filter(|tensor| is_read(&tensor.name));
+        read.map(|tensor| tensor.n_bytes).sum::<u64>() as f64
+    };
+    let layers = bytes(&|name| name.starts_with("blk."));
+    let head = bytes(&|name| name == "output.weight");
+    let head = if head > 0.0 {
+        head
+    } else {
+        bytes(&|name| name == "token_embd.weight")
+    };
+    layers / (layers + head)
 }

@@ -9,6 +9,7 @@ mod memory;
 mod plan;
 mod plot;
 mod result;
+mod roofline;
 mod rounds;
 mod series;
 mod stock;
@@ -45,7 +46,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let images = images(args)?;
     let projector = projector_options(&args.compute);
     let loaded = Loaded::load(
-        (files.model_path(), &model_options(&args.compute)),
+        (files.model_path(), &model_options(&args.compute)?),
         files.projector_path().map(|path| (path, &projector)),
         &mut terminal,
         &interrupt,

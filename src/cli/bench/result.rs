@@ -130,6 +130,11 @@ pub struct Work {
     pub ideal_by_rows: f64,
     /// FLOPs of the prefill without the vision encoder, `dense` over this variant.
     pub ideal_by_flops: f64,
+    /// What reading weights and computing rows allow at the peaks of this machine, dense over this variant; `None` if fewer than
+    /// two tokens were generated.
+    pub ideal_by_roofline: Option<f64>,
+    /// `prefill_speedup / ideal_by_roofline`
+    pub efficiency_by_roofline: Option<f64>,
     /// `prefill_speedup / ideal_by_rows`
     pub efficiency_by_rows: f64,
     /// `prefill_speedup / ideal_by_flops`

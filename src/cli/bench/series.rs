@@ -3,6 +3,7 @@
 use visipruner::report::RunReport;
 
 use super::result::{Further, Measured, Together, VariantResult, Work};
+use super::roofline::Roofline;
 
 /// An answer to one question.
 pub struct Answered {
@@ -67,7 +68,14 @@ impl Series {
     }
 
     /// What it comes to. `n_sequences` answers were generated together.
-    pub fn result(&self, dense: &Self, encoder_flops: u64, n_sequences: u32) -> VariantResult {
+    /// `layer_share`: see [`Roofline::of`].
+    pub fn result(
+        &self,
+        dense: &Self,
+        encoder_flops: u64,
+        n_sequences: u32,
+        layer_share: f64,
+    ) -> VariantResult {
         let prefill_ms = Measured::of(self.first.prefill_ms.clone());
         let prefill_speedup = Measured::of(dense.first.prefill_ms.clone()).ratio(&prefill_ms);
         let decode = self.first.decode();
@@ -76,7 +84,10 @@ impl Series {
             label: self.label.clone(),
             prefill_speedup,
             decode_speedup: speedup(dense.first.decode(), decode.as_ref()),
-            work: report.map(|report| work(report, prefill_speedup, encoder_flops)),
+            work: report.map(|report| {
+                let roofline = dense.roofline(report, layer_share);
+                work(report, prefill_speedup, encoder_flops, roofline)
+            }),
             peak_memory_bytes: self.peak,
             same_tokens: self.generated().eq(dense.generated()),
             further: self.further(dense),
@@ -84,6 +95,18 @@ impl Series {
             decode_ms_per_token: decode,
             prefill_ms,
         }
+    }
+
+    /// As measured by this series, which is dense; `None` where nothing was decoded.
+    fn roofline(&self, report: &RunReport, layer_share: f64) -> Option<Roofline> {
+        let prefill = Measured::of(self.first.prefill_ms.clone());
+        let decode = self.first.decode()?;
+        Some(Roofline::of(
+            (prefill.median, report.n_tokens),
+            decode.median,
+            report.n_layer,
+            layer_share,
+        ))
     }
 
     fn further(&self, dense: &Self) -> Option<Further> {
@@ -154,14 +177,18 @@ fn speedup(reference: Option<Measured>, measured: Option<&Measured>) -> Option<f
     Some(reference?.ratio(measured?))
 }
 
-fn work(report: &RunReport, prefill_speedup: f64, encoder_flops: u64) -> Work {
+fn work(report: &RunReport, prefill_speedup: f64, encoder_flops: u64, roofline: Option<Roofline>) -> Work {
     let rows: Vec<usize> = report.layers.iter().map(|layer| layer.rows).collect();
     let n_dense = report.n_tokens * report.n_layer;
     let ideal_by_rows = n_dense as f64 / rows.iter().sum::<usize>() as f64;
     let llm_flops = |flops: u64| flops.saturating_sub(encoder_flops) as f64;
     let ideal_by_flops = llm_flops(report.flops.model.dense) / llm_flops(report.flops.model.actual);
+    let all_rows = vec![report.n_tokens; report.n_layer];
+    let ideal_by_roofline = roofline.map(|roofline| roofline.ms(&all_rows) / roofline.ms(&rows));
     Work {
         rows,
+        ideal_by_roofline,
+        efficiency_by_roofline: ideal_by_roofline.map(|ideal| prefill_speedup / ideal),
         ideal_by_rows,
         ideal_by_flops,
         efficiency_by_rows: prefill_speedup / ideal_by_rows,

@@ -76,10 +76,7 @@ impl Stock {
             ("-fa", compute.flash_attn.to_string()),
             ("-ctk", compute.cache_type_k.to_string()),
             ("-ctv", compute.cache_type_v.to_string()),
-            (
-                "-ngl",
-                crate::cli::run::model_options(compute).n_gpu_layers.to_string(),
-            ),
+            ("-ngl", crate::cli::run::n_gpu_layers(compute).to_string()),
             ("--bench", "1".to_owned()),
         ];
         for (flag, value) in flags {

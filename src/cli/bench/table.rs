@@ -3,12 +3,13 @@
 use super::result::{BenchReport, Case, Measured, VariantResult, Work};
 use crate::cli::units;
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "",
     "prefill",
     "speedup",
     "ideal",
     "efficiency",
+    "roofline",
     "first token",
     "decode",
     "KV held",
@@ -46,6 +47,7 @@ pub fn lines(report: &BenchReport) -> Vec<String> {
 const LEGEND: &str = "\
 Medians; +/- is half the distance of the quartiles. speedup: dense / variant, the median over the rounds.
 ideal: rows times layers, dense / variant. efficiency: speedup / ideal; in brackets against FLOPs instead of rows.
+roofline: what the machine allows, which reads a layer's weights however few rows there are; in brackets the efficiency against it.
 * generated other tokens than dense. first token: pictures encoded and prompt read. peak memory: of the process, with the model's file as far as it was read.";
 
 const FURTHER_LEGEND: &str = "\
@@ -143,7 +145,7 @@ fn together_lines(case: &Case) -> Vec<String> {
     [vec![title], aligned(&rows)].concat()
 }
 
-fn cells(case: &Case, variant: &VariantResult) -> [String; 10] {
+fn cells(case: &Case, variant: &VariantResult) -> [String; 11] {
     let work = |cell: &dyn Fn(&Work) -> String| or_dash(variant.work.as_ref(), cell);
     let note = if variant.same_tokens { "" } else { " *" };
     [
@@ -152,6 +154,12 @@ fn cells(case: &Case, variant: &VariantResult) -> [String; 10] {
         format!("{:.3}x", variant.prefill_speedup),
         work(&|work| format!("{:.3}x", work.ideal_by_rows)),
         work(&|work| format!("{:.3} ({:.3})", work.efficiency_by_rows, work.efficiency_by_flops)),
+        work(&|work| {
+            let roofline = work.ideal_by_roofline.zip(work.efficiency_by_roofline);
+            or_dash(roofline, |(ideal, efficiency)| {
+                format!("{ideal:.3}x ({efficiency:.3})")
+            })
+        }),
         units::milliseconds(case.encode_ms + variant.prefill_ms.median),
         decode(variant.decode_ms_per_token.as_ref(), variant.decode_speedup),
         work(&|work| units::bytes(work.kv_held_bytes)),

@@ -53,7 +53,7 @@ pub fn run(args: &CalibrateArgs) -> Result<(), Error> {
 
     let projector = projector_options(&args.compute);
     let loaded = Loaded::load(
-        (files.model_path(), &model_options(&args.compute)),
+        (files.model_path(), &model_options(&args.compute)?),
         files.projector_path().map(|path| (path, &projector)),
         &mut terminal,
         &interrupt,

@@ -121,7 +121,7 @@ impl Chat {
         projector_options.cache_bytes = PICTURE_CACHE_BYTES;
         let projector = files.projector_path();
         let loaded = Loaded::load(
-            (files.model_path(), &model_options(&args.compute)),
+            (files.model_path(), &model_options(&args.compute)?),
             projector.map(|path| (path, &projector_options)),
             &mut terminal,
             &interrupt,

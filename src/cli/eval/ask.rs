@@ -65,7 +65,7 @@ impl Run<'_> {
             ..projector_options(&args.compute)
         };
         let mut loaded = Loaded::load(
-            (plan.files.model.0.path(), &model_options(&args.compute)),
+            (plan.files.model.0.path(), &model_options(&args.compute)?),
             plan.files.projector_path().map(|path| (path, &projector)),
             self.terminal,
             self.interrupt,

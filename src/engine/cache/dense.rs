@@ -37,6 +37,7 @@ pub(crate) fn run(
                 hidden: &[],
                 affected: None,
                 probe: None,
+                can_rewind: false,
                 both_ways_until: in_call.last().copied().filter(|_| both_ways),
             };
             with_room(decoder.context, decoder.store, |context| {
@@ -125,6 +126,10 @@ impl LayerRanges for WholeModelTurn<'_> {
 
     fn attention(&mut self, _il: usize) -> Result<Vec<f32>, ffi::Error> {
         Err(layers_are_as_they_are("attention"))
+    }
+
+    fn rewind(&mut self, _il: usize) -> Result<(), ffi::Error> {
+        Err(layers_are_as_they_are("rewind"))
     }
 
     fn branch(&mut self, _il: usize, _left: &[Row], _kept: &[Row]) -> Result<Vec<Row>, ffi::Error> {

@@ -80,6 +80,7 @@ pub struct Cache {
     /// The layers at which the model can be cut; `None`: llama.cpp's own memory.
     cuts: Option<Vec<usize>>,
     kv_types: [KvType; 2],
+    probe_stride: usize,
     /// Of requests that name none.
     policy: AnyPolicy,
     store: PrefixStore,
@@ -126,6 +127,9 @@ impl Cache {
             params,
             cuts,
             kv_types: [options.type_k, options.type_v],
+            probe_stride: options
+                .probe_stride
+                .map_or_else(|| default_probe_stride(model), |stride| stride as usize),
             policy,
             store: PrefixStore::new(n_prefixes as usize, !model.native().has_recurrent_layers()),
             max_prefix_bytes: options.max_prefix_bytes,
@@ -324,6 +328,7 @@ impl Cache {
         let reader = turns::Reader {
             model: &model,
             cuts: cuts.as_deref(),
+            probe_stride: self.probe_stride,
             prompt,
             policy,
             n_spare,
@@ -362,6 +367,12 @@ impl Cache {
 /// Hears before each call of reading a prompt how much of it is done, from 0 to 1, and may stop it. Answers may go on
 /// meanwhile.
 pub(crate) type BeforeCall<'a> = &'a mut dyn FnMut(f32, &mut Decoder<'_>) -> ControlFlow<()>;
+
+/// Between two layers that are probed the host reads a few numbers and decides. For the CPU that is nothing; another device
+/// waits meanwhile.
+fn default_probe_stride(model: &Model) -> usize {
+    if model.native().is_on_cpu() { 1 } else { 4 }
+}
 
 /// The cuts of a cache. A policy that acts before layer 0 has none where the model cannot be cut.
 fn cuts(model: &Model, options: &Cuts, policy: Option<&dyn Policy>) -> Result<Option<Vec<usize>>, Error> {

@@ -99,6 +99,7 @@ impl LayerRanges for StagedTurn<'_> {
             hidden: &hidden,
             affected: affected.as_deref(),
             probe: call.probe.as_ref().zip(queries.as_deref()).map(native_probe),
+            can_rewind: call.can_rewind,
             both_ways_until: call.both_ways_until.map(|row| row.0 as i32),
         };
         let sequence = self.sequence;
@@ -107,10 +108,10 @@ impl LayerRanges for StagedTurn<'_> {
         })?;
         match &call.probe {
             Some(probe) if probe.statistic != Statistic::Contribution => {
-                let weight = self
-                    .decoder
-                    .context
-                    .attention(self.sequence, probe.il, self.n_rows)?;
+                let weight =
+                    self.decoder
+                        .context
+                        .attention(self.sequence, probe.layers.start, self.n_rows)?;
                 self.attention.add(&weight);
                 Ok(())
             }
@@ -131,6 +132,10 @@ impl LayerRanges for StagedTurn<'_> {
 
     fn attention(&mut self, _il: usize) -> Result<Vec<f32>, ffi::Error> {
         Ok(self.attention.weight.clone())
+    }
+
+    fn rewind(&mut self, il: usize) -> Result<(), ffi::Error> {
+        self.decoder.context.rewind(self.sequence, il)
     }
 
     fn branch(&mut self, il: usize, left: &[Row], kept: &[Row]) -> Result<Vec<Row>, ffi::Error> {
@@ -157,8 +162,12 @@ impl LayerRanges for StagedTurn<'_> {
 }
 
 fn native_probe<'a>((probe, queries): (&CallProbe, &'a [i32])) -> Probe<'a> {
-    let il = probe.il;
+    let il = probe.layers.start;
     match probe.statistic {
+        Statistic::Contribution if probe.layers.len() > 1 => Probe::Contributions {
+            il,
+            n: probe.layers.len(),
+        },
         Statistic::Contribution => Probe::Contribution { il },
         Statistic::LastAttention | Statistic::TextAttention => Probe::Attention { il, queries },
     }

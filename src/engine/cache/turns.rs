@@ -90,6 +90,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) model: &'a Model,
     /// `None`: the memory is llama.cpp's own.
     pub(crate) cuts: Option<&'a [usize]>,
+    pub(crate) probe_stride: usize,
     pub(crate) prompt: &'a EncodedPrompt,
     /// `None`: nothing is pruned.
     pub(crate) policy: Option<&'a dyn Policy>,
@@ -525,6 +526,7 @@ impl<'a> Reader<'a> {
             layout,
             context,
         )
+        .with_probe_stride(self.probe_stride)
     }
 
     /// The answer of an earlier turn, as it stands in the prompt.
@@ -586,6 +588,7 @@ pub(crate) struct Input<'a> {
     pub(crate) layout: &'a PromptLayout,
     n_batch: usize,
     n_ubatch: usize,
+    probe_stride: usize,
 }
 
 impl<'a> Input<'a> {
@@ -603,7 +606,12 @@ impl<'a> Input<'a> {
             layout,
             n_batch: context.n_batch() as usize,
             n_ubatch: context.n_ubatch() as usize,
+            probe_stride: 1,
         }
+    }
+
+    fn with_probe_stride(self, probe_stride: usize) -> Self {
+        Self { probe_stride, ..self }
     }
 
     /// Runs the rows of a turn through all layers as a policy says.
@@ -628,6 +636,7 @@ impl<'a> Input<'a> {
             cuts: self.cuts,
             max_rows_per_call: self.n_batch,
             max_rows_per_attention_probe: self.n_ubatch,
+            probe_stride: self.probe_stride,
             causal_images: !self.prompt.non_causal,
             embeddings: Some(Embeddings {
                 n_embd,

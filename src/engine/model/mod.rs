@@ -14,6 +14,6 @@ pub use shapes::{model_shape, vision_shape};
 #[cfg(feature = "native")]
 pub use quantize::{QuantizeOptions, Quantized, TypeShare, quantize};
 #[cfg(feature = "native")]
-pub use weights::{Model, devices, supported_archs};
+pub use weights::{Model, supported_archs};
 #[cfg(feature = "native")]
-pub(crate) use weights::{WeakModel, gpu, load_native};
+pub(crate) use weights::{WeakModel, load_native};

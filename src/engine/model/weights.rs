@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::vocabulary;
 use crate::engine::constraint::Vocabulary;
-use crate::engine::options::ModelOptions;
+use crate::engine::devices::device;
+use crate::engine::options::{ModelOptions, SplitMode};
 use crate::engine::prompt::template::{self, Specials};
 use crate::engine::prompt::{IMAGE_MARKERS, Part, Prompt, Surroundings};
 use crate::engine::session::text::Utf8Stream;
@@ -46,7 +47,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::File`] for a file that is missing, damaged, or no language model, found before llama.cpp sees it;
-    /// [`Error::Load`] where llama.cpp refuses it; [`Error::LoadStopped`]; [`Error::NoDecoder`] for a model that does
+    /// [`Error::Load`] where llama.cpp refuses it; [`Error::LoadStopped`]; [`Error::NoDevice`], [`Error::OptionRange`]; [`Error::NoDecoder`] for a model that does
     /// not generate text token by token.
     pub fn load(
         path: impl AsRef<Path>,
@@ -55,6 +56,7 @@ impl Model {
     ) -> Result<Self, Error> {
         let began = Instant::now();
         let path = path.as_ref();
+        options.validate()?;
         let (gguf, shape) = open_llm(path)?;
         let vocabulary = |reason| Error::Vocabulary {
             path: path.to_owned(),
@@ -65,8 +67,14 @@ impl Model {
         }
         let params = ffi::ModelParams {
             n_gpu_layers: options.n_gpu_layers,
-            devices: options.devices.as_deref().map(gpus).transpose()?,
-            main_gpu: options.main_gpu.map(|gpu| i32::try_from(gpu).unwrap_or(i32::MAX)),
+            devices: chosen(options)?,
+            split_mode: match options.split_mode {
+                SplitMode::None => ffi::SplitMode::None,
+                SplitMode::Layer => ffi::SplitMode::Layer,
+                SplitMode::Row => ffi::SplitMode::Row,
+            },
+            main_gpu: i32::try_from(options.main_gpu).unwrap_or(i32::MAX),
+            tensor_split: options.tensor_split.clone(),
             use_mmap: options.use_mmap,
             use_mlock: options.use_mlock,
         };
@@ -351,24 +359,10 @@ pub fn supported_archs() -> Vec<String> {
     ffi::supported_archs()
 }
 
-/// The devices that llama.cpp can compute on: `CPU (AMD EPYC 7763)`.
-pub fn devices() -> Vec<String> {
-    ffi::devices()
-}
-
-fn gpus(names: &[String]) -> Result<Vec<ffi::Gpu>, Error> {
-    names.iter().map(|name| gpu(name)).collect()
-}
-
-/// The GPU, or accelerator of another kind, that ggml calls so.
-///
-/// # Errors
-/// [`Error::NoDevice`]
-pub(crate) fn gpu(name: &str) -> Result<ffi::Gpu, Error> {
-    ffi::Gpu::called(name).ok_or_else(|| Error::NoDevice {
-        name: name.to_owned(),
-        found: ffi::Gpu::names(),
-    })
+/// The devices that are named; `None`: all GPUs.
+fn chosen(options: &ModelOptions) -> Result<Option<Vec<ffi::Device>>, Error> {
+    let named = |names: &Vec<String>| names.iter().map(|name| device(name)).collect();
+    options.devices.as_ref().map(named).transpose()
 }
 
 /// Loads a file through `load`, telling a stop by the caller from a failure.
@@ -384,7 +378,7 @@ pub(crate) fn load_native<T>(
             reason: "the name holds a NUL byte".to_owned(),
         });
     };
-    if ffi::devices().is_empty() {
+    if ffi::Device::all().is_empty() {
         return Err(Error::NoBackend);
     }
     let mut stopped = false;

@@ -7,15 +7,19 @@ use super::Error;
 use crate::policy::PolicyConfig;
 
 /// How a language model is loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelOptions {
     /// Layers kept on the GPU, negative for all. Default: all. Without a GPU backend it has no effect.
     pub n_gpu_layers: i32,
     /// The devices that hold these layers, by ggml's names (`CUDA0`; `engine::devices` tells them); none of them: the CPU
     /// alone. Default: all GPUs that there are.
     pub devices: Option<Vec<String>>,
-    /// The GPU that holds the whole model. Default: none, the model is split over all GPUs.
-    pub main_gpu: Option<u32>,
+    /// How the layers are split over several devices. Default: by layers.
+    pub split_mode: SplitMode,
+    /// Which of the devices, from 0, holds a model that is not split. Default: the first.
+    pub main_gpu: u32,
+    /// The share of each device, in any unit: `[3.0, 1.0]`. Default: none, by their free memory.
+    pub tensor_split: Vec<f32>,
     /// Map the file instead of reading it. Default: yes.
     pub use_mmap: bool,
     /// Keep the weights in memory. Default: no.
@@ -27,9 +31,75 @@ impl Default for ModelOptions {
         Self {
             n_gpu_layers: -1,
             devices: None,
-            main_gpu: None,
+            split_mode: SplitMode::Layer,
+            main_gpu: 0,
+            tensor_split: Vec::new(),
             use_mmap: true,
             use_mlock: false,
+        }
+    }
+}
+
+impl ModelOptions {
+    /// Checks every value, except that the devices are there.
+    ///
+    /// # Errors
+    /// [`Error::OptionRange`]
+    pub fn validate(&self) -> Result<(), Error> {
+        let is_share = |share: &f32| share.is_finite() && *share >= 0.0;
+        let is_one_too_many = |devices: &Vec<String>| self.tensor_split.len() > devices.len();
+        let expected = if !self.tensor_split.iter().all(is_share) {
+            "numbers from 0 on"
+        } else if self.tensor_split.len() > MAX_DEVICES || self.devices.as_ref().is_some_and(is_one_too_many)
+        {
+            "a share for each device, and no more"
+        } else {
+            return Ok(());
+        };
+        let shares: Vec<String> = self.tensor_split.iter().map(f32::to_string).collect();
+        Err(Error::OptionRange {
+            name: "tensor_split",
+            value: shares.join(","),
+            expected: expected.to_owned(),
+        })
+    }
+}
+
+/// How layers are split over several devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SplitMode {
+    /// One device holds them all.
+    None,
+    /// Each device holds some layers, whole, and their part of the KV cache.
+    #[default]
+    Layer,
+    /// As by layers, and rows of large weights over all devices, where their backend can (CUDA).
+    Row,
+}
+
+impl fmt::Display for SplitMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Layer => "layer",
+            Self::Row => "row",
+        })
+    }
+}
+
+impl FromStr for SplitMode {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "none" => Ok(Self::None),
+            "layer" => Ok(Self::Layer),
+            "row" => Ok(Self::Row),
+            _ => Err(Error::OptionRange {
+                name: "split_mode",
+                value: s.to_owned(),
+                expected: "none, layer, row".to_owned(),
+            }),
         }
     }
 }
@@ -258,6 +328,9 @@ pub struct SessionOptions {
     pub offload_kqv: bool,
     /// Which vision tokens go on. Default: off.
     pub policy: PolicyConfig,
+    /// Layers that are run together at most where each is looked into and may drop rows: what was run in vain is run once more,
+    /// with the same result. Default: 1 on the CPU, 4 elsewhere, where each look costs a round trip.
+    pub probe_stride: Option<u32>,
     /// Where requests with other policies may cut the model. Default: as the policy does.
     pub cuts: Cuts,
     /// Answers that are made at a time. Default: 1.
@@ -315,6 +388,7 @@ impl Default for SessionOptions {
             type_v: KvType::F16,
             offload_kqv: true,
             policy: PolicyConfig::Off,
+            probe_stride: None,
             cuts: Cuts::OfPolicy,
             n_sequences: 1,
             n_prefixes: 4,
@@ -334,6 +408,11 @@ impl SessionOptions {
         in_range("n_batch", self.n_batch, 1..=MAX_CTX)?;
         in_range("n_ubatch", self.n_ubatch, 1..=MAX_CTX)?;
         in_range("n_threads", self.n_threads.unwrap_or(1), 1..=MAX_THREADS)?;
+        in_range(
+            "probe_stride",
+            self.probe_stride.unwrap_or(1),
+            1..=MAX_PROBE_STRIDE,
+        )?;
         in_range("n_sequences", self.n_sequences, 1..=MAX_SEQUENCES)?;
         in_range("n_prefixes", self.n_prefixes, 0..=MAX_SEQUENCES)?;
         if self.type_v.is_quantized() && self.flash_attn == FlashAttention::Off {
@@ -412,6 +491,10 @@ impl Sampling {
     }
 }
 
+/// More layers than any model has.
+const MAX_PROBE_STRIDE: u32 = 512;
+/// As many as llama.cpp takes (`llama.cpp: llama_max_devices`@0.1.161).
+const MAX_DEVICES: usize = 16;
 /// As many as llama.cpp takes (`ggml.h: GGML_MAX_N_THREADS`@0.1.161).
 pub(super) const MAX_THREADS: u32 = 512;
 /// llama.cpp marks at most 256 (llama-cparams.h: LLAMA_MAX_SEQ@0.1.161); each that is at work may need two.

@@ -23,6 +23,8 @@ pub struct RangeCall {
     pub attention: CallAttention,
     /// What is read from the attention of its rows. Only in a call that has any of the rows concerned.
     pub probe: Option<CallProbe>,
+    /// Whether the prefill may [go back](super::LayerRanges::rewind) to a layer within.
+    pub can_rewind: bool,
     /// If the rows of the call see each other both ways, and all that is before them: the last row that they see. Else
     /// each sees only rows up to itself.
     pub both_ways_until: Option<Row>,
@@ -33,8 +35,8 @@ pub struct RangeCall {
 /// What a call is probed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallProbe {
-    /// The layer, the last one of the call.
-    pub il: usize,
+    /// The last layer of the call, or all of its layers.
+    pub layers: Range<usize>,
     /// What is read.
     pub statistic: Statistic,
     /// The rows of the call whose attention is read, ascending: the last prompt row, or for
@@ -352,6 +354,7 @@ pub(super) fn split_into_calls(
                 rows: rows.iter().map(|&(row, _)| row).collect(),
                 attention: call_attention(kinds, present, rows, group.treatment, attention),
                 probe: probe.and_then(|probe| probe.within(rows)),
+                can_rewind: layers.len() > 1 && probe.is_some_and(|probe| probe.layers == *layers),
                 both_ways_until: group.both_ways.map(last_of_image),
                 n_more,
             });
@@ -378,7 +381,10 @@ impl CallProbe {
     fn within(&self, rows: &[(Row, Kind)]) -> Option<Self> {
         let is_there = |query: &&Row| rows.binary_search_by_key(*query, |&(row, _)| row).is_ok();
         let queries: Vec<Row> = self.queries.iter().filter(is_there).copied().collect();
-        (!queries.is_empty()).then_some(Self { queries, ..*self })
+        (!queries.is_empty()).then(|| Self {
+            queries,
+            ..self.clone()
+        })
     }
 }
 

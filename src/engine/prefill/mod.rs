@@ -42,7 +42,8 @@ pub trait LayerRanges {
     /// Whatever keeps the engine from running them; the prefill ends there.
     fn run(&mut self, call: &RangeCall) -> Result<(), Self::Error>;
 
-    /// Reads the contributions in layer `il`, which has just been run with a probe for [`Statistic::Contribution`].
+    /// Reads the contributions in layer `il` of the range that has just been run with a probe for
+    /// [`Statistic::Contribution`].
     ///
     /// # Errors
     /// Whatever keeps the engine from reading them.
@@ -56,6 +57,13 @@ pub trait LayerRanges {
     /// # Errors
     /// Whatever keeps the engine from reading it.
     fn attention(&mut self, il: usize) -> Result<Vec<f32>, Self::Error>;
+
+    /// Goes back to layer `il` within the last range, whose calls said that it may be: its rows are due there again, and what it
+    /// has computed from there on is forgotten.
+    ///
+    /// # Errors
+    /// Whatever keeps the engine from it.
+    fn rewind(&mut self, il: usize) -> Result<(), Self::Error>;
 
     /// From layer `il` on the shared rows `left` are no rows of this prompt, but `kept` go on as its own, beginning with
     /// what they take into that layer. Returns those of `kept` of which that is not known any more: the shared rows have
@@ -104,6 +112,9 @@ pub struct PrefillParams<'a> {
     pub max_rows_per_call: usize,
     /// Rows that a call may have whose attention is read (llama.cpp's `n_ubatch`), at least 1.
     pub max_rows_per_attention_probe: usize,
+    /// Layers that are run together at most where each is probed and may drop rows, at least 1. What was run in vain is run
+    /// once more with fewer rows: the result is the same, with fewer round trips between engine and policy.
+    pub probe_stride: usize,
     /// Whether the rows of an image see only what precedes them. If not (Gemma 3), each image is a call of its own.
     pub causal_images: bool,
     /// What enters layer 0, for policies that look at it ([`StagePolicy::needs_embeddings`]).
@@ -161,6 +172,7 @@ pub fn prefill<E: LayerRanges>(
         drops: Vec::new(),
         n_calls: 0,
         n_done: 0,
+        n_in_vain: 0,
         policy_time: Duration::ZERO,
     }
     .run()
@@ -181,6 +193,8 @@ struct Prefill<'a, E> {
     drops: Vec<Drop>,
     n_calls: usize,
     n_done: usize,
+    /// Rows times layers that were run and forgotten.
+    n_in_vain: usize,
     policy_time: Duration,
 }
 
@@ -190,8 +204,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
         let mut il = 0;
         while il < self.params.n_layer {
             let range = self.next_range(il)?;
-            il = range.end;
-            self.run_range(range)?;
+            il = self.run_range(range)?;
         }
         let evicted = self.evict()?;
         Ok(self.into_trace(evicted))
@@ -241,24 +254,80 @@ impl<E: LayerRanges> Prefill<'_, E> {
         if end < self.params.n_layer && !self.params.cuts.contains(&end) {
             return Err(PrefillError::NoCut { il: end });
         }
-        Ok(begin..end)
+        Ok(begin..self.look_ahead(begin..end))
     }
 
-    fn run_range(&mut self, layers: Range<usize>) -> Result<(), PrefillError<E::Error>> {
-        let il_last = layers.end - 1;
-        let last_plan = self.policy.plan(il_last);
+    /// Where a range ends that goes on through further layers before anything is decided: those with the same plan.
+    fn look_ahead(&self, layers: Range<usize>) -> usize {
+        let plan = self.policy.plan(layers.start);
+        let is_probed = plan.decides && plan.probe == Some(Statistic::Contribution);
+        let mut end = layers.end;
+        while is_probed
+            && end < self.params.n_layer
+            && end - layers.start < self.params.probe_stride
+            && self.policy.plan(end) == plan
+            && !self.alive.is_due(end)
+            && (end + 1 == self.params.n_layer || self.params.cuts.contains(&(end + 1)))
+        {
+            end += 1;
+        }
+        end
+    }
+
+    /// Runs a range and decides; returns the layer at which it goes on: the end of the range, or earlier if what was run ahead
+    /// was in vain.
+    fn run_range(&mut self, layers: Range<usize>) -> Result<usize, PrefillError<E::Error>> {
+        let plans: Vec<LayerPlan> = layers.clone().map(|il| self.policy.plan(il)).collect();
+        let last_plan = plans[plans.len() - 1];
         self.trace_layers(layers.clone());
+        let is_ahead = layers.len() > 1 && plans[0].decides;
+        let decided = if is_ahead {
+            layers.clone()
+        } else {
+            layers.end - 1..layers.end
+        };
         let probe = last_plan
             .probe
-            .map(|statistic| self.call_probe(il_last, statistic))
+            .map(|statistic| self.call_probe(decided.clone(), statistic))
             .transpose()?;
         let (rows, present) = (self.alive.rows_due(layers.start), self.alive.vision().to_vec());
         self.run_rows(&rows, &present, &layers, last_plan.attention, probe.as_ref())?;
-        let started = Instant::now();
-        if last_plan.probe.is_some() || last_plan.decides {
-            self.decide(il_last, last_plan)?;
+        for il in decided {
+            let plan = plans[il - layers.start];
+            if plan.probe.is_none() && !plan.decides {
+                continue;
+            }
+            let has_dropped = self.decide(il, plan)?;
+            let next = il + 1;
+            let is_in_vain =
+                next < layers.end && (has_dropped || self.policy.plan(next) != plans[next - layers.start]);
+            if is_in_vain {
+                self.rewind(&rows, next..layers.end)?;
+            }
+            if has_dropped && self.params.shared.n_rows > 0 && !self.has_branched {
+                self.has_branched = true;
+                self.branch(next)?;
+            }
+            if is_in_vain {
+                return Ok(next);
+            }
         }
-        self.policy_time += started.elapsed();
+        Ok(layers.end)
+    }
+
+    /// Forgets what was run ahead.
+    fn rewind(&mut self, rows: &[Row], layers: Range<usize>) -> Result<(), PrefillError<E::Error>> {
+        self.engine
+            .rewind(layers.start)
+            .map_err(|source| PrefillError::Engine {
+                layers: layers.clone(),
+                source,
+            })?;
+        self.alive.advance(rows, layers.start);
+        self.layers.truncate(layers.start);
+        let n = rows.len() * layers.len();
+        self.n_done -= n;
+        self.n_in_vain += n;
         Ok(())
     }
 
@@ -332,7 +401,11 @@ impl<E: LayerRanges> Prefill<'_, E> {
     }
 
     /// The probe of a range, with the queries of all its calls.
-    fn call_probe(&self, il: usize, statistic: Statistic) -> Result<CallProbe, PrefillError<E::Error>> {
+    fn call_probe(
+        &self,
+        layers: Range<usize>,
+        statistic: Statistic,
+    ) -> Result<CallProbe, PrefillError<E::Error>> {
         let queries = self.queries(statistic);
         let spans = &self.params.layout.vision;
         let is_text =
@@ -341,10 +414,10 @@ impl<E: LayerRanges> Prefill<'_, E> {
             && queries.windows(2).all(|pair| pair[0] < pair[1])
             && queries.iter().all(|row| is_text(row.0 as usize));
         if statistic == Statistic::TextAttention && !are_raters {
-            return Err(PrefillError::Raters { il });
+            return Err(PrefillError::Raters { il: layers.start });
         }
         Ok(CallProbe {
-            il,
+            layers,
             statistic,
             queries,
         })
@@ -365,24 +438,25 @@ impl<E: LayerRanges> Prefill<'_, E> {
         }
     }
 
-    fn decide(&mut self, il: usize, plan: LayerPlan) -> Result<(), PrefillError<E::Error>> {
+    /// Returns whether rows were dropped that later layers would have run.
+    fn decide(&mut self, il: usize, plan: LayerPlan) -> Result<bool, PrefillError<E::Error>> {
+        let started = Instant::now();
         let reading = plan.probe.map(|statistic| self.read(il, statistic)).transpose()?;
         match &reading {
             Some(Reading::Contribution(reading)) => self.layers[il].probe = Some(ProbeTrace::of(reading)),
             Some(Reading::Attention(reading)) => self.layers[il].weights = Some(reading.clone()),
             None => {}
         }
-        if plan.decides {
-            let decision = self.policy.decide(il, reading.as_ref());
-            let has_dropped = self
-                .keep(Some(il), decision)
-                .map_err(|_| PrefillError::Decision { il })?;
-            if has_dropped && self.params.shared.n_rows > 0 && !self.has_branched {
-                self.has_branched = true;
-                self.branch(il + 1)?;
-            }
-        }
-        Ok(())
+        let decision = if plan.decides {
+            self.policy.decide(il, reading.as_ref())
+        } else {
+            Decision::KeepAll
+        };
+        let has_dropped = self
+            .keep(Some(il), decision)
+            .map_err(|_| PrefillError::Decision { il })?;
+        self.policy_time += started.elapsed();
+        Ok(has_dropped)
     }
 
     /// Drops what a decision does not keep, and notes it if a layer is left to run without it. Returns whether.
@@ -453,6 +527,7 @@ impl<E: LayerRanges> Prefill<'_, E> {
             skipped: outcome.skipped,
             replayed: self.replayed,
             n_calls: self.n_calls,
+            n_in_vain: self.n_in_vain,
             policy_time: self.policy_time,
         }
     }

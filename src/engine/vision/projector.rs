@@ -9,7 +9,8 @@ use super::image::{Image, check_size};
 use super::marks;
 use super::picture_cache::{Encoded, PictureCache, Tile};
 use crate::engine::cache::hash;
-use crate::engine::model::{gpu, load_native, vision_shape};
+use crate::engine::devices::device;
+use crate::engine::model::{load_native, vision_shape};
 use crate::engine::options::{FlashAttention, MAX_IMAGE_TOKENS, ProjectorOptions, VisionEncoder};
 use crate::engine::prompt::template::RenderedTurn;
 use crate::engine::prompt::{EncodedBy, EncodedPrompt, Part, PromptSize, Shown};
@@ -78,7 +79,7 @@ impl Projector {
         };
         let params = ffi::ProjectorParams {
             use_gpu: options.use_gpu,
-            device: options.device.as_deref().map(gpu).transpose()?,
+            device: options.device.as_deref().map(device).transpose()?,
             n_threads: n_threads(options.n_threads),
             flash_attn: options.flash_attn.into(),
             image_min_tokens: image_min_tokens.map(|n| n as i32),

@@ -6,6 +6,7 @@ set(VISIPRUNER_SOURCES
     vp-attn-input.cpp
     vp-context.cpp
     vp-cut.cpp
+    vp-devices.cpp
     vp-hidden.cpp
     vp-inspect.cpp
     vp-kv-groups.cpp

@@ -25,10 +25,22 @@ enum vp_status {
     VP_ALLOC_FAILED   = -2,
     VP_COMPUTE_FAILED = -3,
     VP_UNSUPPORTED    = -4, // the memory of this model cannot do that
+    VP_DEVICE_LOST    = -5, // another machine held a part of the model, and is gone
 };
 
 // what went wrong in the last failed call of this thread, "" if nothing did
 LLAMA_API const char * vp_last_error(void);
+
+//
+// devices of other machines: ggml's RPC backend, where it is built in
+//
+
+// adds the devices of a server, "host:port", to ggml's registry, once; no other thread may use the registry meanwhile
+LLAMA_API int32_t vp_rpc_add_server(const char * endpoint);
+
+// serves one client at a time, and says so on the standard output; returns if it cannot
+// cache_dir: where large tensors are kept for the next time, NULL = nowhere
+LLAMA_API int32_t vp_rpc_start_server(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices, ggml_backend_dev_t * devices);
 
 //
 // models and contexts: the llama.cpp functions of the same name, with exceptions caught
@@ -39,6 +51,9 @@ LLAMA_API struct llama_model * vp_model_load_from_file(const char * path, struct
 // whether the model's layers can be run in ranges on a staged KV cache
 // returns VP_OK, or VP_BAD_ARGUMENT with the reason in vp_last_error()
 LLAMA_API int32_t vp_model_supports_ranges(const struct llama_model * model);
+
+// whether all layers are computed on the CPU of this machine
+LLAMA_API bool vp_model_is_on_cpu(const struct llama_model * model);
 
 // the architectures that vp_model_supports_ranges() accepts, a NULL-terminated list
 LLAMA_API const char * const * vp_supported_archs(void);
@@ -156,9 +171,12 @@ struct vp_range {
     const uint8_t * affected;  // [n_rows] VP_ATTENTION_MASK only: which of the queries, NULL = all
 
     int32_t probe_il;          // layer of the range that is probed, -1 = none
+    int32_t n_probes;          // layers from there on that are probed; more than 1 for VP_STATISTIC_CONTRIBUTION only
     enum vp_statistic statistic;
     int32_t n_queries;         // VP_STATISTIC_ATTENTION only, for calls of at most n_ubatch rows
     const int32_t * queries;   // [n_queries] rows of the call, ascending, whose weights are read
+
+    bool can_rewind;           // vp_seq_rewind() can go back to each layer of the range; all are group boundaries
 
     int32_t both_ways_until;   // -1: each row sees what is before it; else all see each other and every row up to this one
 };
@@ -166,6 +184,10 @@ struct vp_range {
 // Run layers [il_begin, il_end) for some rows. A range may be run in several calls.
 // If il_end is the last layer and the last row is listed, its logits are in vp_logits(ctx, -1).
 LLAMA_API int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * range);
+
+// Goes back to layer il within the last range, if it can: its rows are due there again, and what it has computed from there
+// on is forgotten. Only until the sequence is run further.
+LLAMA_API int32_t vp_seq_rewind(struct vp_context * ctx, vp_seq seq, int32_t il);
 
 // from layer il on (a group boundary) these rows of the parent are not rows of this branch
 LLAMA_API int32_t vp_seq_leave(struct vp_context * ctx, vp_seq seq, int32_t il, const int32_t * rows, int32_t n_rows);

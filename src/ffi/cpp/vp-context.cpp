@@ -1,5 +1,6 @@
 // Models and contexts: llama.cpp's own, checked first; and the memory of KV groups.
 
+#include "vp-devices.h"
 #include "vp-hooks.h"
 #include "vp-seq.h"
 #include "vp-status.h"
@@ -30,7 +31,13 @@ const char * const * vp_supported_archs(void) {
 }
 
 struct llama_model * vp_model_load_from_file(const char * path, struct llama_model_params params) {
-    return vp_guard_ptr([&] { return llama_model_load_from_file(path, params); });
+    return vp_guard_ptr([&]() -> llama_model * {
+        llama_model_ptr model(llama_model_load_from_file(path, params));
+        if (model) {
+            vp_devices(*model).check();
+        }
+        return model.release();
+    });
 }
 
 int32_t vp_model_supports_ranges(const struct llama_model * model) {
@@ -40,6 +47,16 @@ int32_t vp_model_supports_ranges(const struct llama_model * model) {
         }
         return VP_OK;
     });
+}
+
+bool vp_model_is_on_cpu(const struct llama_model * model) {
+    for (int32_t il = 0; il < (int32_t) model->hparams.n_layer(); ++il) {
+        auto * dev = model->dev_layer(il);
+        if (dev && ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_CPU) {
+            return false;
+        }
+    }
+    return true;
 }
 
 int32_t vp_tokenize(
@@ -103,8 +120,8 @@ llama_memory_i * vp_create_memory(const llama_model & model, const llama_memory_
 // try every cut once, so that a model that does not allow one fails here and not in the middle of a prompt
 static void check_cuts(vp_context & ctx) {
     auto & lctx = *ctx.lctx;
-    ctx.hidden.reserve(lctx, 1);
-    ctx.call.hidden = ctx.hidden.tensor();
+    ctx.hidden.reserve(lctx, ctx.kv->boundaries(), 1);
+    ctx.call.hidden = &ctx.hidden;
 
     const auto mctx = ctx.kv->init_full();
 
@@ -169,15 +186,19 @@ struct vp_context * vp_init_from_model(
         } scope(n_groups > 0 ? &desc : nullptr);
 
         auto ctx = std::make_unique<vp_context>();
+        ctx->devices = vp_devices(*model);
+        ctx->devices.check();
         ctx->lctx.reset(llama_init_from_model(model, params));
         if (!ctx->lctx) {
             throw std::runtime_error("the context could not be created"); // llama.cpp has logged why
         }
         ctx->ids.resize(ctx->lctx->n_seq_max());
         if (n_groups > 0) {
-            ctx->kv = dynamic_cast<vp_kv_groups *>(ctx->lctx->get_memory());
+            ctx->kv     = dynamic_cast<vp_kv_groups *>(ctx->lctx->get_memory());
+            ctx->hidden = vp_hidden_rows(*model);
             check_cuts(*ctx);
         }
+        ctx->devices.check();
         return ctx.release();
     });
 }

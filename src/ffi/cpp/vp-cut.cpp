@@ -4,6 +4,7 @@
 // architecture needs a line of its own. Of the model's input, layers may read slices that are added later (DeepStack):
 // the rows of such a range come with their input once more.
 
+#include "vp-hidden.h"
 #include "vp-hooks.h"
 #include "vp-kv-groups.h"
 #include "vp-upstream.h"
@@ -22,36 +23,68 @@ namespace {
 // where the hidden rows of the batch rows come from, and where they go to
 class input_hidden_rows : public llm_graph_input_i {
 public:
-    input_hidden_rows(const vp_call * call) : call(call), hidden(call->hidden) {}
+    input_hidden_rows(const vp_call * call) : call(call) {}
+
+    // of the rows of `from`, those that are this graph's
+    ggml_tensor * read(ggml_context * ctx, ggml_tensor * from, int64_t n_tokens) {
+        hidden_in = from;
+        idx_in    = new_index(ctx, GGML_TYPE_I32, n_tokens, "vp_hidden_idx_in");
+        return ggml_get_rows(ctx, from, idx_in);
+    }
+
+    // what layer il takes becomes rows of `to`
+    ggml_tensor * write(ggml_context * ctx, int32_t il, ggml_tensor * to, ggml_tensor * rows) {
+        auto * idx = new_index(ctx, GGML_TYPE_I64, rows->ne[1], "vp_hidden_idx_out");
+        writes.push_back({ il, to, idx });
+        return ggml_set_rows(ctx, to, rows, idx);
+    }
 
     void set_input(const llama_ubatch * ubatch) override {
-        set_slots<int32_t>(idx_in,  call->slots_in,  *ubatch);
-        set_slots<int64_t>(idx_out, call->slots_out, *ubatch);
+        if (idx_in) {
+            set_slots<int32_t>(idx_in, call->slots_in, *ubatch);
+        }
+        for (const auto & w : writes) {
+            set_slots<int64_t>(w.idx, call->slots_out.at(w.il), *ubatch);
+        }
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        // the buffer grows with the rows
-        return params.cparams.vp.call == call && call->hidden == hidden;
+        // the buffers grow with the rows
+        const auto & vp = params.cparams.vp;
+        return vp.call == call && (!hidden_in || hidden_in == call->hidden->tensor(vp.il_begin)) &&
+            std::all_of(writes.begin(), writes.end(), [&](const write_at & w) { return w.hidden == call->hidden->tensor(w.il); });
     }
 
-    ggml_tensor * idx_in  = nullptr; // I32 [n_tokens]
-    ggml_tensor * idx_out = nullptr; // I64 [n_tokens]
-
 private:
+    static ggml_tensor * new_index(ggml_context * ctx, ggml_type type, int64_t n, const char * name) {
+        auto * idx = ggml_new_tensor_1d(ctx, type, n);
+        ggml_set_input(idx);
+        ggml_set_name(idx, name);
+        return idx;
+    }
+
     template <typename T>
-    static void set_slots(ggml_tensor * idx, const std::vector<int32_t> & slots, const llama_ubatch & ubatch) {
-        if (!idx) {
-            return;
-        }
+    void set_slots(ggml_tensor * idx, const std::vector<int32_t> & slots, const llama_ubatch & ubatch) const {
         std::vector<T> of_ubatch(idx->ne[0]);
         for (size_t i = 0; i < of_ubatch.size(); ++i) {
-            of_ubatch[i] = slots[ubatch.data->batch_idxs[i]];
+            of_ubatch[i] = call->hidden->index(slots[ubatch.data->batch_idxs[i]]);
         }
         ggml_backend_tensor_set(idx, of_ubatch.data(), 0, ggml_nbytes(idx));
     }
 
-    const vp_call     * call;
-    const ggml_tensor * hidden;
+    const vp_call * call;
+
+    // where rows come from, and which they are there
+    ggml_tensor * hidden_in = nullptr;
+    ggml_tensor * idx_in    = nullptr; // I32 [n_tokens]
+
+    // and where they go to
+    struct write_at {
+        int32_t       il;
+        ggml_tensor * hidden;
+        ggml_tensor * idx; // I64 [n_tokens]
+    };
+    std::vector<write_at> writes;
 };
 
 struct cut {
@@ -108,6 +141,15 @@ struct cut {
         return false;
     }
 
+    // layers within the range whose input is kept
+    std::vector<int32_t> stations(const vp_graph_params & vp) const {
+        std::vector<int32_t> ils;
+        for (int32_t il = il_begin + 1; vp.stations && il < il_end; ++il) {
+            ils.push_back(il);
+        }
+        return ils;
+    }
+
     bool is_possible(const llm_graph_params & params, int32_t n_layer) const {
         const auto is_hidden = [&](const ggml_tensor * t) {
             return t && t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && t->op != GGML_OP_NONE &&
@@ -115,6 +157,10 @@ struct cut {
         };
         if ((il_begin > 0 && !is_hidden(h_in)) || (il_end < n_layer && !is_hidden(h_out))) {
             return refuse("the model passes no plain hidden state at the cut");
+        }
+        const auto ils = stations(params.cparams.vp);
+        if (!std::all_of(ils.begin(), ils.end(), [&](int32_t il) { return is_hidden(res.t_layer_inp[il]); })) {
+            return refuse("the model passes no plain hidden state within");
         }
         if ((h_in && i_in < 0) || i_out <= i_in || i_inp >= i_in + (h_in == nullptr)) {
             return refuse("the cut was not found in the graph");
@@ -148,8 +194,7 @@ struct cut {
     }
 
     // the output of layer il_begin - 1 becomes a read of the stored rows, in place: its readers stay as they are
-    void read_hidden(ggml_tensor * hidden, ggml_tensor * idx) const {
-        const auto * get_rows = ggml_get_rows(res.get_ctx(), hidden, idx);
+    void read_hidden(const ggml_tensor * get_rows) const {
         h_in->op = get_rows->op;
         memcpy(h_in->op_params, get_rows->op_params, sizeof(h_in->op_params));
         memcpy(h_in->src, get_rows->src, sizeof(h_in->src));
@@ -157,18 +202,26 @@ struct cut {
         h_in->view_offs = 0;
     }
 
-    // only the nodes between the cuts, in the order that upstream gave them: KV writes have no readers in the graph
-    void keep_nodes(bool store) const {
+    // only the nodes between the cuts, in the order that upstream gave them: KV writes have no readers in the graph. `write`
+    // makes what comes behind the input of a layer.
+    template <typename F>
+    void keep_nodes(const vp_graph_params & vp, F && write) const {
+        const auto ils = stations(vp);
         auto * gf = res.get_gf();
         ggml_graph_clear(gf);
         for (int i = 0; i <= i_out; ++i) {
-            if ((i > i_inp && i <= i_in) || (!store && vp_upstream_is_kv_write(nodes[i]))) {
+            if ((i > i_inp && i <= i_in) || (!vp.store && vp_upstream_is_kv_write(nodes[i]))) {
                 continue;
             }
             if (compute[i]) {
                 ggml_build_forward_expand(gf, nodes[i]);
             } else {
                 ggml_build_forward_order(gf, nodes[i]);
+            }
+            for (const int32_t il : ils) {
+                if (res.t_layer_inp[il] == nodes[i]) {
+                    ggml_build_forward_expand(gf, write(il, nodes[i]));
+                }
             }
         }
     }
@@ -218,13 +271,13 @@ bool vp_cut_graph(llm_graph_result & res, const llm_graph_params & params) {
 
     auto inp = std::make_unique<input_hidden_rows>(vp.call);
     if (c.h_in) {
-        inp->idx_in = ggml_new_tensor_1d(res.get_ctx(), GGML_TYPE_I32, n_tokens);
-        ggml_set_input(inp->idx_in);
-        ggml_set_name(inp->idx_in, "vp_hidden_idx_in");
-        c.read_hidden(vp.call->hidden, inp->idx_in);
+        c.read_hidden(inp->read(res.get_ctx(), vp.call->hidden->tensor(vp.il_begin), n_tokens));
     }
 
-    c.keep_nodes(vp.store);
+    const auto write = [&](int32_t il, ggml_tensor * rows) {
+        return inp->write(res.get_ctx(), il, vp.call->hidden->tensor(il), rows);
+    };
+    c.keep_nodes(vp, write);
     if (!c.is_closed(earlier)) {
         return false;
     }
@@ -232,10 +285,7 @@ bool vp_cut_graph(llm_graph_result & res, const llm_graph_params & params) {
 
     if (c.h_out) {
         vp_upstream_drop_outputs(res);
-        inp->idx_out = ggml_new_tensor_1d(res.get_ctx(), GGML_TYPE_I64, n_tokens);
-        ggml_set_input(inp->idx_out);
-        ggml_set_name(inp->idx_out, "vp_hidden_idx_out");
-        ggml_build_forward_expand(res.get_gf(), ggml_set_rows(res.get_ctx(), vp.call->hidden, c.h_out, inp->idx_out));
+        ggml_build_forward_expand(res.get_gf(), write(vp.il_end, c.h_out));
     }
 
     res.add_input(std::move(inp));

@@ -7,6 +7,7 @@
 #include "ggml.h"
 
 #include <cstdint>
+#include <string>
 
 struct llama_cparams;
 struct llama_memory_i;
@@ -51,6 +52,9 @@ void vp_attn_probe(
         ggml_tensor * cur,
         float         kq_scale,
         int           il);
+
+// the tensor in which the probes of all probed layers up to il are, one behind the other
+std::string vp_probe_name(int32_t il);
 
 // called by llama_model::build_graph() when the graph is complete, before its outputs are marked
 // reduces it to the layers that params.cparams.vp names; false: the model does not allow the cut

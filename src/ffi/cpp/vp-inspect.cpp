@@ -20,13 +20,14 @@ struct graph_input {
 };
 
 // computes one tensor on the scheduler of the context; the graphs that it held are built anew afterwards
-std::vector<float> compute(llama_context & ctx, ggml_context * ctx0, ggml_tensor * out, const std::vector<graph_input> & inputs) {
+std::vector<float> compute(vp_context & ctx, ggml_context * ctx0, ggml_tensor * out, const std::vector<graph_input> & inputs) {
     auto * gf = ggml_new_graph(ctx0);
     ggml_set_output(out);
     ggml_build_forward_expand(gf, out);
 
-    vp_access::forget_graphs(ctx);
-    auto * sched = ctx.get_sched();
+    auto & lctx = *ctx.lctx;
+    vp_access::forget_graphs(lctx);
+    auto * sched = lctx.get_sched();
     ggml_backend_sched_reset(sched);
     if (!ggml_backend_sched_alloc_graph(sched, gf)) {
         throw std::bad_alloc();
@@ -34,16 +35,18 @@ std::vector<float> compute(llama_context & ctx, ggml_context * ctx0, ggml_tensor
     for (const auto & input : inputs) {
         ggml_backend_tensor_set(input.tensor, input.values.data(), 0, ggml_nbytes(input.tensor));
     }
-    const auto status = ctx.graph_compute(gf, false);
-    ctx.synchronize();
+    const auto status = lctx.graph_compute(gf, false);
+    lctx.synchronize();
     if (status != GGML_STATUS_SUCCESS) {
         ggml_backend_sched_reset(sched);
+        ctx.devices.check();
         throw status == GGML_STATUS_ABORTED ? vp_error(VP_ABORTED, "stopped by the caller") : vp_error(VP_COMPUTE_FAILED, "the graph could not be computed");
     }
 
     std::vector<float> res(ggml_nelements(out));
     ggml_backend_tensor_get(out, res.data(), 0, ggml_nbytes(out));
     ggml_backend_sched_reset(sched);
+    ctx.devices.check();
     return res;
 }
 
@@ -96,7 +99,7 @@ std::vector<float> ending(vp_context & ctx, const std::vector<float> & row) {
     ggml_set_input(inp);
 
     const auto ctx0 = new_graph_context();
-    return compute(lctx, ctx0.get(), res.t_logits, {{ inp, row }});
+    return compute(ctx, ctx0.get(), res.t_logits, {{ inp, row }});
 }
 
 // where layer il can be looked into
@@ -158,7 +161,7 @@ int32_t vp_seq_lens_attention(struct vp_context * ctx, vp_seq seq, int32_t il, f
         ggml_set_name(inp, "vp_lens");
         auto * projected = linear(ctx0.get(), layer.wo, layer.wo_s, layer.wo_b, inp);
 
-        const auto res = ending(*ctx, compute(*ctx->lctx, ctx0.get(), projected, {{ inp, probe.output }}));
+        const auto res = ending(*ctx, compute(*ctx, ctx0.get(), projected, {{ inp, probe.output }}));
         std::copy(res.begin(), res.end(), logits);
         return VP_OK;
     });
@@ -174,7 +177,7 @@ int32_t vp_seq_values(struct vp_context * ctx, vp_seq seq, int32_t il, int32_t n
         }
         const auto ctx0 = new_graph_context();
 
-        const auto by_cell = compute(*ctx->lctx, ctx0.get(), value_norms(ctx0.get(), ctx->kv->get_v(ctx0.get(), il)), {});
+        const auto by_cell = compute(*ctx, ctx0.get(), value_norms(ctx0.get(), ctx->kv->get_v(ctx0.get(), il)), {});
         const auto cells   = ctx->kv->cells_of_rows(g, s.id, n_rows);
         for (int32_t row = 0; row < n_rows; ++row) {
             const bool is_held = cells[row] >= 0 && cells[row] < (int32_t) by_cell.size();

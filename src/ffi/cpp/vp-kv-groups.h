@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+class  vp_hidden_rows;
 struct vp_kv_group;
 
 // the call in progress: which rows its batch has
@@ -20,7 +21,7 @@ struct vp_call {
     llama_seq_id seq_id = 0;        // whose cells its keys are looked for in
     std::vector<int32_t> rows;      // [batch rows] which row of their sequence they are
     std::vector<int32_t> slots_in;  // [batch rows] of the hidden rows, where they come from, above layer 0
-    std::vector<int32_t> slots_out; // [batch rows] and where they go to, below the last layer
+    std::map<int32_t, std::vector<int32_t>> slots_out; // layer -> [batch rows] and where they go to before that layer
     bool    store = true;           // whether their keys and values are stored, or are there already
     int32_t both_ways_until = -1;   // without a causal mask: the last row that is seen
 
@@ -28,7 +29,7 @@ struct vp_call {
     std::vector<uint8_t> affected;  // [batch rows] whether they are masked, empty = all are
     std::vector<int32_t> queries;   // batch rows whose attention is read
 
-    ggml_tensor * hidden = nullptr; // F32 [n_embd, slots]
+    const vp_hidden_rows * hidden = nullptr; // whose slots these are
 };
 
 class vp_kv_groups : public llama_memory_i {

@@ -7,6 +7,7 @@
 #include "llama-graph.h"
 
 #include <memory>
+#include <string>
 
 namespace {
 
@@ -143,6 +144,10 @@ ggml_tensor * attention(
 
 } // namespace
 
+std::string vp_probe_name(int32_t il) {
+    return "vp_probe-" + std::to_string(il);
+}
+
 void vp_attn_probe(
         const llm_graph_context & graph,
         ggml_tensor * q,       // [n_embd_head_k, n_head, n_tokens]
@@ -154,14 +159,18 @@ void vp_attn_probe(
         float         kq_scale,
         int           il) {
     const auto & vp = graph.cparams.vp;
-    if (!vp.call || il != vp.probe_il) {
+    if (!vp.call || !vp.is_probed(il)) {
         return;
     }
     auto * res = vp.n_queries > 0 ?
         attention   (graph, q, k,    kq_mask, sinks,      kq_scale) :
         contribution(graph, q, k, v, kq_mask, sinks, cur, kq_scale);
 
-    graph.cb(res, "vp_probe", il);
+    // of several layers one tensor, so that the host reads once
+    if (il > vp.probe_il) {
+        res = ggml_concat(graph.ctx0, ggml_graph_get_tensor(graph.gf, vp_probe_name(il - 1).c_str()), res, 0);
+    }
+    ggml_set_name(res, vp_probe_name(il).c_str());
     ggml_set_output(res);
     ggml_build_forward_expand(graph.gf, res);
 }

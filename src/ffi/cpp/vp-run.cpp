@@ -5,6 +5,7 @@
 
 #include "vp-seq.h"
 
+#include "vp-hooks.h"
 #include "vp-status.h"
 #include "vp-upstream.h"
 
@@ -33,6 +34,18 @@ struct planned_call {
     bool is_last() const { return range.il_end == ctx.n_layer(); }
 
     int32_t last_row() const { return range.rows[range.n_rows - 1]; }
+
+    // the layers before which rows are kept
+    std::vector<int32_t> ils_out() const {
+        std::vector<int32_t> res;
+        for (int32_t il = range.il_begin + 1; range.can_rewind && il < range.il_end; ++il) {
+            res.push_back(il);
+        }
+        if (!is_last()) {
+            res.push_back(range.il_end);
+        }
+        return res;
+    }
 };
 
 void check(bool is_good, const std::string & message) {
@@ -45,8 +58,10 @@ void check_probe(const planned_call & call) {
     const auto & range = call.range;
     const auto * rows_end = range.rows + range.n_rows;
 
-    check(range.probe_il >= range.il_begin && range.probe_il < range.il_end,
-        format("layer %d cannot be probed in layers [%d, %d)", range.probe_il, range.il_begin, range.il_end));
+    const int32_t il_end = range.probe_il + range.n_probes;
+    check(range.n_probes > 0 && range.probe_il >= range.il_begin && il_end <= range.il_end,
+        format("layers [%d, %d) cannot be probed in layers [%d, %d)", range.probe_il, il_end, range.il_begin, range.il_end));
+    check(range.n_probes == 1 || range.statistic == VP_STATISTIC_CONTRIBUTION, "attention is probed in one layer of a call");
     check(range.mode != VP_ATTENTION_ZERO && range.mode != VP_ATTENTION_MERGE,
         "a layer whose weights are changed after softmax cannot be probed");
     switch (range.statistic) {
@@ -88,6 +103,9 @@ void check_range(planned_call & call) {
     check(ctx.kv ? ctx.kv->is_union(range.il_begin, range.il_end) : range.il_begin == 0 && range.il_end == ctx.n_layer(),
         layers + " are not a union of KV groups");
     check(ctx.kv || (range.mode == VP_ATTENTION_PLAIN && range.probe_il < 0), "the context was created without KV groups");
+    for (int32_t il = range.il_begin; range.can_rewind && il < range.il_end; ++il) {
+        check(ctx.kv && ctx.kv->is_union(il, il + 1), format("layer %d shares its KV group", il));
+    }
     check(range.n_rows > 0 && range.rows && (uint32_t) range.n_rows <= ctx.lctx->n_batch(),
         format("%d rows in one call; the context takes 1 to %u", range.n_rows, ctx.lctx->n_batch()));
     check(range.both_ways_until < 0 || (uint32_t) range.n_rows <= ctx.lctx->n_ubatch(),
@@ -114,25 +132,6 @@ void check_range(planned_call & call) {
         check(call.what == kind::stored, "rows that are run once more are not probed");
         check_probe(call);
     }
-}
-
-// a row of the call, to be changed
-struct row_state {
-    int32_t & il_next;
-    int32_t & slot;
-};
-
-row_state state_of(vp_sequence & seq, int32_t row) {
-    if (row >= seq.n_parent) {
-        auto & r = seq.rows[row - seq.n_parent];
-        return { r.il_next, r.slot };
-    }
-    const auto copy = seq.copies.find(row);
-    if (copy != seq.copies.end()) {
-        return { copy->second.il_next, copy->second.slot };
-    }
-    auto & r = seq.parent->rows[row];
-    return { r.il_next, r.slot };
 }
 
 llama_batch_ext build_batch(const planned_call & call) {
@@ -188,12 +187,14 @@ vp_call describe(const planned_call & call) {
         res.queries = batch_rows(range);
     }
     for (const int32_t row : res.rows) {
-        res.slots_in.push_back(state_of(call.seq, row).slot);
-        if (!call.is_last()) {
-            res.slots_out.push_back(call.ctx.hidden.take());
+        res.slots_in.push_back(vp_state_of(call.seq, row).slot);
+    }
+    for (const int32_t il : call.ils_out()) {
+        for (int32_t i = 0; i < range.n_rows; ++i) {
+            res.slots_out[il].push_back(call.ctx.hidden.take(il));
         }
     }
-    res.hidden = call.ctx.hidden.tensor();
+    res.hidden = &call.ctx.hidden;
     return res;
 }
 
@@ -214,8 +215,10 @@ struct call_scope {
             ctx.kv->end_call();
             ctx.kv->set_range(0, -1);
         }
-        for (const int32_t slot : ctx.call.slots_out) {
-            ctx.hidden.release(slot);
+        for (const auto & slots : ctx.call.slots_out) {
+            for (const int32_t slot : slots.second) {
+                ctx.hidden.release(slot);
+            }
         }
         ctx.call.slots_out.clear();
     }
@@ -226,12 +229,17 @@ struct call_scope {
 // as upstream's decode() says it, with a message
 int32_t explain(int32_t ret, const vp_context & ctx, int32_t n_rows) {
     switch (ret) {
-        case 0:  return VP_OK;
         case 1:  return vp_fail(VP_NO_SLOT, format("the KV cache of %u cells has no room for %d more tokens", ctx.lctx->n_ctx_seq(), n_rows));
         case 2:  return vp_fail(VP_ABORTED, "stopped by the caller");
         case -1: return vp_fail(VP_BAD_ARGUMENT, "llama.cpp refused the batch");
         case -2: return vp_fail(VP_ALLOC_FAILED, "there is no memory for the computation");
         default: return vp_fail(VP_COMPUTE_FAILED, "the computation failed");
+    }
+}
+
+void undo(vp_context & ctx) {
+    if (ctx.kv) {
+        ctx.kv->undo_call();
     }
 }
 
@@ -247,9 +255,16 @@ int32_t decode(vp_context & ctx, const llama_batch_ext & batch) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
         ret = -3;
     }
-    if (ret != 0 && ctx.kv) {
-        ctx.kv->undo_call();
+    try {
+        ctx.devices.check();
+        if (ret == 0) {
+            return VP_OK;
+        }
+    } catch (...) {
+        undo(ctx);
+        throw;
     }
+    undo(ctx);
     return explain(ret, ctx, batch.tokens.size());
 }
 
@@ -265,6 +280,7 @@ void reserve(vp_context & ctx, int32_t n_rows, int32_t n_spare) {
         has_room = ctx.kv->reserve(n_rows, std::max(n_spare, 0), has_grown);
     } catch (const std::exception & err) {
         vp_access::forget_graphs(*ctx.lctx);
+        ctx.devices.check();
         throw vp_error(VP_ALLOC_FAILED, format("the KV cache cannot grow: %s", err.what()));
     }
     if (has_grown) {
@@ -279,23 +295,40 @@ int32_t values_per_key(enum vp_statistic statistic) {
     return statistic == VP_STATISTIC_CONTRIBUTION ? 2 : 1;
 }
 
-// of the graph that was computed last: the probe by cell becomes one by row
-vp_sequence::probe read_probe(const planned_call & call) {
+// the probes of the graph that was computed last: layer -> values by cell
+std::map<int32_t, std::vector<float>> read_probes(const planned_call & call) {
     const auto & range = call.range;
-    const int32_t il = range.probe_il;
 
-    auto * probe = ggml_graph_get_tensor(vp_access::last_graph(*call.ctx.lctx)->get_gf(), format("vp_probe-%d", il).c_str());
-    if (!probe) {
-        throw std::runtime_error(format("layer %d left no probe in the graph", il));
+    std::vector<const ggml_tensor *> up_to; // each layer
+    for (int32_t il = range.probe_il; il < range.probe_il + range.n_probes; ++il) {
+        const auto * probes = ggml_graph_get_tensor(vp_access::last_graph(*call.ctx.lctx)->get_gf(), vp_probe_name(il).c_str());
+        if (!probes) {
+            throw std::runtime_error(format("layer %d left no probe in the graph", il));
+        }
+        up_to.push_back(probes);
     }
-    std::vector<float> by_cell(probe->ne[0]);
-    ggml_backend_tensor_get(probe, by_cell.data(), 0, ggml_nbytes(probe));
+    std::vector<float> values(up_to.back()->ne[0]);
+    ggml_backend_tensor_get(up_to.back(), values.data(), 0, ggml_nbytes(up_to.back()));
+
+    std::map<int32_t, std::vector<float>> res;
+    auto begin = values.begin();
+    for (int32_t i = 0; i < range.n_probes; ++i) {
+        const auto end = values.begin() + up_to[i]->ne[0];
+        res[range.probe_il + i].assign(begin, end);
+        begin = end;
+    }
+    return res;
+}
+
+// values by cell become values by row
+vp_sequence::probe by_row(const planned_call & call, int32_t il, const std::vector<float> & by_cell) {
+    const auto & range = call.range;
 
     const auto &  hparams  = call.ctx.hparams();
     const bool    has_o    = range.statistic == VP_STATISTIC_CONTRIBUTION;
     const int64_t n_output = has_o ? hparams.n_embd_head_v(il)*hparams.n_head(il) : 0;
     const int32_t n_values = values_per_key(range.statistic);
-    const int64_t n_kv     = (probe->ne[0] - n_output)/n_values;
+    const int64_t n_kv     = ((int64_t) by_cell.size() - n_output)/n_values;
 
     const auto cells = call.ctx.kv->cells_of_rows(call.ctx.kv->group_of(il), call.seq.id, call.seq.n_rows());
 
@@ -313,13 +346,33 @@ vp_sequence::probe read_probe(const planned_call & call) {
     return res;
 }
 
+// whether a call goes on with the rows of a range whose stations are kept
+bool is_of_last_range(const planned_call & call) {
+    const auto & last = call.seq.last;
+    return call.range.can_rewind && last.il_begin == call.range.il_begin && last.il_end == call.range.il_end &&
+        (last.rows.empty() || last.rows.back() < call.range.rows[0]);
+}
+
+// what was written between the ends of a call that happened, to go back to
+void keep_stations(planned_call & call) {
+    auto & last = call.seq.last;
+    last.il_begin = call.range.il_begin;
+    last.il_end   = call.range.il_end;
+    last.rows.insert(last.rows.end(), call.range.rows, call.range.rows + call.range.n_rows);
+    auto & slots_out = call.ctx.call.slots_out;
+    for (auto it = slots_out.begin(); it != slots_out.end() && it->first < call.range.il_end; it = slots_out.erase(it)) {
+        auto & slots = last.slots[it->first];
+        slots.insert(slots.end(), it->second.begin(), it->second.end());
+    }
+}
+
 // the rows of a call that happened are due at its end, with what it has written
 void advance(planned_call & call) {
     auto & slots_out = call.ctx.call.slots_out;
     for (int32_t i = 0; i < call.range.n_rows; ++i) {
-        auto state = state_of(call.seq, call.range.rows[i]);
+        auto state = vp_state_of(call.seq, call.range.rows[i]);
         call.ctx.hidden.release(state.slot);
-        state.slot    = call.is_last() ? -1 : slots_out[i];
+        state.slot    = call.is_last() ? -1 : slots_out.at(call.range.il_end)[i];
         state.il_next = call.range.il_end;
     }
     slots_out.clear();
@@ -347,12 +400,13 @@ int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * 
             reserve(*ctx, range->n_rows, range->n_spare);
             vp_see_parent(*ctx, call.seq);
         }
-        if (!call.is_last()) {
-            try {
-                ctx->hidden.reserve(*ctx->lctx, range->n_rows);
-            } catch (const std::bad_alloc &) {
-                return vp_fail(VP_ALLOC_FAILED, "there is no memory for the hidden rows");
-            }
+        if (!is_of_last_range(call)) {
+            vp_forget_stations(*ctx, call.seq);
+        }
+        try {
+            ctx->hidden.reserve(*ctx->lctx, call.ils_out(), range->n_rows);
+        } catch (const std::bad_alloc &) {
+            return vp_fail(VP_ALLOC_FAILED, "there is no memory for the hidden rows");
         }
 
         vp_graph_params params;
@@ -360,6 +414,8 @@ int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * 
             params.il_begin  = range->il_begin;
             params.il_end    = call.is_last() ? -1 : range->il_end;
             params.probe_il  = range->probe_il;
+            params.n_probes  = range->probe_il < 0 ? 0 : range->n_probes;
+            params.stations  = range->can_rewind;
             params.mode      = range->mode;
             params.store     = call.what == kind::stored;
             params.call      = &ctx->call;
@@ -374,13 +430,39 @@ int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * 
         }
         try {
             if (range->probe_il >= 0) {
-                call.seq.probes[range->probe_il] = read_probe(call);
+                const auto probes = read_probes(call);
+                ctx->devices.check();
+                for (const auto & probe : probes) {
+                    call.seq.probes[probe.first] = by_row(call, probe.first, probe.second);
+                }
             }
         } catch (...) {
-            ctx->kv->undo_call();
+            undo(*ctx);
             throw;
         }
+        if (range->can_rewind) {
+            keep_stations(call);
+        }
         advance(call);
+        return VP_OK;
+    });
+}
+
+int32_t vp_seq_rewind(struct vp_context * ctx, vp_seq seq, int32_t il) {
+    return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        auto & s = *ctx->get(seq);
+        const auto slots = s.last.slots.find(il);
+        check(slots != s.last.slots.end(), format("there is no way back to layer %d", il));
+        for (size_t i = 0; i < s.last.rows.size(); ++i) {
+            auto state = vp_state_of(s, s.last.rows[i]);
+            ctx->hidden.release(state.slot);
+            state.slot    = slots->second[i];
+            state.il_next = il;
+            slots->second[i] = -1;
+        }
+        vp_forget_rows(*ctx, s, il, s.last.il_end, s.last.rows);
+        s.probes.erase(s.probes.lower_bound(il), s.probes.end());
+        vp_forget_stations(*ctx, s);
         return VP_OK;
     });
 }
@@ -402,6 +484,7 @@ int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32
             check(tokens[i].token >= 0 && tokens[i].token < n_vocab, format("token %d, the vocabulary has %d tokens", tokens[i].token, n_vocab));
             check((uint32_t) s.n_rows() < ctx->lctx->n_ctx_seq(), format("the sequence has %d tokens and the context no room for more", s.n_rows()));
             seqs.push_back(&s);
+            vp_forget_stations(*ctx, s);
             description.rows.push_back(s.n_rows());
             const llama_pos p = tokens[i].pos;
             const llama_pos pos[4] = { p, is_mrope ? p : 0, is_mrope ? p : 0, 0 };
@@ -475,10 +558,11 @@ int32_t vp_seq_hidden(struct vp_context * ctx, vp_seq seq, const int32_t * rows,
         check(n_rows >= 0 && (n_rows == 0 || rows) && vp_are_rows(rows, n_rows, s.n_rows()), format("rows must ascend and be below %d", s.n_rows()));
         const int64_t n_embd = ctx->hparams().n_embd;
         for (int32_t i = 0; i < n_rows; ++i) {
-            const int32_t slot = state_of(s, rows[i]).slot;
+            const int32_t slot = vp_state_of(s, rows[i]).slot;
             check(slot >= 0, format("row %d is not between two ranges", rows[i]));
             ctx->hidden.read(slot, out + i*n_embd);
         }
+        ctx->devices.check();
         return VP_OK;
     });
 }

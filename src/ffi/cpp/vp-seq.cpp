@@ -90,6 +90,32 @@ void vp_see_parent(vp_context & ctx, const vp_sequence & seq) {
     }
 }
 
+vp_row_state vp_state_of(vp_sequence & seq, int32_t row) {
+    if (row >= seq.n_parent) {
+        auto & r = seq.rows[row - seq.n_parent];
+        return { r.il_next, r.slot };
+    }
+    const auto copy = seq.copies.find(row);
+    if (copy != seq.copies.end()) {
+        return { copy->second.il_next, copy->second.slot };
+    }
+    auto & r = seq.parent->rows[row];
+    return { r.il_next, r.slot };
+}
+
+void vp_forget_rows(vp_context & ctx, const vp_sequence & seq, int32_t il_begin, int32_t il_end, const std::vector<int32_t> & rows) {
+    for_each_cell_of(ctx, seq.id, [&](uint32_t g, uint32_t cell, int32_t row) {
+        const int32_t il = ctx.kv->first_layer(g);
+        if (il < il_begin || il >= il_end || !std::binary_search(rows.begin(), rows.end(), row)) {
+            return;
+        }
+        ctx.kv->unmark(g, cell, seq.id);
+        if (row < seq.n_parent && !seq.copies.count(row)) {
+            ctx.kv->unmark(g, cell, seq.parent->id);
+        }
+    });
+}
+
 static void forget_cells(vp_context & ctx, llama_seq_id id) {
     if (!ctx.kv) {
         llama_memory_seq_rm(llama_get_memory(ctx.lctx.get()), id, -1, -1);
@@ -110,7 +136,17 @@ static llama_seq_id unused_id(const vp_context & ctx) {
     return it - ctx.ids.begin();
 }
 
+void vp_forget_stations(vp_context & ctx, vp_sequence & seq) {
+    for (const auto & slots : seq.last.slots) {
+        for (const int32_t slot : slots.second) {
+            ctx.hidden.release(slot);
+        }
+    }
+    seq.last = {};
+}
+
 static void release_rows(vp_context & ctx, vp_sequence & seq) {
+    vp_forget_stations(ctx, seq);
     for (const auto & row : seq.rows) {
         ctx.hidden.release(row.slot);
     }
@@ -298,6 +334,7 @@ int32_t vp_seq_truncate(struct vp_context * ctx, vp_seq seq, int32_t n_rows) {
                 return vp_fail(VP_UNSUPPORTED, "the memory of this model cannot forget its last tokens only");
             }
         }
+        vp_forget_stations(*ctx, s);
         const int32_t n_own = n_rows - s.n_parent;
         for (size_t i = n_own; i < s.rows.size(); ++i) {
             ctx->hidden.release(s.rows[i].slot);
@@ -347,7 +384,6 @@ int32_t vp_seq_copy(struct vp_context * ctx, vp_seq seq, int32_t il, const int32
             check(s.parent->rows[rows[i]].il_next >= il, format("row %d has not come to layer %d", rows[i], il));
             check(!s.copies.count(rows[i]), format("row %d is a row of the branch already", rows[i]));
         }
-        ctx->hidden.reserve(*ctx->lctx, n_rows);
         for (int32_t i = 0; i < n_rows; ++i) {
             const int32_t row = rows[i];
             const auto & src = s.parent->rows[row];
@@ -356,7 +392,8 @@ int32_t vp_seq_copy(struct vp_context * ctx, vp_seq seq, int32_t il, const int32
                 copy.il_next = il;
             } else if (src.il_next == il && src.slot >= 0) {
                 copy.il_next = il;
-                copy.slot    = ctx->hidden.copy(src.slot);
+                copy.slot    = src.slot;
+                ctx->hidden.share(copy.slot);
             }
             s.copies[row] = copy;
             s.il_left[row] = std::min(s.il_left[row], il);

@@ -3,6 +3,7 @@
 
 #include "visipruner.h"
 
+#include "vp-devices.h"
 #include "vp-hidden.h"
 #include "vp-kv-groups.h"
 
@@ -61,6 +62,15 @@ struct vp_sequence {
     };
     std::map<int32_t, probe> probes; // il -> ...
 
+    // of the last range, if it can be gone back in: what its rows have taken into each layer
+    struct stations {
+        int32_t il_begin = 0;
+        int32_t il_end   = 0;
+        std::vector<int32_t> rows; // ascending
+        std::map<int32_t, std::vector<int32_t>> slots; // il -> [rows]
+    };
+    stations last;
+
     int32_t n_rows() const { return n_parent + (int32_t) rows.size(); }
 
     // its own, or its parent's
@@ -79,6 +89,7 @@ struct vp_context {
     llama_context_ptr lctx;
     vp_kv_groups    * kv = nullptr; // the memory of lctx, NULL: llama.cpp's own
 
+    vp_devices     devices;
     vp_hidden_rows hidden;
     vp_call        call; // in progress, or the last one
 
@@ -96,6 +107,19 @@ struct vp_context {
 
 // an ascending list of rows below n_rows
 bool vp_are_rows(const int32_t * rows, int32_t n, int32_t n_rows);
+
+// a row of a sequence, to be changed
+struct vp_row_state {
+    int32_t & il_next;
+    int32_t & slot;
+};
+vp_row_state vp_state_of(vp_sequence & seq, int32_t row);
+
+// forgets what layers [il_begin, il_end) hold of rows that the sequence has run, for its parent, too
+void vp_forget_rows(vp_context & ctx, const vp_sequence & seq, int32_t il_begin, int32_t il_end, const std::vector<int32_t> & rows);
+
+// what is kept to go back to
+void vp_forget_stations(vp_context & ctx, vp_sequence & seq);
 
 // marks what a branch sees of its parent in the active groups
 void vp_see_parent(vp_context & ctx, const vp_sequence & seq);

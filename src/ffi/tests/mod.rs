@@ -92,7 +92,9 @@ fn load_llm(llm: &RandomLlm) -> Arc<Model> {
         devices: None,
         use_mmap: false,
         use_mlock: false,
-        main_gpu: None,
+        split_mode: SplitMode::Layer,
+        main_gpu: 0,
+        tensor_split: Vec::new(),
     };
     Arc::new(Model::load(&path, &params, &mut |_| true).unwrap())
 }
@@ -206,6 +208,7 @@ fn range<'a>(layers: Layers<usize>, rows: &'a [i32]) -> Range<'a> {
         hidden: &[],
         affected: None,
         probe: None,
+        can_rewind: false,
         both_ways_until: None,
     }
 }

@@ -62,10 +62,11 @@ fn a_probe_does_not_notice_ubatches() {
 
 /// The devices, and what to ask of the model's parameters for each; says which kind is missing, and why.
 fn places() -> Vec<(String, Option<i32>)> {
-    let devices = crate::ffi::devices();
-    let (cpus, gpus): (Vec<_>, Vec<_>) = devices
+    let devices = crate::ffi::Device::all()
         .into_iter()
-        .partition(|name| name.starts_with("CPU") || name.starts_with("BLAS"));
+        .map(crate::ffi::Device::name);
+    let (cpus, gpus): (Vec<_>, Vec<_>) =
+        devices.partition(|name| name.starts_with("CPU") || name.starts_with("BLAS"));
     if !cfg!(feature = "vulkan") {
         eprintln!("NOT TESTED on Vulkan: built without the feature");
     } else if !gpus.iter().any(|name| name.starts_with("Vulkan")) {
@@ -88,7 +89,13 @@ fn load_shipped(main_gpu: Option<i32>) -> Option<Arc<Model>> {
         devices: None,
         use_mmap: false,
         use_mlock: false,
-        main_gpu,
+        split_mode: if main_gpu.is_some() {
+            SplitMode::None
+        } else {
+            SplitMode::Layer
+        },
+        main_gpu: main_gpu.unwrap_or(0),
+        tensor_split: Vec::new(),
     };
     let path = CString::new(path).unwrap();
     Model::load(&path, &params, &mut |_| true).ok().map(Arc::new)

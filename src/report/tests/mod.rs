@@ -67,6 +67,7 @@ fn trace() -> PrefillTrace {
         replayed: None,
         skipped: None,
         n_calls: 7,
+        n_in_vain: 0,
         policy_time: Duration::from_micros(250),
     }
 }

@@ -33,6 +33,8 @@ pub struct Fake {
     pub progress: Vec<Progress>,
     pub calls: Vec<RangeCall>,
     pub evictions: Vec<(Range<usize>, Range<usize>)>,
+    /// The layers that it went back to.
+    pub rewinds: Vec<usize>,
     /// Where shared rows became the prompt's own: the layer, what was left, what was kept.
     pub branches: Vec<(usize, Vec<Row>, Vec<Row>)>,
 }
@@ -49,6 +51,7 @@ impl Fake {
             progress: Vec::new(),
             calls: Vec::new(),
             evictions: Vec::new(),
+            rewinds: Vec::new(),
             branches: Vec::new(),
         }
     }
@@ -96,7 +99,7 @@ impl Fake {
             );
             let statistics = self.calls_of_layer(il).filter_map(|call| call.probe.as_ref());
             let statistic = statistics
-                .filter(|probe| probe.il == il)
+                .filter(|probe| probe.layers.contains(&il))
                 .map(|probe| probe.statistic)
                 .next();
             assert_eq!(statistic == Some(Statistic::Contribution), layer.probe.is_some());
@@ -135,7 +138,9 @@ impl Fake {
             assert!(!call.rows.is_empty() && call.rows.len() <= params.max_rows_per_call);
             let last = *call.rows.last().unwrap();
             if let Some(probe) = &call.probe {
-                assert_eq!(probe.il, call.layers.end - 1);
+                assert!(
+                    probe.layers == call.layers || probe.layers == (call.layers.end - 1..call.layers.end)
+                );
                 assert!(!probe.queries.is_empty() && probe.queries.is_sorted());
                 assert!(probe.queries.iter().all(|query| call.rows.contains(query)));
                 if probe.statistic == Statistic::TextAttention {
@@ -230,7 +235,7 @@ impl LayerRanges for Fake {
     fn probe(&mut self, il: usize) -> Result<RowProbe, FakeError> {
         let calls: Vec<&RangeCall> = self.calls_of_layer(il).collect();
         let asked = calls.last().unwrap().probe.as_ref().unwrap();
-        assert_eq!((asked.il, asked.statistic), (il, Statistic::Contribution));
+        assert!(asked.layers.contains(&il) && asked.statistic == Statistic::Contribution);
         let n_rows = self.layout.n_rows;
         let mut probe = RowProbe {
             norm2: vec![f32::NAN; n_rows],
@@ -263,7 +268,7 @@ impl LayerRanges for Fake {
         let queries = calls
             .iter()
             .filter_map(|call| call.probe.as_ref())
-            .filter(|probe| probe.il == il);
+            .filter(|probe| probe.layers.contains(&il));
         for query in queries.flat_map(|probe| &probe.queries) {
             for (key, weight) in weight.iter_mut().enumerate().take(query.0 as usize + 1) {
                 *weight += match vision_rows.iter().position(|row| row.0 as usize == key) {
@@ -273,6 +278,25 @@ impl LayerRanges for Fake {
             }
         }
         Ok(weight)
+    }
+
+    /// The calls of the last range end there.
+    fn rewind(&mut self, il: usize) -> Result<(), FakeError> {
+        let last = self.calls.last().expect("a call").layers.clone();
+        assert!(
+            last.start < il && il < last.end,
+            "{last:?} has no layer {il} within"
+        );
+        let of_range = self.calls.iter_mut().rev().take_while(|call| call.layers == last);
+        for call in of_range {
+            assert!(call.can_rewind);
+            call.layers.end = il;
+            if let Some(probe) = &mut call.probe {
+                probe.layers.end = il;
+            }
+        }
+        self.rewinds.push(il);
+        Ok(())
     }
 
     /// Nothing is shared unless a test says so.

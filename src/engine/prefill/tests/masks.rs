@@ -196,7 +196,12 @@ fn long_prompts_are_split_and_the_last_row_comes_last() {
         .calls
         .iter()
         .take(3)
-        .map(|call| (call.rows.len(), call.probe.as_ref().map(|probe| probe.il)))
+        .map(|call| {
+            (
+                call.rows.len(),
+                call.probe.as_ref().map(|probe| probe.layers.start),
+            )
+        })
         .collect();
     assert_eq!(first, [(4, None), (4, None), (2, Some(3))]);
 }

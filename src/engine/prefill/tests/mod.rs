@@ -4,6 +4,7 @@
     reason = "a list of image spans, of which there is one"
 )]
 
+mod ahead;
 mod contract;
 mod fake;
 mod literal;
@@ -62,6 +63,7 @@ fn at_once(layout: &PromptLayout) -> PrefillParams<'_> {
         cuts: &ANYWHERE,
         max_rows_per_call: usize::MAX,
         max_rows_per_attention_probe: usize::MAX,
+        probe_stride: 1,
         causal_images: true,
         embeddings: None,
         shared: Shared::default(),

@@ -88,6 +88,7 @@ fn off_is_one_call_and_text_prompts_are_too() {
             trace,
             PrefillTrace {
                 n_calls: 1,
+                n_in_vain: 0,
                 policy_time: trace.policy_time,
                 ..PrefillTrace::dense(&layout, N_LAYER, reason)
             }

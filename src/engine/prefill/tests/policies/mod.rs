@@ -75,7 +75,7 @@ fn asked(engine: &Fake) -> Vec<(usize, Statistic, Vec<u32>)> {
     probes
         .map(|probe| {
             let queries = probe.queries.iter().map(|row| row.0).collect();
-            (probe.il, probe.statistic, queries)
+            (probe.layers.start, probe.statistic, queries)
         })
         .collect()
 }

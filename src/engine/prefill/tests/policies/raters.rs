@@ -128,6 +128,7 @@ fn ask(
     let params = PrefillParams {
         cuts: &[2],
         max_rows_per_attention_probe: max_rows,
+        probe_stride: 1,
         ..at_once(layout)
     };
     let trace = prefill(&mut engine, &params, &mut policy)?;
