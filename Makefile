@@ -2,13 +2,14 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup demo test lint fmt bench stock bench-stock bench-7b bench-questions release models-check fixtures page-check \
-	serve-clients serve-llama-server serve-bad serve-soak serve-bench
+.PHONY: help setup demo test test-vulkan vulkan-sdk lint fmt bench stock bench-stock bench-7b bench-questions \
+	release models-check fixtures page-check serve-clients serve-llama-server serve-bad serve-soak serve-bench
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
 	@echo 'make demo    build, and let the model that ships answer questions about a picture, dense and pruned'
 	@echo 'make test    all tests, with a comparison against an unpatched llama.cpp'
+	@echo 'make test-vulkan        exactness on a Vulkan device, which may be software (lavapipe)'
 	@echo 'make lint    rustfmt, clippy, documentation, patches'
 	@echo 'make fmt     format the sources'
 	@echo 'make bench   benchmarks'
@@ -37,6 +38,24 @@ test: setup
 	$(CARGO) build
 	$(MAKE) --no-print-directory stock
 	$(CARGO) test
+
+# What a build with Vulkan needs, and headers that are new enough. VULKAN_SDK names those of an SDK that is installed.
+ifeq ($(VULKAN_SDK),)
+vulkan-sdk: setup
+	build/vulkan.sh
+test-vulkan: export VULKAN_SDK := $(CURDIR)/target/vulkan-sdk/usr
+else
+vulkan-sdk: setup
+endif
+
+# Tests of one body for every device, on Vulkan: a device of any kind, software too. In a folder of its own, so that the
+# builds with and without the feature leave each other alone. They share lavapipe's threads: one test at a time.
+test-vulkan: export GGML_VK_VISIBLE_DEVICES ?= 0
+
+test-vulkan: vulkan-sdk
+	VISIPRUNER_TEST_DEVICES=Vulkan \
+		$(CARGO) test --no-default-features --features lab,vulkan --target-dir target/vulkan --lib --test engine -- \
+		--test-threads=1 on_vulkan
 
 # The unpatched library and target/stock/stock-eval, which runs a model on it.
 stock:

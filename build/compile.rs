@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 
 use crate::native::settings::Settings;
 use crate::native::stage::{NativeDir, write_if_changed};
+use crate::native::vulkan;
 
 /// Compiles the target `mtmd` and what it needs; returns the folder of the build.
 ///
 /// # Errors
-/// cmake is missing. (When compilation fails, cargo shows the compiler's output.)
+/// cmake is missing, or the headers of a backend are too old. (When compilation fails, cargo shows the compiler's output.)
 pub fn llama_cpp(settings: &Settings, native: &NativeDir) -> Result<PathBuf, String> {
     if !runs("cmake") {
         return Err("cannot find cmake, which compiles llama.cpp: type 'make setup', \
@@ -29,6 +30,9 @@ pub fn llama_cpp(settings: &Settings, native: &NativeDir) -> Result<PathBuf, Str
         config.define(name, value);
     }
     config.define("VISIPRUNER_CPP", settings.cpp());
+    if let Some(folder) = vulkan_headers(settings)? {
+        config.define("Vulkan_INCLUDE_DIR", folder); // a build before this one may have found others
+    }
     // llama.cpp asks git for a commit, and would find ours: every commit would recompile
     config.env("GIT_DIR", native.root.join("no-git"));
     // which make program is there is no property of what is compiled
@@ -76,6 +80,15 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
         options.push((name.clone(), value.clone()));
     }
     options
+}
+
+/// The headers that Vulkan's backend is compiled with, as far as they are not for cmake to find.
+fn vulkan_headers(settings: &Settings) -> Result<Option<PathBuf>, String> {
+    if !settings.backends.contains(&"VULKAN") {
+        return Ok(None);
+    }
+    let named = settings.cmake_define("Vulkan_INCLUDE_DIR");
+    vulkan::headers(named, settings.vulkan_sdk.as_deref(), settings.is_host)
 }
 
 /// Writes the options as a file that `cmake -C` reads.

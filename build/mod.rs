@@ -10,6 +10,7 @@ mod patch;
 mod settings;
 mod source;
 mod stage;
+mod vulkan;
 
 use settings::Settings;
 

@@ -9,6 +9,8 @@ const LLAMA_CPP: &str = "VISIPRUNER_LLAMA_CPP";
 const CMAKE_ARGS: &str = "VISIPRUNER_CMAKE_ARGS";
 /// `0`, `off` or `no`: don't compile for the instruction set of this very machine (for binaries that travel).
 const GGML_NATIVE: &str = "VISIPRUNER_GGML_NATIVE";
+/// Where the Vulkan SDK was unpacked: its own installer sets it, and cmake looks there first.
+const VULKAN_SDK: &str = "VULKAN_SDK";
 /// Where llama.cpp is staged and compiled, instead of `OUT_DIR`; may be shared by several cargo profiles.
 const NATIVE_DIR: &str = "VISIPRUNER_NATIVE_DIR";
 
@@ -17,11 +19,19 @@ const DOCS_RS: &str = "DOCS_RS";
 const CARGO: &str = "CARGO";
 const MANIFEST_DIR: &str = "CARGO_MANIFEST_DIR";
 const OUT_DIR: &str = "OUT_DIR";
+const HOST: &str = "HOST";
 const TARGET: &str = "TARGET";
 const TARGET_OS: &str = "CARGO_CFG_TARGET_OS";
 const TARGET_VENDOR: &str = "CARGO_CFG_TARGET_VENDOR";
 
-const WATCHED: [&str; 5] = [LLAMA_CPP, CMAKE_ARGS, GGML_NATIVE, NATIVE_DIR, DOCS_RS];
+const WATCHED: [&str; 6] = [
+    LLAMA_CPP,
+    CMAKE_ARGS,
+    GGML_NATIVE,
+    NATIVE_DIR,
+    VULKAN_SDK,
+    DOCS_RS,
+];
 
 /// The environment of this build, read once.
 pub struct Settings {
@@ -35,6 +45,8 @@ pub struct Settings {
     pub native_dir: PathBuf,
     /// The target triple.
     pub target: String,
+    /// Whether the target is the machine that compiles.
+    pub is_host: bool,
     /// `linux`, `macos`, `windows`, ...
     pub target_os: String,
     /// Whether the target is one of Apple's.
@@ -47,6 +59,8 @@ pub struct Settings {
     pub ggml_native: bool,
     /// The GGML backends asked for by features, or on by default, as in `GGML_<backend>`.
     pub backends: Vec<&'static str>,
+    /// The folder of a Vulkan SDK.
+    pub vulkan_sdk: Option<PathBuf>,
     /// Whether docs.rs is building.
     pub docs_rs: bool,
 }
@@ -64,6 +78,7 @@ impl Settings {
             manifest_dir: PathBuf::from(required(MANIFEST_DIR)?),
             native_dir: env::var_os(NATIVE_DIR).map_or_else(|| out_dir.clone(), PathBuf::from),
             out_dir,
+            is_host: required(HOST)? == required(TARGET)?,
             target: required(TARGET)?,
             apple: env::var(TARGET_VENDOR).is_ok_and(|vendor| vendor == "apple"),
             llama_cpp: env::var_os(LLAMA_CPP).map(PathBuf::from),
@@ -71,6 +86,7 @@ impl Settings {
             ggml_native: !env::var(GGML_NATIVE).is_ok_and(|value| is_off(&value)),
             backends: backends(&target_os),
             target_os,
+            vulkan_sdk: env::var_os(VULKAN_SDK).map(PathBuf::from),
             docs_rs: env::var_os(DOCS_RS).is_some(),
         })
     }
@@ -102,6 +118,16 @@ impl Settings {
     /// The variable that points to a llama.cpp of the user's own, for messages.
     pub const fn llama_cpp_variable() -> &'static str {
         LLAMA_CPP
+    }
+
+    /// A definition of the user's for cmake.
+    pub fn cmake_define(&self, name: &str) -> Option<&str> {
+        let mut named = self
+            .cmake_defines
+            .iter()
+            .rev()
+            .filter(|(present, _)| present == name);
+        named.next().map(|(_, value)| value.as_str())
     }
 
     /// A name for everything that changes what cmake compiles: builds with different names don't share objects.
