@@ -185,6 +185,11 @@ fn answer_one(
         (false, true) => output::print_json_line(&report)?,
     }
     terminal.say(summary::two_lines(&report));
+    if options.is_verbose
+        && let Some(line) = summary::fallbacks(&report.compute.fallbacks)
+    {
+        terminal.say(line);
+    }
     Ok(report)
 }
 

@@ -1,5 +1,6 @@
 //! A context: the KV cache, the sequences in it, and the computation.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::ops::Range as Layers;
 use std::ptr::{NonNull, null_mut};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::backend::reading_registry;
 use super::model::Model;
-use super::status::{Error, Status, VpStatus, call};
+use super::status::{Error, Status, VpStatus, call, text};
 use super::{log, sys};
 
 /// When flash attention is used.
@@ -111,6 +112,9 @@ pub(crate) struct KvUsage {
     /// Bytes of the whole allocated cache of the layer.
     pub(crate) allocated_bytes: usize,
 }
+
+/// Operation and device, as ggml calls them, and a count.
+pub(crate) type Fallbacks = BTreeMap<(String, String), u64>;
 
 /// Sequences whose owner is gone, until the context, which alone may touch them, frees them.
 type Gone = Mutex<Vec<sys::vp_seq>>;
@@ -502,6 +506,33 @@ impl Context {
             let logits = sys::vp_logits(self.ptr.as_ptr(), row);
             (!logits.is_null()).then(|| std::slice::from_raw_parts_mut(logits, n_vocab))
         }
+    }
+
+    /// Operations that another device computed than the one that holds their layer, by operation and device: how often,
+    /// since the context was made.
+    pub(crate) fn fallbacks(&mut self) -> Fallbacks {
+        let mut entries: Vec<sys::vp_fallback> = Vec::new();
+        loop {
+            let room = entries.len();
+            let mut n = 0;
+            // SAFETY: the context is live and used by nobody else; there is room for as many entries as are asked for.
+            let status = unsafe {
+                sys::vp_get_fallbacks(self.ptr.as_ptr(), entries.as_mut_ptr(), room as i32, &mut n)
+            };
+            if status != sys::VP_OK {
+                return Fallbacks::new();
+            }
+            if n as usize <= room {
+                break;
+            }
+            entries.resize_with(n as usize, Default::default);
+        }
+        let entry = |entry: &sys::vp_fallback| {
+            // SAFETY: the names end with NUL and live as long as the context, which is borrowed.
+            let [op, device] = [entry.op, entry.device].map(|name| unsafe { text(name) });
+            Some(((op?, device?), entry.n))
+        };
+        entries.iter().filter_map(entry).collect()
     }
 
     /// The statistic of a probed layer, by row (`norm2` and `dot`, `[n_rows]`, NaN where the layer holds no cell for the

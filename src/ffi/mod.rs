@@ -38,8 +38,8 @@ pub(crate) use backend::{Device, DeviceKind};
 #[cfg(feature = "rpc")]
 pub(crate) use backend::{RPC_VERSION, add_rpc_server, start_rpc_server};
 pub(crate) use context::{
-    AttentionMode, Context, ContextParams, FlashAttention, KvGroup, KvUsage, Probe, Range, Rows, Sequence,
-    Token,
+    AttentionMode, Context, ContextParams, Fallbacks, FlashAttention, KvGroup, KvUsage, Probe, Range, Rows,
+    Sequence, Token,
 };
 pub(crate) use log::{Level, set_log};
 pub(crate) use model::{Model, ModelParams, SplitMode, c_path, supported_archs};

@@ -80,6 +80,9 @@ pub struct RunReport {
     pub frontier: Option<usize>,
     /// Bytes that are kept after the answer for requests that begin alike: keys, values, hidden rows and embeddings.
     pub prefix_bytes: u64,
+    /// Where it was computed.
+    #[serde(default)]
+    pub compute: ComputeReport,
     /// Where the time went.
     pub times_ms: TimesMs,
     /// Generated tokens per second of `times_ms.decode`; `None` if nothing was generated.
@@ -202,6 +205,27 @@ impl From<Flops> for FlopsReport {
             computed: flops.computed,
         }
     }
+}
+
+/// Where a run was computed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComputeReport {
+    /// Operations of the language model that another device computed than the one that holds their layer: it lacks the
+    /// operation, or what is read lies elsewhere. Each costs a copy there and back. Empty where the CPU computes alone.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// Operations of one kind that another device computed than the one that holds their layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    /// The operation, as ggml calls it: `FLASH_ATTN_EXT`.
+    pub op: String,
+    /// The device that computed it, as ggml calls it: `CPU`.
+    pub device: String,
+    /// How often, for prompt and answer; of a call in several ubatches the last one counts.
+    pub n: u64,
 }
 
 /// Milliseconds on the wall clock.

@@ -1,6 +1,6 @@
 //! The report in two lines, for people: what was saved, and where the time went.
 
-use super::{LayerReport, RunReport};
+use super::{Fallback, LayerReport, RunReport};
 
 /// Consecutive layers that computed the same number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +98,26 @@ pub fn times(report: &RunReport) -> String {
         ms(times.prefill),
         ms(times.decode),
     )
+}
+
+/// What was computed elsewhere than on the device of its layer; `None` if nothing was.
+///
+/// ```text
+/// not on the device of their layer: FLASH_ATTN_EXT (CPU, 64 times), GET_ROWS (CPU, 2 times)
+/// ```
+pub fn fallbacks(fallbacks: &[Fallback]) -> Option<String> {
+    let times = |n| {
+        if n == 1 {
+            "once".to_owned()
+        } else {
+            format!("{n} times")
+        }
+    };
+    let words: Vec<String> = fallbacks
+        .iter()
+        .map(|Fallback { op, device, n }| format!("{op} ({device}, {})", times(*n)))
+        .collect();
+    (!words.is_empty()).then(|| format!("not on the device of their layer: {}", words.join(", ")))
 }
 
 fn rows(runs: &[RowRun]) -> String {
@@ -248,6 +268,20 @@ mod tests {
         assert_eq!(
             times(&report),
             "load 0.0 ms, prompt 12.3 s, answer 0.0 ms: 1 token"
+        );
+    }
+
+    #[test]
+    fn what_was_computed_elsewhere_is_counted() {
+        assert_eq!(fallbacks(&[]), None);
+        let fallback = |op: &str, n| Fallback {
+            op: op.to_owned(),
+            device: "CPU".to_owned(),
+            n,
+        };
+        assert_eq!(
+            fallbacks(&[fallback("FLASH_ATTN_EXT", 64), fallback("GET_ROWS", 1)]).as_deref(),
+            Some("not on the device of their layer: FLASH_ATTN_EXT (CPU, 64 times), GET_ROWS (CPU, once)")
         );
     }
 

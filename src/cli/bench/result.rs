@@ -1,6 +1,7 @@
 //! What a benchmark comes to: medians, spreads, ratios to the model as it is.
 
 use serde::Serialize;
+use visipruner::report::Fallback;
 
 /// Everything that was measured (`--json`).
 #[derive(Debug, Clone, Serialize)]
@@ -139,6 +140,8 @@ pub struct Work {
     pub efficiency_by_rows: f64,
     /// `prefill_speedup / ideal_by_flops`
     pub efficiency_by_flops: f64,
+    /// What another device computed than the one that holds its layer.
+    pub fallbacks: Vec<Fallback>,
     /// Bytes of keys and values held after the prefill.
     pub kv_held_bytes: u64,
     /// Bytes allocated for keys and values.

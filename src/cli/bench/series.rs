@@ -193,6 +193,7 @@ fn work(report: &RunReport, prefill_speedup: f64, encoder_flops: u64, roofline: 
         ideal_by_flops,
         efficiency_by_rows: prefill_speedup / ideal_by_rows,
         efficiency_by_flops: prefill_speedup / ideal_by_flops,
+        fallbacks: report.compute.fallbacks.clone(),
         kv_held_bytes: report.kv_bytes.actual,
         kv_allocated_bytes: report.kv_allocated_bytes,
         policy_ms: report.times_ms.policy,

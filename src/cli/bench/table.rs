@@ -1,5 +1,7 @@
 //! The results as a table.
 
+use visipruner::report::summary;
+
 use super::result::{BenchReport, Case, Measured, VariantResult, Work};
 use crate::cli::units;
 
@@ -97,9 +99,15 @@ fn case_lines(case: &Case) -> Vec<String> {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(case.variants.iter().map(|variant| cells(case, variant)));
     lines.extend(aligned(&rows));
+    lines.extend(case.variants.iter().filter_map(fallbacks));
     lines.extend(further_lines(case));
     lines.extend(together_lines(case));
     lines
+}
+
+fn fallbacks(variant: &VariantResult) -> Option<String> {
+    let line = summary::fallbacks(&variant.work.as_ref()?.fallbacks)?;
+    Some(format!("{}: {line}", variant.label))
 }
 
 fn further_lines(case: &Case) -> Vec<String> {

@@ -52,6 +52,8 @@ pub struct Generation {
     stop: Option<StopReason>,
     error: Option<Error>,
     report: RunReport,
+    /// As the cache had counted them when it began.
+    fallbacks: ffi::Fallbacks,
     began: Instant,
     decode_time: Duration,
     cancel: CancelHandle,
@@ -83,6 +85,7 @@ impl Generation {
             stop: None,
             error: None,
             report,
+            fallbacks: ffi::Fallbacks::new(),
             began: Instant::now(),
             decode_time: Duration::ZERO,
             cancel: request.cancel.clone(),
@@ -211,6 +214,7 @@ impl Cache {
         let began = generation.began.checked_sub(prompt.encode_time);
         generation.began = began.unwrap_or(generation.began);
         generation.report.times_ms.encode = record::ms(prompt.encode_time);
+        generation.fallbacks = self.context()?.fallbacks();
         if self
             .read_into(&mut generation, prompt, policy, request, on_event, meanwhile)?
             .is_break()
@@ -297,6 +301,7 @@ impl Cache {
             generation.began,
             generation.decode_time,
         );
+        generation.report.compute.fallbacks = record::fallbacks(self, &generation.fallbacks);
         if let Some(turn) = generation.turn.take() {
             let n_computed = generation.tokens.len() - usize::from(generation.pending.is_some());
             self.keep(turn, &generation.tokens[..n_computed]);

@@ -9,11 +9,11 @@ use crate::engine::cache::{Cache, Read, Turn};
 use crate::engine::model::model_shape;
 use crate::engine::options::KvType;
 use crate::engine::prompt::{EncodedBy, EncodedPrompt};
-use crate::ffi::KvUsage;
+use crate::ffi::{Fallbacks, KvUsage};
 use crate::policy::cost::{KvBytes, prefill_flops};
 use crate::policy::trace::{LayerTrace, PrefillTrace};
 use crate::policy::{PolicyConfig, Stage};
-use crate::report::{RunReport, TimesMs};
+use crate::report::{Fallback, RunReport, TimesMs};
 
 /// What is known before anything runs.
 pub(crate) fn start(model: &Model, policy: &AnyPolicy, encoder: Option<&EncodedBy>) -> RunReport {
@@ -104,6 +104,22 @@ pub(crate) fn answer(
     report.times_ms.total = report.times_ms.load + ms(began.elapsed());
     let per_second = tokens.len() as f64 / decode_time.as_secs_f64();
     report.tokens_per_second = (!tokens.is_empty() && per_second.is_finite()).then_some(per_second);
+}
+
+/// What has been computed elsewhere than on its layer's device since the counts were `before`.
+pub(crate) fn fallbacks(cache: &mut Cache, before: &Fallbacks) -> Vec<Fallback> {
+    let now = cache
+        .context()
+        .map(|context| context.fallbacks())
+        .unwrap_or_default();
+    now.into_iter()
+        .filter_map(|(key, n)| {
+            // a context that was made anew counts from the beginning
+            let n = n.checked_sub(before.get(&key).copied().unwrap_or(0)).unwrap_or(n);
+            let (op, device) = key;
+            (n > 0).then_some(Fallback { op, device, n })
+        })
+        .collect()
 }
 
 /// The KV cache of each layer; none for models that keep none per layer.

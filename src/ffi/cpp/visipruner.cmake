@@ -7,6 +7,7 @@ set(VISIPRUNER_SOURCES
     vp-context.cpp
     vp-cut.cpp
     vp-devices.cpp
+    vp-fallbacks.cpp
     vp-hidden.cpp
     vp-inspect.cpp
     vp-kv-groups.cpp

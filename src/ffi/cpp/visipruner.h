@@ -263,6 +263,20 @@ LLAMA_API int32_t vp_kv_usage(struct vp_context * ctx, int32_t il, uint32_t * n_
 LLAMA_API int32_t vp_bytes_beside(struct vp_context * ctx, size_t * n_bytes);
 
 //
+// where it was computed
+//
+
+// operations of the model's layers that another device computed than the one that holds the layer
+struct vp_fallback {
+    const char * op;     // as ggml calls it: "FLASH_ATTN_EXT"
+    const char * device; // that computed it: "CPU"
+    uint64_t     n;      // how often, since the context was made; of a call in several ubatches the last one counts
+};
+
+// the first n_max of them; *n: how many there are. The names last as long as the context.
+LLAMA_API int32_t vp_get_fallbacks(struct vp_context * ctx, struct vp_fallback * dst, int32_t n_max, int32_t * n);
+
+//
 // choosing tokens
 //
 

@@ -258,6 +258,7 @@ int32_t decode(vp_context & ctx, const llama_batch_ext & batch) {
     try {
         ctx.devices.check();
         if (ret == 0) {
+            ctx.fallbacks.note(*ctx.lctx, vp_access::cparams(*ctx.lctx).vp.il_begin, batch.tokens.size());
             return VP_OK;
         }
     } catch (...) {

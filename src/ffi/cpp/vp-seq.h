@@ -4,6 +4,7 @@
 #include "visipruner.h"
 
 #include "vp-devices.h"
+#include "vp-fallbacks.h"
 #include "vp-hidden.h"
 #include "vp-kv-groups.h"
 
@@ -92,6 +93,8 @@ struct vp_context {
     vp_devices     devices;
     vp_hidden_rows hidden;
     vp_call        call; // in progress, or the last one
+
+    vp_fallbacks fallbacks;
 
     std::map<vp_seq, vp_sequence_ptr> seqs;
     std::vector<bool> ids; // [n_seq_max] which are in use

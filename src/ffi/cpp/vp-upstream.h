@@ -21,6 +21,9 @@ struct vp_access {
     // the graph that was computed last, with its tensors still in memory
     static llm_graph_result * last_graph(llama_context & ctx) { return ctx.gf_res_prev_active; }
 
+    // how often a graph was computed that was there already
+    static int32_t n_reused(const llama_context & ctx) { return ctx.n_reused; }
+
     // the next graph is built anew
     static void forget_graphs(llama_context & ctx) { ctx.gf_res_prev_active = nullptr; }
 

@@ -173,6 +173,13 @@ pub(super) fn sample() -> RunReport {
             dense: 61440,
             actual: 46080,
         },
+        compute: ComputeReport {
+            fallbacks: vec![Fallback {
+                op: String::from("FLASH_ATTN_EXT"),
+                device: String::from("CPU"),
+                n: 12,
+            }],
+        },
         times_ms: TimesMs {
             load: 812.5,
             encode: 95.25,
