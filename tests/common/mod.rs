@@ -5,6 +5,8 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod cases;
+#[cfg(feature = "native")]
+pub mod devices;
 pub mod dropping;
 #[cfg(feature = "hub")]
 pub mod hub;

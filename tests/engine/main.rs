@@ -6,6 +6,7 @@ mod before_model;
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+mod devices;
 #[cfg(feature = "lab")]
 mod inspecting;
 mod memory;
@@ -18,6 +19,7 @@ mod stopping;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::path::{Path, PathBuf};
 
+use common::devices::{Device, test_device};
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use serde_json::{Value, json};
 use tempfile::TempDir;

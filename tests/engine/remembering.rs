@@ -15,7 +15,7 @@ fn policy(toml: &str) -> PolicyConfig {
 }
 
 /// Every kind of policy, for a model of eight layers.
-fn policies() -> Vec<PolicyConfig> {
+pub(super) fn policies() -> Vec<PolicyConfig> {
     [
         "policy = 'off'",
         "policy = 'fixed'\nfusion_layer = 3\nkeep = 5\nexit_from = 6",

@@ -2,42 +2,46 @@
 
 use super::*;
 
-#[test]
-fn any_cut_equals_one_graph_bit_for_bit() {
-    for arch in ARCHS {
-        let model = load(arch);
+test_device!(
+    any_cut_equals_one_graph_bit_for_bit,
+    a_staged_run_without_cuts_equals_a_stock_decode_bit_for_bit,
+    a_range_in_several_calls_equals_one_call,
+);
+
+fn any_cut_equals_one_graph_bit_for_bit(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for setup in SETUPS {
             let mut engine = engine(&model, setup, &every_layer(&model));
             let n_layer = engine.n_layer();
             let whole = engine.dense_with_cuts(&[]);
             for cut in 1..n_layer {
-                assert_eq!(
-                    engine.dense_with_cuts(&[cut]),
-                    whole,
-                    "{arch:?} {setup:?}, cut before layer {cut}"
+                device.assert_same(
+                    &engine.dense_with_cuts(&[cut]),
+                    &whole,
+                    &format!("{arch:?} {setup:?}, cut before layer {cut}"),
                 );
             }
             let everywhere: Vec<usize> = (1..n_layer).collect();
-            assert_eq!(
-                engine.dense_with_cuts(&everywhere),
-                whole,
-                "{arch:?} {setup:?}, cut everywhere"
+            device.assert_same(
+                &engine.dense_with_cuts(&everywhere),
+                &whole,
+                &format!("{arch:?} {setup:?}, cut everywhere"),
             );
         }
     }
 }
 
-#[test]
-fn a_staged_run_without_cuts_equals_a_stock_decode_bit_for_bit() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn a_staged_run_without_cuts_equals_a_stock_decode_bit_for_bit(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for setup in SETUPS {
             staged_equals_stock(&model, setup, &format!("{arch:?}"));
         }
     }
 }
 
-pub(super) fn staged_equals_stock(model: &Arc<Model>, setup: Setup, arch: &str) {
+pub(super) fn staged_equals_stock(model: &Loaded, setup: Setup, arch: &str) {
     const N: i32 = 17;
     let mut stock = engine(model, setup, &[]);
     let mut staged = engine(model, setup, &every_layer(model));
@@ -57,20 +61,23 @@ pub(super) fn staged_equals_stock(model: &Arc<Model>, setup: Setup, arch: &str) 
             .unwrap();
         engine.run(0..model.n_layer(), &rows);
     }
-    assert_eq!(staged.logits(), stock.logits(), "{arch} {setup:?}, prefill");
+    let compare = |staged: &mut Engine, stock: &mut Engine, what: &str| {
+        let what = format!("{arch} {setup:?}, {what}");
+        model.device.assert_same(&staged.logits(), &stock.logits(), &what);
+    };
+    compare(&mut staged, &mut stock, "prefill");
 
     for step in 0..4 {
         for engine in [&mut stock, &mut staged] {
             engine.decode(5 + step, N + step);
         }
-        assert_eq!(staged.logits(), stock.logits(), "{arch} {setup:?}, decode {step}");
+        compare(&mut staged, &mut stock, &format!("decode {step}"));
     }
 }
 
-#[test]
-fn a_range_in_several_calls_equals_one_call() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn a_range_in_several_calls_equals_one_call(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let whole = engine.dense_with_cuts(&[]);
         engine.begin();
@@ -80,6 +87,6 @@ fn a_range_in_several_calls_equals_one_call() {
             }
         }
         let difference = max_difference(&engine.logits(), &whole);
-        assert!(difference < 1e-4, "{arch:?}: {difference}");
+        assert!(difference < device.logits(1e-4), "{arch:?}: {difference}");
     }
 }

@@ -4,22 +4,30 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 
+test_device!(
+    the_logit_lens_is_the_models_own_ending,
+    lenses_and_values_leave_the_prompt_as_it_was,
+    value_norms_are_those_of_the_rows_that_a_layer_holds,
+);
+
 /// A last layer that adds nothing passes on what the logit lens looked at before it, so both end in the same logits.
-#[test]
-fn the_logit_lens_is_the_models_own_ending() {
-    for arch in ARCHS {
-        let model = load_llm(&RandomLlm {
-            has_idle_last_layer: true,
-            logit_softcap: Some(3.0),
-            ..RandomLlm::new(arch, 12)
-        });
-        let lens = lens_is_ending(&model, 1e-5, &format!("{arch:?}"));
+fn the_logit_lens_is_the_models_own_ending(device: Device) {
+    for &arch in archs(device) {
+        let model = load_llm(
+            device,
+            &RandomLlm {
+                has_idle_last_layer: true,
+                logit_softcap: Some(3.0),
+                ..RandomLlm::new(arch, 12)
+            },
+        );
+        let lens = lens_is_ending(&model, device.logits(1e-5), &format!("{arch:?}"));
         assert!(lens.iter().any(|logit| logit.abs() > 0.5), "{arch:?}");
     }
 }
 
 /// The logit lens before the last layer of a model whose last layer adds nothing.
-pub(super) fn lens_is_ending(model: &Arc<Model>, tolerance: f32, arch: &str) -> Vec<f32> {
+pub(super) fn lens_is_ending(model: &Loaded, tolerance: f32, arch: &str) -> Vec<f32> {
     let mut engine = engine(model, EXACT, &every_layer(model));
     let n_layer = engine.n_layer();
     engine.begin();
@@ -31,10 +39,9 @@ pub(super) fn lens_is_ending(model: &Arc<Model>, tolerance: f32, arch: &str) -> 
     lens
 }
 
-#[test]
-fn lenses_and_values_leave_the_prompt_as_it_was() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn lenses_and_values_leave_the_prompt_as_it_was(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let plain = engine.dense_with_cuts(&[]);
         engine.begin();
@@ -52,18 +59,18 @@ fn lenses_and_values_leave_the_prompt_as_it_was() {
             let l1 = engine.context.value_norms(&engine.sequence, il, N_ROWS).unwrap();
             assert!(l1.iter().all(|l1| *l1 > 0.0), "{arch:?} layer {il}");
             let logits = engine.context.logits(None).map(<[f32]>::to_vec);
-            assert_eq!(
-                logits.is_some_and(|logits| logits == plain),
-                il + 1 == engine.n_layer()
-            );
+            if il + 1 == engine.n_layer() {
+                device.assert_same(&logits.unwrap(), &plain, &format!("{arch:?}"));
+            } else {
+                assert_ne!(logits, Some(plain.clone()), "{arch:?} layer {il}");
+            }
         }
     }
 }
 
 /// The cache stores values by token with flash attention and by dimension without; rows that were dropped have none.
-#[test]
-fn value_norms_are_those_of_the_rows_that_a_layer_holds() {
-    let model = load(Arch::Llama);
+fn value_norms_are_those_of_the_rows_that_a_layer_holds(device: Device) {
+    let model = load_on(device, Arch::Llama);
     let rest: Vec<i32> = all_rows()
         .into_iter()
         .filter(|row| !(10..20).contains(row))

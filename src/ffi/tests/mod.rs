@@ -13,9 +13,12 @@ mod sequences;
 mod ubatches;
 
 use std::ffi::CString;
+use std::ops::Deref;
 use std::ops::Range as Layers;
+use std::path::Path;
 use std::sync::Arc;
 
+use common::devices::{Device, test_device};
 use common::random_model::{Arch, RandomLlm};
 use common::rng::Rng;
 
@@ -25,6 +28,14 @@ const ARCHS: [Arch; 7] = {
     let [a, b, c, d, e, f] = Arch::ALL;
     [a, b, c, d, e, f, Arch::Qwen3Vl]
 };
+
+/// On other devices than the CPU those that ask for kernels of their own: interleaved RoPE, M-RoPE, a sliding window.
+fn archs(device: Device) -> &'static [Arch] {
+    match device {
+        Device::Cpu => &ARCHS,
+        _ => &[Arch::Llama, Arch::Qwen2Vl, Arch::Gemma3],
+    }
+}
 
 /// Numbers of `ggml_type`.
 const F32: u32 = 0;
@@ -78,25 +89,54 @@ struct Engine {
     sequence: Sequence,
 }
 
-fn load(arch: Arch) -> Arc<Model> {
-    load_llm(&RandomLlm::new(arch, 11))
+/// A model, and the device that holds its layers.
+struct Loaded {
+    device: Device,
+    model: Arc<Model>,
 }
 
-fn load_llm(llm: &RandomLlm) -> Arc<Model> {
+impl Deref for Loaded {
+    type Target = Arc<Model>;
+
+    fn deref(&self) -> &Arc<Model> {
+        &self.model
+    }
+}
+
+fn load(arch: Arch) -> Loaded {
+    load_on(Device::Cpu, arch)
+}
+
+fn load_on(device: Device, arch: Arch) -> Loaded {
+    load_llm(device, &RandomLlm::new(arch, 11))
+}
+
+fn load_llm(device: Device, llm: &RandomLlm) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     llm.write(&path);
+    load_file(device, &path)
+}
+
+fn load_file(device: Device, path: &Path) -> Loaded {
     let path = CString::new(path.to_str().unwrap()).unwrap();
+    let gpus = device
+        .name()
+        .map(|name| super::Device::called(&name).expect("a device"));
     let params = ModelParams {
-        n_gpu_layers: 0,
-        devices: None,
+        n_gpu_layers: -1,
+        devices: Some(gpus.into_iter().collect()),
         use_mmap: false,
         use_mlock: false,
         split_mode: SplitMode::Layer,
         main_gpu: 0,
         tensor_split: Vec::new(),
     };
-    Arc::new(Model::load(&path, &params, &mut |_| true).unwrap())
+    let model = Model::load(&path, &params, &mut |_| true).unwrap();
+    Loaded {
+        device,
+        model: Arc::new(model),
+    }
 }
 
 fn context_params(setup: Setup) -> ContextParams {

@@ -2,17 +2,24 @@
 
 use super::*;
 
-#[test]
-fn contributions_sum_up_to_the_output() {
-    for arch in ARCHS {
-        let model = load(arch);
+test_device!(
+    contributions_sum_up_to_the_output,
+    a_probe_knows_which_rows_a_layer_holds,
+    the_attention_of_rows_is_a_distribution_each_and_adds_up,
+    hidden_rows_are_there_between_ranges_only,
+    token_embeddings_are_what_the_first_layer_sees,
+);
+
+fn contributions_sum_up_to_the_output(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for setup in SETUPS {
             contributions_add_up(&model, setup, &format!("{arch:?}"));
         }
     }
 }
 
-pub(super) fn contributions_add_up(model: &Arc<Model>, setup: Setup, arch: &str) {
+pub(super) fn contributions_add_up(model: &Loaded, setup: Setup, arch: &str) {
     let mut engine = engine(model, setup, &every_layer(model));
     let n_layer = engine.n_layer();
     let plain = engine.dense_with_cuts(&[]);
@@ -39,16 +46,12 @@ pub(super) fn contributions_add_up(model: &Arc<Model>, setup: Setup, arch: &str)
             );
         }
     }
-    assert_eq!(
-        engine.logits(),
-        plain,
-        "{arch} {setup:?}: probing changed the result"
-    );
+    let what = format!("{arch} {setup:?}: probing changed the result");
+    model.device.assert_same(&engine.logits(), &plain, &what);
 }
 
-#[test]
-fn a_probe_knows_which_rows_a_layer_holds() {
-    let model = load(Arch::Llama);
+fn a_probe_knows_which_rows_a_layer_holds(device: Device) {
+    let model = load_on(device, Arch::Llama);
     let mut engine = engine(&model, EXACT, &every_layer(&model));
     let rest: Vec<i32> = all_rows()
         .into_iter()
@@ -78,11 +81,10 @@ fn a_probe_knows_which_rows_a_layer_holds() {
     );
 }
 
-#[test]
-fn the_attention_of_rows_is_a_distribution_each_and_adds_up() {
+fn the_attention_of_rows_is_a_distribution_each_and_adds_up(device: Device) {
     let queries = [3, (N_BEFORE + 7) as i32, (N_ROWS - 2) as i32, (N_ROWS - 1) as i32];
-    for arch in ARCHS {
-        let model = load(arch);
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for setup in [EXACT, SETUPS[2]] {
             let mut engine = engine(&model, setup, &every_layer(&model));
             let n_layer = engine.n_layer();
@@ -100,11 +102,8 @@ fn the_attention_of_rows_is_a_distribution_each_and_adds_up() {
                         ..range(il..n_layer, &all)
                     };
                     engine.context.run(&engine.sequence, &probed).unwrap();
-                    assert_eq!(
-                        engine.logits(),
-                        plain,
-                        "{arch:?} {setup:?}: probing changed the result"
-                    );
+                    let what = format!("{arch:?} {setup:?}: probing changed the result");
+                    device.assert_same(&engine.logits(), &plain, &what);
                     engine.context.attention(&engine.sequence, il, N_ROWS).unwrap()
                 };
                 let mut sum = vec![0.0; N_ROWS];
@@ -158,9 +157,8 @@ fn a_probe_is_read_as_what_was_asked_for() {
     assert!(engine.context.attention(&engine.sequence, 1, N_ROWS).is_ok());
 }
 
-#[test]
-fn hidden_rows_are_there_between_ranges_only() {
-    let model = load(Arch::Llama);
+fn hidden_rows_are_there_between_ranges_only(device: Device) {
+    let model = load_on(device, Arch::Llama);
     let mut engine = engine(&model, EXACT, &every_layer(&model));
     let n_layer = engine.n_layer();
     let rows = [2, 11, N_ROWS as i32 - 1];
@@ -182,12 +180,12 @@ fn hidden_rows_are_there_between_ranges_only() {
     engine.run(0..1, &all_rows());
     assert_ne!(engine.context.hidden(&engine.sequence, &rows).unwrap(), after_two);
     engine.run(1..2, &all_rows());
-    assert_eq!(engine.context.hidden(&engine.sequence, &rows).unwrap(), after_two);
+    let again = engine.context.hidden(&engine.sequence, &rows).unwrap();
+    device.assert_same(&again, &after_two, "layer by layer");
 }
 
-#[test]
-fn token_embeddings_are_what_the_first_layer_sees() {
-    let model = load(Arch::Llama);
+fn token_embeddings_are_what_the_first_layer_sees(device: Device) {
+    let model = load_on(device, Arch::Llama);
     let token = [1, 17, 42, 5];
     let embd = model.token_embd(&token).unwrap();
     let logits = |token: &[i32], embd: &[f32]| {
@@ -203,7 +201,7 @@ fn token_embeddings_are_what_the_first_layer_sees() {
         engine.run(0..model.n_layer(), &pos);
         engine.logits()
     };
-    assert_eq!(logits(&token, &[]), logits(&[-1; 4], &embd));
+    device.assert_same(&logits(&token, &[]), &logits(&[-1; 4], &embd), "as embeddings");
     assert!(model.token_embd(&[model.n_vocab() as i32]).is_err());
     assert!(model.token_embd(&[-1]).is_err());
 }

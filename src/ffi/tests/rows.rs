@@ -2,12 +2,19 @@
 
 use super::*;
 
-#[test]
-fn dropped_rows_equal_masked_rows() {
-    for arch in ARCHS {
-        let model = load(arch);
+test_device!(
+    dropped_rows_equal_masked_rows,
+    merging_one_key_onto_itself_changes_nothing_and_zeroing_it_does,
+    evicted_cells_are_gone_from_their_layers_only,
+    a_small_group_grows_to_what_it_is_given,
+);
+
+fn dropped_rows_equal_masked_rows(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         // flash attention rounds the values to F16 and blocks the keys differently
         for (setup, tolerance) in [(EXACT, 1e-4), (SETUPS[2], 2e-2)] {
+            let tolerance = device.logits(tolerance);
             dropped_equal_masked(&model, (setup, 3), (tolerance, 0.1), &format!("{arch:?}"));
         }
     }
@@ -15,7 +22,7 @@ fn dropped_rows_equal_masked_rows() {
 
 /// Rows dropped before layer `il`, and what that changes at least.
 pub(super) fn dropped_equal_masked(
-    model: &Arc<Model>,
+    model: &Loaded,
     (setup, il): (Setup, usize),
     (tolerance, change): (f32, f32),
     arch: &str,
@@ -60,19 +67,18 @@ pub(super) fn dropped_equal_masked(
     );
 }
 
-#[test]
-fn merging_one_key_onto_itself_changes_nothing_and_zeroing_it_does() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn merging_one_key_onto_itself_changes_nothing_and_zeroing_it_does(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for setup in SETUPS {
             // a quantized cache is read as F32 where values are changed, and as it is where they are not
-            let tolerance = if setup.kv_type == Q8_0 { 1e-1 } else { 2e-2 };
+            let tolerance = device.logits(if setup.kv_type == Q8_0 { 1e-1 } else { 2e-2 });
             merged_keys_stay_and_zeroed_go(&model, setup, tolerance, &format!("{arch:?}"));
         }
     }
 }
 
-pub(super) fn merged_keys_stay_and_zeroed_go(model: &Arc<Model>, setup: Setup, tolerance: f32, arch: &str) {
+pub(super) fn merged_keys_stay_and_zeroed_go(model: &Loaded, setup: Setup, tolerance: f32, arch: &str) {
     let key = [N_BEFORE as i32 + 4];
     let mut engine = engine(model, setup, &every_layer(model));
     let n_layer = engine.n_layer();
@@ -95,10 +101,9 @@ pub(super) fn merged_keys_stay_and_zeroed_go(model: &Arc<Model>, setup: Setup, t
     assert!(zeroed > merged, "{arch} {setup:?}: zeroing a key changed nothing");
 }
 
-#[test]
-fn evicted_cells_are_gone_from_their_layers_only() {
+fn evicted_cells_are_gone_from_their_layers_only(device: Device) {
     for arch in [Arch::Llama, Arch::Qwen2Vl, Arch::Gemma3] {
-        let model = load(arch);
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let n_layer = engine.n_layer();
         engine.dense_with_cuts(&[]);
@@ -125,9 +130,8 @@ fn evicted_cells_are_gone_from_their_layers_only() {
     }
 }
 
-#[test]
-fn a_small_group_grows_to_what_it_is_given() {
-    let model = load(Arch::Llama);
+fn a_small_group_grows_to_what_it_is_given(device: Device) {
+    let model = load_on(device, Arch::Llama);
     let mut groups = every_layer(&model);
     for group in &mut groups[4..] {
         group.n_cells = 256;
@@ -166,5 +170,5 @@ fn a_small_group_grows_to_what_it_is_given() {
     whole.add(&sequence, &rows).unwrap();
     whole.run(&sequence, &range(0..4, &pos)).unwrap();
     whole.run(&sequence, &range(4..model.n_layer(), &pos)).unwrap();
-    assert_eq!(whole.logits(None).unwrap(), grown);
+    device.assert_same(whole.logits(None).unwrap(), &grown, "grown");
 }

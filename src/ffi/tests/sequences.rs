@@ -3,6 +3,16 @@
 
 use super::*;
 
+test_device!(
+    questions_of_one_prefix_equal_questions_by_themselves,
+    a_question_leaves_the_prefix_as_it_was,
+    questions_that_take_turns_equal_questions_one_after_the_other,
+    sequences_that_decode_together_equal_each_alone,
+    a_settled_question_has_the_whole_picture_again,
+    a_rolled_back_sequence_goes_on_as_if_nothing_had_been,
+    a_probe_reads_rows_whose_cells_held_others_before,
+);
+
 /// Rows before a question: text and the picture.
 const N_PREFIX: usize = N_BEFORE + N_VISION;
 
@@ -157,11 +167,11 @@ fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     assert!(difference < tolerance, "{what}: {difference}");
 }
 
-#[test]
-fn questions_of_one_prefix_equal_questions_by_themselves() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn questions_of_one_prefix_equal_questions_by_themselves(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for (setup, tolerance) in [(EXACT, ROUNDING), (SETUPS[1], 2e-2), (SETUPS[2], 2e-2)] {
+            let tolerance = device.logits(tolerance);
             let mut shared = engine(&model, setup, &every_layer(&model));
             let mut alone = engine(&model, setup, &every_layer(&model));
             let prefix = shared.prefix();
@@ -187,9 +197,8 @@ fn questions_of_one_prefix_equal_questions_by_themselves() {
     }
 }
 
-#[test]
-fn a_question_leaves_the_prefix_as_it_was() {
-    let model = load(Arch::Llama);
+fn a_question_leaves_the_prefix_as_it_was(device: Device) {
+    let model = load_on(device, Arch::Llama);
     let mut engine = engine(&model, EXACT, &every_layer(&model));
     let prefix = engine.prefix();
     let (branch, first) = engine.ask(&prefix, 1, 3);
@@ -209,15 +218,19 @@ fn a_question_leaves_the_prefix_as_it_was() {
         N_VISION * (model.n_embd() + model.n_embd_inp()) * size_of::<f32>()
     );
     let (again, second) = engine.ask(&prefix, 1, 3);
-    assert_close(&first, &second, ROUNDING, "the same question again");
+    assert_close(
+        &first,
+        &second,
+        device.logits(ROUNDING),
+        "the same question again",
+    );
     drop(again);
     assert_eq!(used(&mut engine), held, "nothing of a question stays");
 }
 
-#[test]
-fn questions_that_take_turns_equal_questions_one_after_the_other() {
+fn questions_that_take_turns_equal_questions_one_after_the_other(device: Device) {
     for arch in [Arch::Llama, Arch::Qwen2Vl, Arch::Gemma3] {
-        let model = load(arch);
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let n_layer = engine.n_layer();
         let prefix = engine.prefix();
@@ -252,18 +265,18 @@ fn questions_that_take_turns_equal_questions_one_after_the_other() {
             assert_close(
                 logits,
                 &expected,
-                ROUNDING,
+                device.logits(ROUNDING),
                 &format!("{arch:?} question {question}"),
             );
         }
     }
 }
 
-#[test]
-fn sequences_that_decode_together_equal_each_alone() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn sequences_that_decode_together_equal_each_alone(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         for (setup, tolerance) in [(EXACT, ROUNDING), (SETUPS[2], 2e-2)] {
+            let tolerance = device.logits(tolerance);
             let mut together = engine(&model, setup, &every_layer(&model));
             let prefix = together.prefix();
             let questions = [(1, 3), (2, 5), (3, 2)];
@@ -290,10 +303,9 @@ fn sequences_that_decode_together_equal_each_alone() {
 
 /// A question that was answered goes on as a sequence by itself: its text stays as it was computed, and the picture is
 /// there again as far as the prefix has it.
-#[test]
-fn a_settled_question_has_the_whole_picture_again() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn a_settled_question_has_the_whole_picture_again(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let n_layer = engine.n_layer();
         let prefix = engine.prefix();
@@ -371,16 +383,15 @@ fn a_settled_question_has_the_whole_picture_again() {
         assert_close(
             &logits,
             &engine.logits(),
-            ROUNDING,
+            device.logits(ROUNDING),
             &format!("{arch:?}, second turn"),
         );
     }
 }
 
-#[test]
-fn a_rolled_back_sequence_goes_on_as_if_nothing_had_been() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn a_rolled_back_sequence_goes_on_as_if_nothing_had_been(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let n_layer = engine.n_layer();
         let (sequence, _) = engine.ask_alone(1, 3);
@@ -392,7 +403,12 @@ fn a_rolled_back_sequence_goes_on_as_if_nothing_had_been() {
         // its cells are used by others now
         let other = engine.ask_alone(2, 1).0;
         let again = engine.decode_on(&[(&fork, 9, pos), (&other, 7, pos)]);
-        assert_close(&expected[0], &again[0], ROUNDING, &format!("{arch:?}"));
+        assert_close(
+            &expected[0],
+            &again[0],
+            device.logits(ROUNDING),
+            &format!("{arch:?}"),
+        );
         for il in 0..n_layer {
             let n_cells = engine.context.n_cells_of(&fork, il).unwrap() as usize;
             assert_eq!(
@@ -408,10 +424,9 @@ fn a_rolled_back_sequence_goes_on_as_if_nothing_had_been() {
 }
 
 /// Cells that were forgotten and used again belong to the new rows: a probe reads what is there now.
-#[test]
-fn a_probe_reads_rows_whose_cells_held_others_before() {
-    for arch in ARCHS {
-        let model = load(arch);
+fn a_probe_reads_rows_whose_cells_held_others_before(device: Device) {
+    for &arch in archs(device) {
+        let model = load_on(device, arch);
         let mut engine = engine(&model, EXACT, &every_layer(&model));
         let n_layer = engine.n_layer();
         let probe = |engine: &mut Engine, sequence: &Sequence| {
@@ -439,8 +454,18 @@ fn a_probe_reads_rows_whose_cells_held_others_before() {
         let late = engine.context.new_sequence().unwrap();
         engine.context.add(&late, &rows.as_rows()).unwrap();
         let read = probe(&mut engine, &late);
-        assert_close(&read.0, &expected.0, ROUNDING, &format!("{arch:?}: norms"));
-        assert_close(&read.1, &expected.1, ROUNDING, &format!("{arch:?}: dots"));
+        assert_close(
+            &read.0,
+            &expected.0,
+            device.logits(ROUNDING),
+            &format!("{arch:?}: norms"),
+        );
+        assert_close(
+            &read.1,
+            &expected.1,
+            device.logits(ROUNDING),
+            &format!("{arch:?}: dots"),
+        );
         drop(third);
     }
 }

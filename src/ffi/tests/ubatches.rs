@@ -1,4 +1,4 @@
-//! Calls of several ubatches against calls of one, with every statistic, on every device that is there.
+//! Calls of several ubatches against calls of one, with every statistic.
 //!
 //! On the model that ships: where ubatches are short, the probe of a layer takes more memory than anything else in a
 //! call, and the compute buffers grow in the middle of a prompt.
@@ -19,86 +19,41 @@ const TOLERANCE: f32 = 0.02;
 /// What one layer said.
 type Statistics = Vec<(&'static str, Vec<f32>)>;
 
-#[test]
-fn a_probe_does_not_notice_ubatches() {
-    for (device, main_gpu) in places() {
-        let Some(model) = load_shipped(main_gpu) else {
-            eprintln!("NOT TESTED on {device}: the model cannot be loaded there");
-            continue;
-        };
-        for flash_attn in [FlashAttention::Off, FlashAttention::On] {
-            let mut whole: Option<Vec<Statistics>> = None;
-            for n_ubatch in N_UBATCH {
-                let setup = Setup {
-                    flash_attn,
-                    kv_type: F16,
-                    n_ubatch,
-                };
-                let statistics = probe_every_layer(&model, setup);
-                let whole = whole.get_or_insert_with(|| statistics.clone());
-                let mut n_compared = 0;
-                for (il, (layer, whole)) in statistics.iter().zip(whole.iter()).enumerate() {
-                    for (name, values) in layer {
-                        let (_, expected) = whole.iter().find(|(other, _)| other == name).unwrap();
-                        assert!(
-                            values.iter().all(|value| value.is_finite()),
-                            "{device}, {setup:?}, layer {il}, {name}"
-                        );
-                        let largest = expected.iter().copied().fold(0.0, |a: f32, b| a.max(b.abs()));
-                        let difference = max_difference(values, expected) / largest;
-                        assert!(
-                            difference < TOLERANCE,
-                            "{device}, {setup:?}, layer {il}, {name}: differs by {difference}"
-                        );
-                        n_compared += 1;
-                    }
-                }
-                assert!(n_compared >= 2 * model.n_layer(), "{device}, {setup:?}");
-            }
-        }
-        eprintln!("tested on {device}");
-    }
-}
+test_device!(a_probe_does_not_notice_ubatches);
 
-/// The devices, and what to ask of the model's parameters for each; says which kind is missing, and why.
-fn places() -> Vec<(String, Option<i32>)> {
-    let devices = crate::ffi::Device::all()
-        .into_iter()
-        .map(crate::ffi::Device::name);
-    let (cpus, gpus): (Vec<_>, Vec<_>) =
-        devices.partition(|name| name.starts_with("CPU") || name.starts_with("BLAS"));
-    if !cfg!(feature = "vulkan") {
-        eprintln!("NOT TESTED on Vulkan: built without the feature");
-    } else if !gpus.iter().any(|name| name.starts_with("Vulkan")) {
-        eprintln!(
-            "NOT TESTED on Vulkan: no device (a software one only shows with GGML_VK_VISIBLE_DEVICES=0)"
-        );
-    }
-    let gpus = gpus.into_iter().zip(0..).map(|(name, i)| (name, Some(i)));
-    cpus.into_iter()
-        .take(1)
-        .map(|name| (name, None))
-        .chain(gpus)
-        .collect()
-}
-
-fn load_shipped(main_gpu: Option<i32>) -> Option<Arc<Model>> {
+fn a_probe_does_not_notice_ubatches(device: Device) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-llava-shapes-f16.gguf");
-    let params = ModelParams {
-        n_gpu_layers: if main_gpu.is_some() { -1 } else { 0 },
-        devices: None,
-        use_mmap: false,
-        use_mlock: false,
-        split_mode: if main_gpu.is_some() {
-            SplitMode::None
-        } else {
-            SplitMode::Layer
-        },
-        main_gpu: main_gpu.unwrap_or(0),
-        tensor_split: Vec::new(),
-    };
-    let path = CString::new(path).unwrap();
-    Model::load(&path, &params, &mut |_| true).ok().map(Arc::new)
+    let model = load_file(device, Path::new(path));
+    for flash_attn in [FlashAttention::Off, FlashAttention::On] {
+        let mut whole: Option<Vec<Statistics>> = None;
+        for n_ubatch in N_UBATCH {
+            let setup = Setup {
+                flash_attn,
+                kv_type: F16,
+                n_ubatch,
+            };
+            let statistics = probe_every_layer(&model, setup);
+            let whole = whole.get_or_insert_with(|| statistics.clone());
+            let mut n_compared = 0;
+            for (il, (layer, whole)) in statistics.iter().zip(whole.iter()).enumerate() {
+                for (name, values) in layer {
+                    let (_, expected) = whole.iter().find(|(other, _)| other == name).unwrap();
+                    assert!(
+                        values.iter().all(|value| value.is_finite()),
+                        "{setup:?}, layer {il}, {name}"
+                    );
+                    let largest = expected.iter().copied().fold(0.0, |a: f32, b| a.max(b.abs()));
+                    let difference = max_difference(values, expected) / largest;
+                    assert!(
+                        difference < TOLERANCE,
+                        "{setup:?}, layer {il}, {name}: differs by {difference}"
+                    );
+                    n_compared += 1;
+                }
+            }
+            assert!(n_compared >= 2 * model.n_layer(), "{setup:?}");
+        }
+    }
 }
 
 /// Runs a prompt layer by layer, three times: each statistic in every layer. Attention that is refused in calls of

@@ -116,7 +116,7 @@ fn one_architecture() {
         Kind::Experts
     };
     let model = match random_model(name, kind, false) {
-        Ok(model) => Arc::new(model),
+        Ok(model) => on_cpu(model),
         Err(error) => return println!("{SAYS}{NO_MODEL}{}", error.message),
     };
     let refused = model.supports_ranges().err();
@@ -134,8 +134,15 @@ fn one_architecture() {
     check(&model, (name, kind));
 }
 
+fn on_cpu(model: Model) -> Loaded {
+    Loaded {
+        device: Device::Cpu,
+        model: Arc::new(model),
+    }
+}
+
 /// In llama.cpp's own memory rows that are not run equal rows that were never there, bit by bit.
-fn check_before_layer_0(model: &Arc<Model>) {
+fn check_before_layer_0(model: &Loaded) {
     let kept: Vec<i32> = all_rows()
         .into_iter()
         .filter(|row| !vision_rows().contains(row) || row % 9 == 0)
@@ -176,7 +183,7 @@ fn check_before_layer_0(model: &Arc<Model>) {
 }
 
 /// Some rows of a prompt, text and picture in calls of their own. In one context RWKV-7 does not give the same twice.
-fn logits_of_stock(model: &Arc<Model>, prompt: &RandomRows, rows: &[i32]) -> Vec<f32> {
+fn logits_of_stock(model: &Loaded, prompt: &RandomRows, rows: &[i32]) -> Vec<f32> {
     let mut engine = engine(model, EXACT, &[]);
     engine.begin_with(&prompt.as_rows()).unwrap();
     let n_layer = engine.n_layer();
@@ -193,7 +200,7 @@ fn logits_of_stock(model: &Arc<Model>, prompt: &RandomRows, rows: &[i32]) -> Vec
 
 /// Any cut equals one graph, one graph equals a stock decode, and dropped rows equal masked ones.
 fn check(
-    model: &Arc<Model>,
+    model: &Loaded,
     #[cfg_attr(not(feature = "lab"), allow(unused_variables))] (name, kind): (&str, Kind),
 ) {
     assert_eq!(model.n_layer(), N_LAYER);
@@ -220,11 +227,7 @@ fn check(
     }
     rows::merged_keys_stay_and_zeroed_go(model, EXACT, 2e-3 * size, "");
     #[cfg(feature = "lab")]
-    inspect::lens_is_ending(
-        &Arc::new(random_model(name, kind, true).unwrap()),
-        1e-5 * size,
-        "",
-    );
+    inspect::lens_is_ending(&on_cpu(random_model(name, kind, true).unwrap()), 1e-5 * size, "");
 }
 
 /// The standard deviation of logits.
