@@ -2,7 +2,7 @@
 //! with.
 
 // Each test crate compiles this module and uses its own part of it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod cases;
 #[cfg(feature = "native")]
