@@ -8,7 +8,7 @@ CARGO ?= cargo
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
 	@echo 'make demo    build, and let the model that ships answer questions about a picture, dense and pruned'
-	@echo 'make test    all tests, with a comparison against an unpatched llama.cpp'
+	@echo 'make test    all tests, with a comparison against an unpatched llama.cpp, and other programs against visipruner serve'
 	@echo 'make test-vulkan        exactness on a Vulkan device, which may be software (lavapipe)'
 	@echo 'make lint    rustfmt, clippy, documentation, patches'
 	@echo 'make fmt     format the sources'
@@ -38,6 +38,7 @@ test: setup
 	$(CARGO) build
 	$(MAKE) --no-print-directory stock
 	$(CARGO) test
+	tests/serve/all.sh
 
 # What a build with Vulkan needs, and headers that are new enough. VULKAN_SDK names those of an SDK that is installed.
 ifeq ($(VULKAN_SDK),)
@@ -118,9 +119,7 @@ TRANSFORMERS := target/transformers
 FAMILIES     ?=
 
 $(TRANSFORMERS)/venv/installed: tests/transformers/requirements.txt
-	python3 -m venv $(TRANSFORMERS)/venv
-	$(TRANSFORMERS)/venv/bin/pip install --quiet -r $<
-	touch $@
+	tests/venv.sh $(TRANSFORMERS)/venv $<
 
 models-check: release $(TRANSFORMERS)/venv/installed
 	$(TRANSFORMERS)/venv/bin/python tests/transformers/models_check.py $(FAMILIES)
@@ -133,9 +132,7 @@ PAGE  := target/page
 TESTS ?=
 
 $(PAGE)/venv/installed: tests/page/requirements.txt
-	python3 -m venv $(PAGE)/venv
-	$(PAGE)/venv/bin/pip install --quiet -r $<
-	touch $@
+	tests/venv.sh $(PAGE)/venv $<
 
 page-check: release $(PAGE)/venv/installed
 	$(PAGE)/venv/bin/pytest -q -p no:cacheprovider $(if $(TESTS),-k '$(TESTS)') tests/page
@@ -152,9 +149,7 @@ serve-clients serve-llama-server serve-bad serve-soak serve-bench: release
 endif
 
 $(SERVE)/venv/installed: tests/serve/requirements.txt
-	python3 -m venv $(SERVE)/venv
-	$(SERVE)/venv/bin/pip install --quiet -r $<
-	touch $@
+	tests/venv.sh $(SERVE)/venv $<
 
 serve-clients: $(SERVE)/venv/installed
 	$(SERVE)/venv/bin/python -m pytest -q -rs -p no:cacheprovider tests/serve

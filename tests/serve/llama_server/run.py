@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.error
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +39,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table of the documentation")
     given = parser.parse_args()
     expected = tomllib.loads((HERE / "expected.toml").read_text())
-    tests = adapted_copy(converters.fetch(ROOT / "target/transformers").llama_cpp)
+    tests = adapted_copy(theirs())
     outcomes = run(tests, program(given.visipruner), node_ids(expected))
     by_test = by_function(outcomes)
     faults = unexpected(by_test, expected["not_passing"])
@@ -49,6 +50,15 @@ def main():
     for fault in faults:
         print(" ", fault)
     return bool(faults)
+
+
+def theirs():
+    """llama.cpp's source. Without the internet it ends with EX_UNAVAILABLE."""
+    try:
+        return converters.fetch(ROOT / "target/transformers").llama_cpp
+    except urllib.error.URLError as error:
+        print(f"{converters.PACKAGE} cannot be downloaded: {error}", file=sys.stderr)
+        sys.exit(os.EX_UNAVAILABLE)
 
 
 def adapted_copy(llama_cpp):
