@@ -21,6 +21,8 @@ mod metrics;
 mod models;
 mod options;
 mod page;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::sync::Arc;

@@ -147,7 +147,8 @@ impl Models {
         Ok(worker)
     }
 
-    /// Lets go of models until one more may be loaded. Requests at work on them keep them until they have ended.
+    /// Lets go of models until one more may be loaded, first of those whose engine has gone. Requests at work on them keep them
+    /// until they have ended.
     async fn make_room(&self) {
         let mut loaded: Vec<_> = self
             .entries
@@ -156,9 +157,9 @@ impl Models {
             .collect();
         loaded.sort_by_key(|entry| entry.last_used.load(Ordering::Relaxed));
         let n_too_many = (loaded.len() + 1).saturating_sub(self.max_loaded);
-        let gone: Vec<_> = loaded
-            .into_iter()
-            .take(n_too_many)
+        let lost = self.entries.iter().filter(|entry| entry.has_lost_its_engine());
+        let gone: Vec<_> = lost
+            .chain(loaded.into_iter().take(n_too_many))
             .map(|entry| entry.lock().take())
             .collect();
         // freeing gigabytes takes its time, and is to be done before the next ones are taken
@@ -174,6 +175,11 @@ impl Entry {
     /// The model at work, if it is loaded. One whose engine has gone is loaded anew.
     pub(crate) fn worker(&self) -> Option<Arc<Worker>> {
         self.lock().clone().filter(|worker| worker.is_alive())
+    }
+
+    /// Whether it was loaded, and its engine has gone since.
+    pub(crate) fn has_lost_its_engine(&self) -> bool {
+        self.lock().as_ref().is_some_and(|worker| !worker.is_alive())
     }
 
     pub(crate) fn loading(&self) -> Loading {

@@ -233,6 +233,15 @@ impl Cache {
         })
     }
 
+    /// Takes the context away, and says how many sequences the next one is for: 0 or too many, and there is none. Returns how
+    /// many there were.
+    #[cfg(test)]
+    pub(crate) fn lose_context(&mut self, n_seq_max: u32) -> u32 {
+        self.store.clear();
+        self.context = None;
+        std::mem::replace(&mut self.params.n_seq_max, n_seq_max)
+    }
+
     /// The old context goes before the new one comes: there need not be memory for both.
     fn renew(&mut self) -> Result<(), Error> {
         self.store.clear();
@@ -312,7 +321,7 @@ impl Cache {
         policy: Option<&dyn Policy>,
         n_predict: usize,
         cancel: &CancelHandle,
-        before_call: BeforeCall<'_>,
+        on_read: OnRead<'_>,
     ) -> Result<Option<Read>, Error> {
         // an answer that grows longer makes the cache grow with it
         let n_spare = n_predict.min(SUGGESTED_ANSWER);
@@ -335,7 +344,7 @@ impl Cache {
             n_ctx,
             store,
         };
-        context.watching(cancel.flag(), |context| reader.read(context, before_call))
+        context.watching(cancel.flag(), |context| reader.read(context, on_read))
     }
 
     /// Keeps the rows of a turn that has been answered, for the turns that follow.
@@ -364,8 +373,19 @@ impl Cache {
     }
 }
 
-/// Hears before each call of reading a prompt how much of it is done, from 0 to 1, and may stop it. Answers may go on
-/// meanwhile.
+/// How far a prompt is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadSoFar {
+    /// How much is done of what is to be computed, from 0 to 1.
+    pub(crate) done: f32,
+    /// Rows that were there.
+    pub(crate) n_reused: usize,
+}
+
+/// Hears before each call of reading a prompt how far it is, and may stop it. Answers may go on meanwhile.
+pub(crate) type OnRead<'a> = &'a mut dyn FnMut(ReadSoFar, &mut Decoder<'_>) -> ControlFlow<()>;
+
+/// The same for a part of a prompt: how much of it is done, from 0 to 1.
 pub(crate) type BeforeCall<'a> = &'a mut dyn FnMut(f32, &mut Decoder<'_>) -> ControlFlow<()>;
 
 /// Between two layers that are probed the host reads a few numbers and decides. For the CPU that is nothing; another device

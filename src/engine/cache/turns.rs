@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::keys::{PolicyKey, row_keys};
 use super::staged::StagedTurn;
 use super::store::{Kept, PrefixStore, RowKey};
-use super::{BeforeCall, Decoder, Shared, dense, failed, with_room};
+use super::{BeforeCall, Decoder, OnRead, ReadSoFar, Shared, dense, failed, with_room};
 use crate::engine::Model;
 use crate::engine::error::Error;
 use crate::engine::prefill::{self, LayerRanges, PrefillError, PrefillParams};
@@ -112,13 +112,15 @@ impl<'a> Reader<'a> {
     pub(crate) fn read(
         mut self,
         context: &mut ffi::Context,
-        before_call: BeforeCall<'_>,
+        on_read: OnRead<'_>,
     ) -> Result<Option<Read>, Error> {
         let key = self.policy.map_or(PolicyKey::OFF, PolicyKey::of);
         let mut position = self.find(context, key)?;
         let n_reused = position.n_rows;
         let frontier = self.frontier(context, &position)?;
         let n_turns = self.prompt.turns.len();
+        let mut before_call =
+            |done: f32, decoder: &mut Decoder<'_>| on_read(ReadSoFar { done, n_reused }, decoder);
         for (i, span) in self.prompt.turns.iter().enumerate() {
             let is_last = i + 1 == n_turns;
             if !is_last && position.n_rows >= span.answer_end {
@@ -151,7 +153,10 @@ impl<'a> Reader<'a> {
                 turn
             };
             let answer = position.n_rows.max(span.end)..span.answer_end;
-            if self.read_answer(context, &turn, answer, before_call)?.is_break() {
+            if self
+                .read_answer(context, &turn, answer, &mut before_call)?
+                .is_break()
+            {
                 return Ok(None);
             }
             let answer = &self.prompt.token[span.end..span.answer_end];

@@ -9,7 +9,7 @@ use super::record;
 use super::request::{Event, Outcome, Request, StopReason};
 use super::text::{StopStrings, Utf8Stream};
 use crate::engine::CancelHandle;
-use crate::engine::cache::{self, Cache, Decoder, Turn};
+use crate::engine::cache::{self, Cache, Decoder, ReadSoFar, Turn};
 use crate::engine::constraint::Constrained;
 use crate::engine::error::{Error, computing};
 use crate::engine::prompt::EncodedPrompt;
@@ -249,10 +249,14 @@ impl Cache {
             return Ok(ControlFlow::Break(()));
         }
         let began = Instant::now();
-        let mut hear_progress = |done: f32| hear(&request.cancel, on_event, Event::Prefill(done));
-        let mut before_call = |done: f32, decoder: &mut Decoder<'_>| {
+        let mut n_reused = 0;
+        let mut before_call = |so_far: ReadSoFar, decoder: &mut Decoder<'_>| {
             meanwhile(decoder);
-            hear_progress(done)
+            if so_far.n_reused != n_reused {
+                n_reused = so_far.n_reused;
+                hear(&request.cancel, on_event, Event::Reused(n_reused))?;
+            }
+            hear(&request.cancel, on_event, Event::Prefill(so_far.done))
         };
         let read = self.read(prompt, own, request.n_predict, &request.cancel, &mut before_call)?;
         generation.report.times_ms.prefill = record::ms(began.elapsed());

@@ -78,6 +78,8 @@ pub enum Event<'a> {
         /// Layers that all images go through.
         total: usize,
     },
+    /// So many rows of the prompt are there already. Comes before the first `Prefill`, if there are any.
+    Reused(usize),
     /// This part of the prompt has been computed, from 0 to 1.
     Prefill(f32),
     /// The next piece of the answer: one or more whole characters.

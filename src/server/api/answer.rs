@@ -78,7 +78,7 @@ impl Answer {
                 Some(Update::Text { logprobs: more, .. }) => logprobs.extend(more),
                 Some(Update::Done(outcome)) => break outcome,
                 Some(Update::Failed(error)) => return Err(error.into()),
-                Some(Update::Reading(_) | Update::Read(_)) => {}
+                Some(Update::Reading { .. } | Update::Read(_)) => {}
                 None => return Err(ApiError::engine("the engine has stopped")),
             }
         };
@@ -136,13 +136,15 @@ impl Answer {
     fn take(&self, update: Update, coming: &mut VecDeque<String>) {
         let mut push = |object: Value| coming.push_back(object.to_string());
         match update {
-            Update::Reading(done) => {
+            Update::Reading { n_cached, done } => {
                 if self.wanted.progress {
                     let mut object = self.chunk(json!({}), None, None);
                     let n_prompt = self.ticket.n_prompt;
+                    let n_new = n_prompt.saturating_sub(n_cached);
                     object["prompt_progress"] = json!({
                         "total": n_prompt,
-                        "processed": (f64::from(done) * n_prompt as f64).round() as u64,
+                        "cache": n_cached,
+                        "processed": n_cached + (f64::from(done) * n_new as f64).round() as usize,
                         "time_ms": self.began.elapsed().as_secs_f64() * 1e3,
                     });
                     push(object);

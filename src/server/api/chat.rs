@@ -8,8 +8,9 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Kind, Wanted};
+use super::answer::{Answer, Kind};
 use super::body::{Body, FromJson, read};
+use super::common::Common;
 use super::messages::{Conversation, Message};
 use super::sampling::{AnswerFields, Defaults};
 use super::{ApiError, pruning};
@@ -21,16 +22,13 @@ use crate::server::worker::{StopOnDrop, Worker};
 /// What is understood of a request. The rest is ignored.
 #[derive(Debug, Deserialize)]
 pub(super) struct ChatRequest {
-    model: Option<String>,
     messages: Vec<Message>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
     tools: Option<Value>,
     functions: Option<Value>,
-    visipruner: Option<Value>,
-    return_progress: Option<bool>,
+    #[serde(skip)]
+    common: Common,
     #[serde(skip)]
     answer: AnswerFields,
 }
@@ -38,15 +36,11 @@ pub(super) struct ChatRequest {
 impl FromJson for ChatRequest {
     fn from_json(value: &Value) -> Result<Self, ApiError> {
         Ok(Self {
+            common: read(value)?,
             answer: read(value)?,
             ..read(value)?
         })
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct StreamOptions {
-    pub(super) include_usage: Option<bool>,
 }
 
 /// Most alternatives that are told beside each token.
@@ -61,21 +55,10 @@ pub(super) async fn completions(
         request,
         stop,
     } = asked.prepare(&app).await?;
-    let wanted = Wanted {
-        kind: Kind::Chat,
-        model: worker.model().clone(),
-        model_name: asked.model.clone().unwrap_or_else(|| app.first_model()),
-        usage: asked
-            .stream_options
-            .as_ref()
-            .is_some_and(|options| options.include_usage == Some(true)),
-        logprobs: request.n_logprobs.is_some(),
-        progress: asked.return_progress == Some(true),
-        pruning: asked.visipruner.is_some(),
-        ping: app.options.ping,
-    };
+    let has_logprobs = request.n_logprobs.is_some();
+    let wanted = asked.common.wanted(Kind::Chat, has_logprobs, &worker, &app);
     let answer = Answer::new(wanted, worker.ask(request, stop, room).await?);
-    answer.send(asked.stream == Some(true)).await
+    answer.send(asked.common.is_streamed()).await
 }
 
 /// `POST /v1/chat/completions/input_tokens`
@@ -114,7 +97,7 @@ struct Prepared {
 impl ChatRequest {
     async fn prepare(&self, app: &Arc<App>) -> Result<Prepared, ApiError> {
         self.refuse_what_is_not_done()?;
-        let Asked { entry, policy } = app.models.find(self.model.as_deref())?;
+        let Asked { entry, policy } = app.models.find(self.common.model.as_deref())?;
         let worker = app.ready(&entry).await?;
         let Conversation {
             mut prompt,
@@ -124,7 +107,7 @@ impl ChatRequest {
         worker.recall(&mut prompt);
         let mut request = Request::new(prompt);
         request.chat_template = entry.spec.chat_template.clone();
-        request.policy = pruning::policy(&entry.spec, &worker, policy, self.visipruner.as_ref())?
+        request.policy = pruning::policy(&entry.spec, &worker, policy, self.common.visipruner.as_ref())?
             .map(crate::engine::AnyPolicy::Config);
         request.n_logprobs = self.n_logprobs()?;
         let defaults = Defaults::of(&app.options, &worker);

@@ -7,9 +7,10 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{Answer, Kind, Wanted};
+use super::answer::{Answer, Kind};
 use super::body::{Body, FromJson, read};
-use super::chat::{MAX_TOP_LOGPROBS, StreamOptions};
+use super::chat::MAX_TOP_LOGPROBS;
+use super::common::Common;
 use super::sampling::{AnswerFields, Defaults};
 use super::{ApiError, pruning};
 use crate::engine::{AnyPolicy, Prompt, Request};
@@ -19,12 +20,10 @@ use crate::server::worker::StopOnDrop;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct CompletionRequest {
-    model: Option<String>,
     prompt: Text,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
     logprobs: Option<usize>,
-    visipruner: Option<Value>,
+    #[serde(skip)]
+    common: Common,
     #[serde(skip)]
     answer: AnswerFields,
 }
@@ -32,6 +31,7 @@ pub(super) struct CompletionRequest {
 impl FromJson for CompletionRequest {
     fn from_json(value: &Value) -> Result<Self, ApiError> {
         Ok(Self {
+            common: read(value)?,
             answer: read(value)?,
             ..read(value)?
         })
@@ -56,11 +56,11 @@ pub(super) async fn completions(
             _ => return Err(ApiError::field("prompt", "one text is gone on with per request")),
         },
     };
-    let Asked { entry, policy } = app.models.find(asked.model.as_deref())?;
+    let Asked { entry, policy } = app.models.find(asked.common.model.as_deref())?;
     let worker = app.ready(&entry).await?;
     let mut request = Request::new(Prompt::raw(text));
-    request.policy =
-        pruning::policy(&entry.spec, &worker, policy, asked.visipruner.as_ref())?.map(AnyPolicy::Config);
+    request.policy = pruning::policy(&entry.spec, &worker, policy, asked.common.visipruner.as_ref())?
+        .map(AnyPolicy::Config);
     if let Some(n) = asked.logprobs.filter(|&n| n > MAX_TOP_LOGPROBS) {
         return Err(ApiError::field(
             "logprobs",
@@ -71,18 +71,8 @@ pub(super) async fn completions(
     let stop = StopOnDrop(request.cancel.clone());
     let defaults = Defaults::of(&app.options, &worker);
     asked.answer.put_into(&mut request, &defaults)?;
-    let wanted = Wanted {
-        kind: Kind::Completion,
-        model: worker.model().clone(),
-        model_name: asked.model.clone().unwrap_or_else(|| app.first_model()),
-        usage: asked
-            .stream_options
-            .is_some_and(|options| options.include_usage == Some(true)),
-        logprobs: asked.logprobs.is_some(),
-        progress: false,
-        pruning: asked.visipruner.is_some(),
-        ping: app.options.ping,
-    };
+    let has_logprobs = request.n_logprobs.is_some();
+    let wanted = asked.common.wanted(Kind::Completion, has_logprobs, &worker, &app);
     let answer = Answer::new(wanted, worker.ask(request, stop, room).await?);
-    answer.send(asked.stream == Some(true)).await
+    answer.send(asked.common.is_streamed()).await
 }

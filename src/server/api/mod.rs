@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod chat;
+mod common;
 mod completions;
 mod error;
 mod messages;

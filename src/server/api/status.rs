@@ -12,9 +12,15 @@ use serde_json::{Value, json};
 use super::ApiError;
 use crate::server::App;
 use crate::server::models::{Entry, Loading};
+use crate::server::options::ServerOptions;
 
-/// `GET /health`: 200 if requests are answered, 503 while the only model is being loaded.
+/// `GET /health`: 200 if requests are answered, 503 while the only model is being loaded. Who waits for it to be well sends
+/// nothing else: a model that has lost its engine is therefore loaded anew.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
+    if let Some(entry) = app.models.only().filter(|entry| entry.has_lost_its_engine()) {
+        let (app, entry) = (Arc::clone(&app), Arc::clone(entry));
+        tokio::spawn(async move { app.models.ready(&entry).await.map(drop) });
+    }
     match app.models.only().map(|entry| entry.loading()) {
         None | Some(Loading::Ready) => Json(json!({"status": "ok"})).into_response(),
         Some(Loading::Failed(reason)) => ApiError::engine(&reason).into_response(),
@@ -108,7 +114,10 @@ pub(super) async fn props(
         "max_waiting": app.options.max_waiting,
     });
     if let Some((entry, worker)) = loaded {
-        object["default_generation_settings"] = json!({"n_ctx": worker.n_ctx()});
+        object["default_generation_settings"] = json!({
+            "n_ctx": worker.n_ctx(),
+            "params": params(&app.options),
+        });
         object["model_alias"] = json!(entry.spec.id);
         object["model_path"] = json!(entry.spec.model);
         object["total_slots"] = json!(worker.slots().len());
@@ -124,6 +133,25 @@ pub(super) async fn props(
         object["policy"] = json!(entry.spec.session.policy);
     }
     Ok(Json(object))
+}
+
+/// How tokens are chosen where requests do not say, named as llama-server does.
+fn params(options: &ServerOptions) -> Value {
+    let sampling = &options.sampling;
+    let n_predict = options.n_predict.map_or(json!(-1), |n_predict| json!(n_predict));
+    json!({
+        "seed": sampling.seed.map_or(json!(-1), |seed| json!(seed)),
+        "temperature": sampling.temp,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_last_n": sampling.repeat_last_n,
+        "repeat_penalty": sampling.repeat_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "max_tokens": n_predict,
+        "n_predict": n_predict,
+    })
 }
 
 /// Which model is meant; without, the one used last.
@@ -145,6 +173,7 @@ pub(super) async fn slots(State(app): State<Arc<App>>) -> Json<Value> {
             json!({
                 "id": id,
                 "model": model,
+                "n_ctx": worker.n_ctx(),
                 "is_processing": slot.request.is_some(),
                 "id_task": slot.request,
                 "n_prompt_tokens": slot.n_prompt,

@@ -20,7 +20,7 @@ pub(super) struct AtWork {
 }
 
 /// An answer in the making, and who hears it.
-struct Answering {
+pub(super) struct Answering {
     job: Job,
     generation: Generation,
     /// Log-probabilities that were sent.
@@ -49,23 +49,33 @@ impl AtWork {
             if let Some(job) = job {
                 self.begin(job, &mut answering);
             }
-            match self.cache.decoder() {
-                Ok(mut decoder) => go_on(&mut decoder, &mut answering),
-                Err(error) => fail_all(&mut answering, &error),
-            }
-            self.end(&mut answering);
+            self.step(&mut answering);
         }
     }
 
+    /// A token more for every answer; those that have ended are let go.
+    pub(super) fn step(&mut self, answering: &mut Vec<Answering>) {
+        match self.cache.decoder() {
+            Ok(mut decoder) => go_on(&mut decoder, answering),
+            Err(error) => fail_all(answering, &error),
+        }
+        self.end(answering);
+    }
+
     /// Reads a prompt, while the other answers go on.
-    fn begin(&mut self, job: Job, others: &mut Vec<Answering>) {
+    pub(super) fn begin(&mut self, mut job: Job, others: &mut Vec<Answering>) {
         let metrics = Arc::clone(&self.metrics);
-        metrics.waiting.dec();
+        job.waiting = None;
         metrics.wait_seconds.inc_by(job.arrived.elapsed().as_secs_f64());
         self.slots.take(job.number, job.prompt.layout().n_rows);
         let began = Instant::now();
+        let mut n_cached = 0;
         let hear = |event: Event<'_>| match event {
-            Event::Prefill(done) => send(&job, Update::Reading(done)),
+            Event::Reused(n_reused) => {
+                n_cached = n_reused;
+                ControlFlow::Continue(())
+            }
+            Event::Prefill(done) => send(&job, Update::Reading { n_cached, done }),
             _ => ControlFlow::Continue(()),
         };
         let mut pace = Pace::begin();

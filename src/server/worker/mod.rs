@@ -9,6 +9,8 @@
 mod answers;
 mod at_work;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +34,13 @@ use crate::report::RunReport;
 /// What a request hears of itself.
 #[derive(Debug)]
 pub(crate) enum Update {
-    /// So much of the prompt has been read, from 0 to 1. The first one comes when nothing is wrong with the prompt.
-    Reading(f32),
+    /// How far the prompt is. The first one comes when nothing is wrong with it.
+    Reading {
+        /// Tokens that were there already.
+        n_cached: usize,
+        /// How much of the others has been read, from 0 to 1.
+        done: f32,
+    },
     /// The prompt has been read.
     Read(Box<RunReport>),
     /// The next piece of the answer, and the tokens that it was made from.
@@ -54,8 +61,26 @@ struct Job {
     updates: channel::UnboundedSender<Update>,
     number: u64,
     arrived: Instant,
+    /// Until it is its turn.
+    waiting: Option<Waiting>,
     /// Held until the request has ended.
     _room: Room,
+}
+
+/// Counts a request among those that wait, as long as it is there.
+struct Waiting(Arc<Metrics>);
+
+impl Waiting {
+    fn begin(metrics: &Arc<Metrics>) -> Self {
+        metrics.waiting.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.dec();
+    }
 }
 
 /// A model that answers requests, several at a time.
@@ -251,9 +276,9 @@ impl Worker {
             updates: sender,
             number: self.next_number.fetch_add(1, Ordering::Relaxed),
             arrived,
+            waiting: Some(Waiting::begin(&self.metrics)),
             _room: room,
         };
-        self.metrics.waiting.inc();
         let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         if sent { Ok(ticket) } else { Err(Refused::Gone) }
     }
