@@ -23,6 +23,7 @@ const MULTI_LETTER_FLAGS: &[(&str, &str)] = &[
     ("-mg", "--main-gpu"),
     ("-nkvo", "--no-kv-offload"),
     ("-np", "--parallel"),
+    ("-to", "--timeout"),
 ];
 
 /// Flags whose value is free text, which may look like a flag.

@@ -70,6 +70,28 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// A file of presets that cannot be used.
+    #[cfg(feature = "server")]
+    #[error("cannot read the models in {}: {reason}", path.display())]
+    ReadPresets {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A model of a file of presets that cannot be served.
+    #[cfg(feature = "server")]
+    #[error("cannot serve [{model}] of {}", path.display())]
+    Preset {
+        /// The file.
+        path: PathBuf,
+        /// The model.
+        model: String,
+        /// Why not.
+        source: Box<Error>,
+    },
+
     /// A picture that cannot be read.
     #[error(transparent)]
     Picture(#[from] PictureError),
@@ -357,12 +379,19 @@ impl Error {
             | Self::NothingWritten
             | Self::CalibrationInterrupted => true,
             Self::Question { source, .. } => source.is_stop(),
+            #[cfg(feature = "server")]
+            Self::Preset { source, .. } => source.is_stop(),
             _ => false,
         }
     }
 
-    /// clap's error without its colours, its usage line and its line breaks.
+    /// clap's error, with where to look.
     pub fn usage(error: &clap::Error) -> Self {
+        Self::Usage(format!("{} (see --help)", Self::usage_line(error)))
+    }
+
+    /// clap's error without its colours, its usage line and its line breaks.
+    pub fn usage_line(error: &clap::Error) -> String {
         let text = error.render().to_string();
         let paragraphs = text
             .split("\n\n")
@@ -370,8 +399,7 @@ impl Error {
             .filter(|paragraph| !paragraph.starts_with("For more information"))
             .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
         let line = paragraphs.collect::<Vec<_>>().join("; ");
-        let line = line.trim_start_matches("error: ");
-        Self::Usage(format!("{line} (see --help)"))
+        line.trim_start_matches("error: ").to_owned()
     }
 }
 

@@ -28,7 +28,7 @@ pub use inspect::InspectArgs;
 pub use policy::{PolicyArgs, flag_name};
 pub use quantize::QuantizeArgs;
 #[cfg(feature = "server")]
-pub use serve::{ServeArgs, ServedArgs};
+pub use serve::{EachArgs, PresetArgs, ServeArgs, ServedArgs};
 pub use synth::SynthArgs;
 
 const ABOUT: &str = "\
@@ -115,7 +115,7 @@ pub enum Command {
     #[command(
         after_help = serve::EXAMPLES,
         args_override_self = true,
-        mut_arg("model", |model| model.required_unless_present_any(["hf_repo", "models_dir"]))
+        mut_arg("model", |model| model.required_unless_present_any(["hf_repo", "models_dir", "models_preset"]))
     )]
     Serve(Box<ServeArgs>),
     /// Ask the small model that comes with the program, without and with pruning, side by side

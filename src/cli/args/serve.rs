@@ -1,9 +1,11 @@
 //! The flags of `visipruner serve`.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::builder::Resettable;
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 
 use super::{ComputeArgs, ModelArgs, OutputArgs, PolicyArgs, SamplingArgs};
 
@@ -18,7 +20,9 @@ Examples:
   For other machines, with a key:
       visipruner serve -m llava.gguf --mmproj mmproj.gguf --host 0.0.0.0 --api-key \"$(openssl rand -hex 16)\"
   Every model of a folder, loaded when it is asked for:
-      visipruner serve --models-dir models";
+      visipruner serve --models-dir models
+  Several models, each with its own files and flags (docs/serve.md):
+      visipruner serve --models-preset models.toml";
 
 /// `visipruner serve`
 #[derive(Debug, Args)]
@@ -30,11 +34,61 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
+    pub each: EachArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What holds for each model, and what a preset may say of its own.
+#[derive(Debug, Clone, Args)]
+pub struct EachArgs {
+    /// Write prompts with this template instead of the model's own: Jinja text, or a file that holds it
+    #[arg(long, value_name = "JINJA|FILE", help_heading = "Models")]
+    pub chat_template: Option<String>,
+
+    /// Requests that are answered at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), help_heading = "Server")]
+    pub parallel: u32,
+
+    /// MiB that may be held for pictures and conversations that come again; -1 for no limit
+    #[arg(long, value_name = "MIB", default_value_t = 8192, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..), help_heading = "Server")]
+    pub cache_ram: i64,
+
+    #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+/// A model of a file of presets.
+#[derive(Debug, Clone, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+pub struct PresetArgs {
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub files: ModelArgs,
+    #[command(flatten)]
+    pub each: EachArgs,
+}
+
+impl PresetArgs {
+    /// Sets what flags say, of the form `--name=value`, and leaves the rest as it is.
+    ///
+    /// # Errors
+    /// Flags that there are not, and values that they do not take.
+    pub fn set(&mut self, flags: impl IntoIterator<Item = OsString>) -> Result<(), clap::Error> {
+        let command = Self::command_for_update().mut_args(without_default);
+        self.update_from_arg_matches(&command.try_get_matches_from(flags)?)
+    }
+}
+
+/// A flag that says nothing unless it is given; a switch then has a value, too.
+fn without_default(arg: Arg) -> Arg {
+    let arg = arg.default_value(Resettable::Reset);
+    if matches!(arg.get_action(), ArgAction::SetTrue) {
+        arg.action(ArgAction::Set).value_parser(clap::value_parser!(bool))
+    } else {
+        arg
+    }
 }
 
 /// Which models.
@@ -45,7 +99,7 @@ pub struct ServedArgs {
     pub files: ModelArgs,
 
     /// What requests call the model [default: the file's name, or that of the repository]
-    #[arg(short, long, value_name = "NAME", conflicts_with = "models_dir")]
+    #[arg(short, long, value_name = "NAME", conflicts_with_all = ["models_dir", "models_preset"])]
     pub alias: Option<String>,
 
     /// Serve every model in this folder: NAME.gguf, with mmproj-NAME.gguf or NAME-mmproj.gguf if it sees pictures, or a folder
@@ -53,13 +107,13 @@ pub struct ServedArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "mmproj", "hf_repo"])]
     pub models_dir: Option<PathBuf>,
 
+    /// Serve the models of this file: a section each, with its files and flags. A model of --models-dir can have one, too
+    #[arg(long, value_name = "TOML", conflicts_with_all = ["model", "mmproj", "hf_repo"])]
+    pub models_preset: Option<PathBuf>,
+
     /// Models that are loaded at a time; the one not asked for longest goes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub models_max: u32,
-
-    /// Write prompts with this template instead of the model's own: Jinja text, or a file that holds it
-    #[arg(long, value_name = "JINJA|FILE")]
-    pub chat_template: Option<String>,
 }
 
 /// How requests are taken.
@@ -82,19 +136,12 @@ pub struct ServerArgs {
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Requests that are answered at a time
-    #[arg(long,  value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub parallel: u32,
-
     /// Requests that may wait; further ones are told to come back
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_waiting: usize,
 
-    /// MiB that may be held for pictures and conversations that come again; -1 for no limit
-    #[arg(long, value_name = "MIB", default_value_t = 8192, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
-    pub cache_ram: i64,
-
-    /// Seconds that the head or the body of a request may take, and that a connection may rest
+    /// Seconds that the head or the body of a request may take, that a connection may rest, and that a client may read nothing of
+    /// an answer that waits for it
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
 
