@@ -21,6 +21,8 @@ mod inspect;
 mod quantize;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod served;
 #[cfg(feature = "native")]
 mod split;
 mod synth;

@@ -1,8 +1,7 @@
 //! `visipruner serve`, asked over HTTP.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,142 +11,8 @@ use serde_json::{Value, json};
 
 #[cfg(unix)]
 use super::send;
+use super::served::{Served, begin_on, read_answer};
 use super::*;
-
-/// A server of the model that ships, ended when it is dropped.
-struct Served {
-    process: Child,
-    address: SocketAddr,
-}
-
-/// What a server answered.
-struct Answered {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answered {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    /// The objects of a stream.
-    fn events(&self) -> Vec<Value> {
-        let data = self.body.lines().filter_map(|line| line.strip_prefix("data: "));
-        let objects = data.filter(|data| *data != "[DONE]");
-        objects
-            .map(|data| serde_json::from_str(data).expect("is JSON"))
-            .collect()
-    }
-}
-
-impl Served {
-    fn start(flags: &[&str]) -> Self {
-        Self::start_with(&["-m", MODEL, "--mmproj", MMPROJ], flags)
-    }
-
-    fn start_with(model: &[&str], flags: &[&str]) -> Self {
-        let mut process = Command::new(assert_cmd::cargo::cargo_bin!("visipruner"))
-            .arg("serve")
-            .args(model)
-            .args(["--port", "0"])
-            .args(flags)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let mut lines = BufReader::new(process.stderr.take().expect("is piped")).lines();
-        let address = lines
-            .find_map(|line| {
-                Some(
-                    line.ok()?
-                        .strip_prefix("listening at http://")?
-                        .parse()
-                        .expect("an address"),
-                )
-            })
-            .expect("says where it listens");
-        std::thread::spawn(move || lines.for_each(drop)); // so that it can go on writing
-        let served = Self { process, address };
-        let began = Instant::now();
-        while served.get("/health").status != 200 {
-            assert!(began.elapsed() < Duration::from_secs(60), "it is never ready");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        served
-    }
-
-    fn get(&self, path: &str) -> Answered {
-        self.send(&format!("GET {path} HTTP/1.1\r\n"), b"")
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Answered {
-        self.send(&format!("POST {path} HTTP/1.1\r\n"), body.to_string().as_bytes())
-    }
-
-    /// A request with these first lines of its head.
-    fn send(&self, head: &str, body: &[u8]) -> Answered {
-        let mut stream = TcpStream::connect(self.address).expect("connects");
-        let length = body.len();
-        let head = format!("{head}host: here\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-        stream.write_all(head.as_bytes()).expect("writes");
-        let _ = stream.write_all(body); // it may be refused by its length alone
-        read_answer(stream)
-    }
-
-    fn chat(&self, body: &Value) -> Value {
-        let answered = self.post("/v1/chat/completions", body);
-        assert_eq!(answered.status, 200, "{}", answered.body);
-        answered.json()
-    }
-
-    /// The value of a counter.
-    fn metric(&self, name: &str) -> f64 {
-        let metrics = self.get("/metrics").body;
-        let line = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("visipruner_{name} ")));
-        line.expect(name).parse().expect("a number")
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn read_answer(mut stream: TcpStream) -> Answered {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("answers");
-    let text = String::from_utf8(bytes).expect("is text");
-    let (head, body) = text.split_once("\r\n\r\n").expect("has a head");
-    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    Answered {
-        status: head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .expect("a status"),
-        head: head.to_owned(),
-        body: if is_chunked {
-            unchunked(body)
-        } else {
-            body.to_owned()
-        },
-    }
-}
-
-fn unchunked(mut body: &str) -> String {
-    let mut text = String::new();
-    while let Some((length, rest)) = body.split_once("\r\n") {
-        let length = usize::from_str_radix(length, 16).expect("a length");
-        text.push_str(&rest[..length]);
-        body = rest[length..].trim_start_matches("\r\n");
-    }
-    text
-}
 
 fn data_url(path: impl AsRef<Path>) -> String {
     let bytes = std::fs::read(path).expect("reads");
@@ -251,11 +116,24 @@ fn a_stream_says_what_the_whole_answer_says() {
         .iter()
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str());
     assert_eq!(deltas.collect::<String>(), text_of(&whole));
-    assert!(
-        events
-            .iter()
-            .any(|event| event["prompt_progress"]["total"].as_u64() > Some(64))
-    );
+    let progress: Vec<&Value> = events
+        .iter()
+        .map(|event| &event["prompt_progress"])
+        .filter(|progress| !progress.is_null())
+        .collect();
+    let n_prompt = &whole["usage"]["prompt_tokens"];
+    for progress in &progress {
+        assert_eq!(&progress["total"], n_prompt);
+        assert!(
+            progress["cache"].as_u64() >= Some(64),
+            "the picture is there: {progress}"
+        );
+        assert!(
+            progress["processed"].as_u64() >= progress["cache"].as_u64(),
+            "{progress}"
+        );
+    }
+    assert_eq!(&progress.last().expect("some")["processed"], n_prompt);
     let last = events.last().expect("events");
     assert_eq!(
         (&last["choices"], &last["usage"]["total_tokens"]),
@@ -317,19 +195,38 @@ fn policies_by_name_and_by_field() {
     }
 }
 
+/// The tokens of an answer, up to the first than which another is hardly less likely: there it is the arithmetic that decides, and
+/// that depends on who else is in the batch.
+fn firm_tokens(answer: &Value) -> Vec<u64> {
+    let tokens = answer["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .expect("a list");
+    let id = |token: &Value| token["id"].as_u64().expect("a number");
+    let is_firm = |token: &&Value| {
+        let others = token["top_logprobs"].as_array().expect("a list").iter();
+        // the end of the answer is never taken
+        let mut others = others.filter(|other| id(other) != id(token) && other["token"] != "");
+        others.all(|other| other["logprob"].as_f64() < token["logprob"].as_f64().map(|own| own - 0.02))
+    };
+    tokens.iter().take_while(is_firm).map(id).collect()
+}
+
 #[test]
 fn requests_side_by_side_are_answered_as_alone() {
     let served = Served::start(&["--parallel", "3"]);
     let bodies: Vec<Value> = (0..12)
         .map(|i| {
             let policy = ["visipruner", "off", "fastv", "divprune"][i / 3];
-            json!({"messages": asked(QUESTIONS[i % 3]), "visipruner": {"policy": policy}, "max_tokens": 24, "ignore_eos": true})
+            json!({"messages": asked(QUESTIONS[i % 3]), "visipruner": {"policy": policy}, "max_tokens": 24, "ignore_eos": true,
+                "logprobs": true, "top_logprobs": 4})
         })
         .collect();
-    let alone: Vec<String> = bodies
+    let alone: Vec<Vec<u64>> = bodies
         .iter()
-        .map(|body| text_of(&served.chat(body)).to_owned())
+        .map(|body| firm_tokens(&served.chat(body)))
         .collect();
+    let n_firm: usize = alone.iter().map(Vec::len).sum();
+    assert!(n_firm > 12 * 6, "{n_firm} tokens are left to be compared");
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..6 {
@@ -339,11 +236,13 @@ fn requests_side_by_side_are_answered_as_alone() {
                     let Some(body) = bodies.get(i % bodies.len()).filter(|_| i < 36) else {
                         break;
                     };
-                    assert_eq!(
-                        text_of(&served.chat(body)),
-                        alone[i % bodies.len()],
-                        "request {i}"
-                    );
+                    let (answer, expected) = (served.chat(body), &alone[i % bodies.len()]);
+                    let tokens = answer["choices"][0]["logprobs"]["content"]
+                        .as_array()
+                        .expect("a list")
+                        .iter();
+                    let tokens: Vec<u64> = tokens.filter_map(|token| token["id"].as_u64()).collect();
+                    assert_eq!(tokens[..expected.len()], expected[..], "request {i}");
                 }
             });
         }
@@ -385,16 +284,8 @@ fn answers_of_a_given_form() {
 fn a_client_that_goes_away_stops_its_request() {
     let served = Served::start(&["--parallel", "1"]);
     let body =
-        json!({"messages": asked(QUESTIONS[0]), "max_tokens": 1500, "ignore_eos": true, "stream": true})
-            .to_string();
-    let mut stream = TcpStream::connect(served.address).expect("connects");
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .expect("writes");
+        json!({"messages": asked(QUESTIONS[0]), "max_tokens": 1500, "ignore_eos": true, "stream": true});
+    let mut stream = served.begin("/v1/chat/completions", &body);
     stream.read_exact(&mut [0; 400]).expect("it has begun");
     drop(stream);
     // the only place is free for the next one
@@ -423,6 +314,11 @@ fn what_is_wrong_is_said_with_its_status() {
             json!({"messages": asked("?"), "max_tokens": "many"}),
             400,
             "max_tokens: invalid type",
+        ),
+        (
+            json!({"messages": asked("?"), "stream_options": {"include_usage": 5}}),
+            400,
+            "stream_options.include_usage: invalid type",
         ),
         (picture("data:image/png;base64,AAAA"), 415, "is not an image"),
         (picture(&png[..22 + (png.len() - 22) / 8 * 4]), 415, "cut short"),
@@ -489,6 +385,30 @@ fn what_is_wrong_is_said_with_its_status() {
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("sets");
     assert!(silent.read(&mut [0; 1]).is_ok_and(|n| n == 0), "it is closed");
+}
+
+/// A client with little room for what it does not read.
+#[test]
+fn an_answer_that_is_not_read_is_given_up() {
+    let served = Served::start(&["-to", "2", "--ctx-size", "8192", "--parallel", "1"]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("sets");
+    socket.connect(&served.address.into()).expect("connects");
+    let body =
+        json!({"prompt": "once", "max_tokens": 6000, "ignore_eos": true, "stream": true, "logprobs": 20});
+    let mut stream = TcpStream::from(socket);
+    begin_on(&mut stream, "/v1/completions", &body);
+    stream.read_exact(&mut [0; 400]).expect("it has begun");
+    let began = Instant::now();
+    while served.metric("requests_cancelled_total") + served.metric("requests_answered_total") < 1.0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it goes on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::thread::sleep(Duration::from_secs(4));
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest); // what was under way, and then an end or an error
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(!rest.contains("data: [DONE]"), "{} bytes were kept", rest.len());
 }
 
 #[test]
@@ -590,6 +510,67 @@ fn several_models_are_loaded_when_they_are_asked_for() {
 }
 
 #[test]
+fn models_of_a_preset_file_have_their_own_flags() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::copy(MODEL, here("a.gguf")).expect("copies");
+    let presets = format!(
+        "['*']\nctx-size = 300\n[a]\nparallel = 2\n[pruned]\nmodel = '{MODEL}'\nmmproj = '{MMPROJ}'\nctx-size = 700\n\
+         policy = 'fixed'\nfusion-layer = 3\nkeep = 4\nexit-from = 6\n"
+    );
+    std::fs::write(here("models.toml"), presets).expect("writes");
+    let models = ["--models-dir", &here(""), "--models-preset", &here("models.toml")];
+    let served = Served::start_with(&models, &["--parallel", "3", "--models-max", "2"]);
+    let ask = |model: &str, messages: Value| {
+        served.chat(&json!({"model": model, "messages": messages, "visipruner": {}, "max_tokens": 3}))["visipruner"].clone()
+    };
+    let pruned = ask("pruned", asked(QUESTIONS[0]));
+    assert_eq!(
+        (&pruned["policy"]["policy"], &pruned["policy"]["keep"]),
+        (&json!("fixed"), &json!(4))
+    );
+    ask("a", json!([{"role": "user", "content": "hello"}]));
+    let settings = &served.get("/props").json()["default_generation_settings"];
+    assert_eq!(
+        (&settings["params"]["top_k"], &settings["params"]["temperature"]),
+        (&json!(40), &json!(0.0))
+    );
+    let slots = served.get("/slots").json();
+    let n_ctx = slots
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|slot| slot["n_ctx"].as_u64());
+    assert_eq!(n_ctx.flatten().sum::<u64>(), 2 * 300 + 3 * 700);
+    let props = |model: &str| {
+        let props = served.get(&format!("/props?model={model}")).json();
+        (props["n_ctx"].clone(), props["total_slots"].clone())
+    };
+    assert_eq!(props("pruned"), (json!(700), json!(3)));
+    assert_eq!(props("a"), (json!(300), json!(2)));
+}
+
+#[test]
+fn a_preset_that_cannot_be_served_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("models.toml");
+    let path = path.to_str().expect("is text");
+    for (text, reason) in [
+        ("[a]\nmodel = 'none.gguf'", "cannot serve [a] of"),
+        ("[a]\nmodel = 'none.gguf'\nctx-size = -1", "'--ctx-size"),
+    ] {
+        std::fs::write(path, text).expect("writes");
+        let ran = visipruner(&["serve", "--models-preset", path, "--port", "0"]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(reason) && ran.stderr.contains("models.toml"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
 fn a_model_that_answers_stays_until_it_has_answered() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a.gguf", "b.gguf"] {
@@ -597,15 +578,7 @@ fn a_model_that_answers_stays_until_it_has_answered() {
     }
     let served = Served::start_with(&["--models-dir", folder.path().to_str().expect("is text")], &[]);
     let body = |model: &str, n_tokens: u32| json!({"model": model, "prompt": "once", "max_tokens": n_tokens, "ignore_eos": true, "stream": n_tokens > 1});
-    let long = body("a", 1500).to_string();
-    let mut stream = TcpStream::connect(served.address).expect("connects");
-    let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        long.len()
-    );
-    stream
-        .write_all(format!("{head}{long}").as_bytes())
-        .expect("writes");
+    let mut stream = served.begin("/v1/completions", &body("a", 1500));
     stream.read_exact(&mut [0; 1]).expect("it has begun");
     assert_eq!(served.post("/v1/completions", &body("b", 1)).status, 200);
     assert_eq!(served.get("/v1/models").status, 200);
@@ -619,16 +592,8 @@ fn a_model_that_answers_stays_until_it_has_answered() {
 fn it_ends_with_the_requests_at_work() {
     let mut served = Served::start(&[]);
     let body =
-        json!({"messages": asked(QUESTIONS[0]), "max_tokens": 400, "ignore_eos": true, "stream": true})
-            .to_string();
-    let mut stream = TcpStream::connect(served.address).expect("connects");
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .expect("writes");
+        json!({"messages": asked(QUESTIONS[0]), "max_tokens": 400, "ignore_eos": true, "stream": true});
+    let mut stream = served.begin("/v1/chat/completions", &body);
     stream.read_exact(&mut [0; 1]).expect("it has begun");
     send("TERM", &served.process);
     let mut rest = String::new();
