@@ -93,7 +93,14 @@ impl Served {
     /// A request of which nothing has been read yet.
     pub(super) fn begin(&self, path: &str, body: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).expect("connects");
-        begin_on(&mut stream, path, body);
+        let body = body.to_string();
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .expect("writes");
         stream
     }
 
@@ -118,18 +125,6 @@ impl Drop for Served {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Sends a request on a connection.
-pub(super) fn begin_on(stream: &mut TcpStream, path: &str, body: &Value) {
-    let body = body.to_string();
-    let length = body.len();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
-    );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .expect("writes");
 }
 
 pub(super) fn read_answer(mut stream: TcpStream) -> Answered {
