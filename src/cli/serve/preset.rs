@@ -292,7 +292,7 @@ mod tests {
             ),
             (
                 "[there]\nmodel = 'a'\nhf-repo = 'u/r'",
-                "'--model <GGUF>' cannot be used with '--hf-repo",
+                "cannot be used with '--model <GGUF>'",
             ),
         ] {
             let error = models_of(text, &[]).err().expect("something is wrong");
