@@ -49,7 +49,7 @@ pub(super) fn install() {
         unsafe {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());
             sys::mtmd_log_set(Some(on_log), std::ptr::null_mut());
-            sys::ggml_set_abort_callback(Some(on_abort));
+            sys::vp_set_abort_handler(Some(on_abort));
             sys::llama_backend_init();
             sys::ggml_backend_load_all();
         }
@@ -86,10 +86,10 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _us
     }));
 }
 
-/// Says what happened before ggml ends the process: an assertion of the library that no check of ours forestalled.
+/// Says what happened before ggml ends the process: an assertion that failed while a graph was computed.
 unsafe extern "C" fn on_abort(message: *const c_char) {
     let _ = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: ggml_abort (ggml.c:253) passes its NUL-terminated stack buffer.
+        // SAFETY: ggml_abort (ggml.c:253) passes its NUL-terminated stack buffer, through vp-abort.cpp.
         let message = unsafe { CStr::from_ptr(message) }.to_string_lossy();
         eprintln!(
             "error: llama.cpp stopped the process ({message}). This is a defect of visipruner: please report it."

@@ -81,6 +81,8 @@ impl LayerHook {
     unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, user_data: *mut c_void) -> bool {
         // SAFETY: by this function's contract; the encoding that runs holds the projector's `&mut self`.
         let this = unsafe { &mut *user_data.cast::<Self>() };
+        // SAFETY: no preconditions.
+        unsafe { sys::vp_computing() };
         if this.progress.is_null() {
             return !ask;
         }
@@ -189,9 +191,9 @@ impl Projector {
         let _reading = reading_registry();
         // SAFETY: `path` is NUL-terminated, the model is alive, the progress callback's data outlives the call and is
         // not touched meanwhile. The choice of encoder holds for projectors that this thread loads, which it does next.
-        let loaded = call("mtmd_init_from_file", || unsafe {
+        let loaded = call("vp_mtmd_init_from_file", || unsafe {
             sys::vp_set_vision_encoder(encoder);
-            sys::mtmd_init_from_file(path.as_ptr(), model.as_ptr(), c_params)
+            sys::vp_mtmd_init_from_file(path.as_ptr(), model.as_ptr(), &c_params)
         });
         let ptr = match loaded {
             Ok(ptr) => ptr,
@@ -257,10 +259,10 @@ impl Projector {
         let chunks = Chunks {
             ptr: call("vp_input_chunks_init", new_list)?,
         };
-        call("mtmd_tokenize_from_parts", || {
+        call("vp_tokenize_from_parts", || {
             // SAFETY: `ptr` is live; each part has exactly one of text and bitmap, and all of them outlive the call.
             ZeroIsOk(unsafe {
-                sys::mtmd_tokenize_from_parts(
+                sys::vp_tokenize_from_parts(
                     self.ptr.as_ptr(),
                     chunks.ptr.as_ptr(),
                     pointers.as_ptr(),
@@ -289,9 +291,9 @@ impl Projector {
                 ..LayerHook::IDLE
             }
         };
-        let encoded = call("mtmd_encode_chunk", || {
+        let encoded = call("vp_encode_chunk", || {
             // SAFETY: both are live, and nothing else uses the projector.
-            ZeroIsOk(unsafe { sys::mtmd_encode_chunk(ptr, image.chunk) })
+            ZeroIsOk(unsafe { sys::vp_encode_chunk(ptr, image.chunk) })
         });
         // SAFETY: the encoding is over, so nothing else uses the hook.
         let is_stopped = unsafe { std::ptr::replace(hook, LayerHook::IDLE) }.is_stopped;
@@ -299,7 +301,7 @@ impl Projector {
         if is_stopped {
             let message = "stopped by the caller".to_owned();
             return Err(Error {
-                call: "mtmd_encode_chunk",
+                call: "vp_encode_chunk",
                 status: Status::Aborted,
                 message,
             });

@@ -2,6 +2,7 @@
 # patches/build_attach_visipruner_sources.patch.
 
 set(VISIPRUNER_SOURCES
+    vp-abort.cpp
     vp-attention.cpp
     vp-attn-input.cpp
     vp-context.cpp
@@ -29,3 +30,6 @@ target_include_directories(llama PUBLIC ${CMAKE_CURRENT_LIST_DIR})
 
 # upstream merges the sources of its models into unity builds, in which an edit of one recompiles its neighbours
 set_source_files_properties(${VISIPRUNER_SOURCES} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+
+# vp-abort.cpp throws through ggml's C; Microsoft's compiler has no such thing
+target_compile_options(ggml-base PRIVATE $<$<AND:$<COMPILE_LANGUAGE:C>,$<NOT:$<C_COMPILER_ID:MSVC>>>:-fexceptions>)

@@ -31,6 +31,14 @@ enum vp_status {
 // what went wrong in the last failed call of this thread, "" if nothing did
 LLAMA_API const char * vp_last_error(void);
 
+// An assertion of ggml that fails while models, contexts and projectors are made, or text is tokenized, is an error like
+// any other. Elsewhere it ends the process: handler hears why, as ggml_abort_callback_t does.
+typedef void (*vp_abort_handler)(const char * message);
+LLAMA_API void vp_set_abort_handler(vp_abort_handler handler);
+
+// from now on, until the call that this thread is in returns, assertions end the process: to be called by a cb_eval
+LLAMA_API void vp_computing(void);
+
 //
 // devices of other machines: ggml's RPC backend, where it is built in
 //
@@ -305,11 +313,30 @@ LLAMA_API struct llama_sampler * vp_sampler_init(
 LLAMA_API int32_t vp_sampler_sample(struct llama_sampler * sampler, struct vp_context * ctx, int32_t i_row, llama_token * token);
 
 //
-// pictures: the functions of mtmd that let exceptions pass, with exceptions caught
+// pictures: mtmd's functions of the same name, with exceptions caught
 //
 
 struct mtmd_bitmap;
+struct mtmd_context;
+struct mtmd_context_params;
+struct mtmd_input_chunk;
 struct mtmd_input_chunks;
+struct mtmd_input_part;
+
+// NULL if the projector cannot be loaded
+LLAMA_API struct mtmd_context * vp_mtmd_init_from_file(
+        const char * path,
+        const struct llama_model * model,
+        const struct mtmd_context_params * params);
+
+// what mtmd_tokenize_from_parts() and mtmd_encode_chunk() return, or a vp_status below 0
+LLAMA_API int32_t vp_tokenize_from_parts(
+        const struct mtmd_context * ctx,
+        struct mtmd_input_chunks  * output,
+        const struct mtmd_input_part * const * parts,
+        size_t n_parts,
+        bool   add_special);
+LLAMA_API int32_t vp_encode_chunk(struct mtmd_context * ctx, const struct mtmd_input_chunk * chunk);
 
 // a copy of RGB pixels, [ny][nx][3]; without data only tokens can be counted
 LLAMA_API struct mtmd_bitmap * vp_bitmap_init(uint32_t nx, uint32_t ny, const unsigned char * data);

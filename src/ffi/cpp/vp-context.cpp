@@ -1,5 +1,6 @@
 // Models and contexts: llama.cpp's own, checked first; and the memory of KV groups.
 
+#include "vp-abort.h"
 #include "vp-devices.h"
 #include "vp-hooks.h"
 #include "vp-seq.h"
@@ -32,6 +33,7 @@ const char * const * vp_supported_archs(void) {
 
 struct llama_model * vp_model_load_from_file(const char * path, struct llama_model_params params) {
     return vp_guard_ptr([&]() -> llama_model * {
+        vp_catch_asserts scope;
         llama_model_ptr model(llama_model_load_from_file(path, params));
         if (model) {
             vp_devices(*model).check();
@@ -69,6 +71,7 @@ int32_t vp_tokenize(
         bool          parse_special,
         int32_t     * n_tokens) {
     return vp_guard(VP_BAD_ARGUMENT, [&]() -> int32_t {
+        vp_catch_asserts scope;
         *n_tokens = llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
         return VP_OK;
     });
@@ -170,6 +173,7 @@ struct vp_context * vp_init_from_model(
         const struct vp_kv_group  * groups,
         size_t                      n_groups) {
     return vp_guard_ptr([&]() -> vp_context * {
+        vp_catch_asserts catch_asserts;
         const std::vector<vp_kv_group> desc(groups, groups + n_groups);
         if (n_groups > 0) {
             if (vp_model_supports_ranges(model) != VP_OK) {
