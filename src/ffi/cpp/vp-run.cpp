@@ -190,8 +190,11 @@ vp_call describe(const planned_call & call) {
         res.slots_in.push_back(vp_state_of(call.seq, row).slot);
     }
     for (const int32_t il : call.ils_out()) {
+        res.slots_out[il].reserve(range.n_rows); // so that nothing fails once a slot is taken
+    }
+    for (auto & [il, slots] : res.slots_out) {
         for (int32_t i = 0; i < range.n_rows; ++i) {
-            res.slots_out[il].push_back(call.ctx.hidden.take(il));
+            slots.push_back(call.ctx.hidden.take(il));
         }
     }
     res.hidden = &call.ctx.hidden;
@@ -237,14 +240,36 @@ int32_t explain(int32_t ret, const vp_context & ctx, int32_t n_rows) {
     }
 }
 
-void undo(vp_context & ctx) {
+// where the rows of a call begin in a sequence, for a memory that knows positions only
+struct beginning {
+    llama_seq_id id;
+    llama_pos    pos;
+};
+
+std::vector<beginning> beginnings(const planned_call & call) {
+    const auto & seq = call.seq;
+    const int32_t row = call.range.rows[0];
+    const llama_pos pos = seq.row(row).pos[0];
+    std::vector<beginning> res = { { seq.id, pos } };
+    if (row < seq.n_parent) {
+        res.push_back({ seq.parent->id, pos });
+    }
+    return res;
+}
+
+void undo(vp_context & ctx, const std::vector<beginning> & from) {
     if (ctx.kv) {
         ctx.kv->undo_call();
+        return;
+    }
+    // llama.cpp forgets the ubatch that failed, and keeps those before it
+    for (const auto & begin : from) {
+        llama_memory_seq_rm(llama_get_memory(ctx.lctx.get()), begin.id, begin.pos, -1);
     }
 }
 
 // decodes a batch in a call_scope; what a failure has stored is forgotten
-int32_t decode(vp_context & ctx, const llama_batch_ext & batch) {
+int32_t decode(vp_context & ctx, const llama_batch_ext & batch, const std::vector<beginning> & from) {
     int32_t ret;
     try {
         ret = ctx.lctx->decode(batch);
@@ -262,10 +287,13 @@ int32_t decode(vp_context & ctx, const llama_batch_ext & batch) {
             return VP_OK;
         }
     } catch (...) {
-        undo(ctx);
+        undo(ctx, from);
         throw;
     }
-    undo(ctx);
+    const bool was_refused = ret == 1 || ret == -1; // before anything was stored
+    if (ctx.kv || !was_refused) {
+        undo(ctx, from);
+    }
     return explain(ret, ctx, batch.tokens.size());
 }
 
@@ -421,11 +449,12 @@ int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * 
             params.store     = call.what == kind::stored;
             params.call      = &ctx->call;
         }
+        const auto from = beginnings(call);
         auto description = describe(call);
         params.n_queries = (int32_t) description.queries.size();
 
         call_scope scope(*ctx, std::move(description), params);
-        const int32_t status = decode(*ctx, batch);
+        const int32_t status = decode(*ctx, batch, from);
         if (status != VP_OK) {
             return status;
         }
@@ -438,7 +467,7 @@ int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * 
                 }
             }
         } catch (...) {
-            undo(*ctx);
+            undo(*ctx, from);
             throw;
         }
         if (range->can_rewind) {
@@ -477,6 +506,7 @@ int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32
 
         std::vector<vp_sequence *> seqs;
         auto batch = vp_upstream_new_batch(*ctx->lctx);
+        std::vector<beginning> from;
         vp_call description;
         for (int32_t i = 0; i < n_tokens; ++i) {
             auto & s = *ctx->get(tokens[i].seq);
@@ -488,14 +518,20 @@ int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32
             vp_forget_stations(*ctx, s);
             description.rows.push_back(s.n_rows());
             const llama_pos p = tokens[i].pos;
+            from.push_back({ s.id, p });
             const llama_pos pos[4] = { p, is_mrope ? p : 0, is_mrope ? p : 0, 0 };
             vp_upstream_add_row(batch, tokens[i].token, nullptr, pos, { s.id }, true);
+        }
+        for (auto * s : seqs) {
+            if (s->rows.size() == s->rows.capacity()) {
+                s->rows.reserve(2*s->rows.size() + 1); // now, and not when the tokens have run
+            }
         }
         ctx->lctx->sched_reserve();
         reserve(*ctx, n_tokens, n_spare);
 
         call_scope scope(*ctx, std::move(description), {});
-        const int32_t status = decode(*ctx, batch);
+        const int32_t status = decode(*ctx, batch, from);
         if (status != VP_OK) {
             return status;
         }

@@ -384,19 +384,32 @@ int32_t vp_seq_copy(struct vp_context * ctx, vp_seq seq, int32_t il, const int32
             check(s.parent->rows[rows[i]].il_next >= il, format("row %d has not come to layer %d", rows[i], il));
             check(!s.copies.count(rows[i]), format("row %d is a row of the branch already", rows[i]));
         }
-        for (int32_t i = 0; i < n_rows; ++i) {
-            const int32_t row = rows[i];
-            const auto & src = s.parent->rows[row];
-            vp_row_copy copy = { il, 0 };
-            if (il == ctx->n_layer()) {
-                copy.il_next = il;
-            } else if (src.il_next == il && src.slot >= 0) {
-                copy.il_next = il;
-                copy.slot    = src.slot;
-                ctx->hidden.share(copy.slot);
+        int32_t n_done = 0;
+        try {
+            for (; n_done < n_rows; ++n_done) {
+                const int32_t row = rows[n_done];
+                const auto & src = s.parent->rows[row];
+                auto & copy = s.copies[row] = { il, 0 };
+                if (il == ctx->n_layer()) {
+                    copy.il_next = il;
+                } else if (src.il_next == il && src.slot >= 0) {
+                    copy.il_next = il;
+                    copy.slot    = src.slot;
+                    ctx->hidden.share(copy.slot);
+                }
             }
-            s.copies[row] = copy;
-            s.il_left[row] = std::min(s.il_left[row], il);
+        } catch (...) {
+            for (int32_t i = 0; i <= n_done; ++i) {
+                const auto copy = s.copies.find(rows[i]);
+                if (copy != s.copies.end()) {
+                    ctx->hidden.release(copy->second.slot);
+                    s.copies.erase(copy);
+                }
+            }
+            throw;
+        }
+        for (int32_t i = 0; i < n_rows; ++i) {
+            s.il_left[rows[i]] = std::min(s.il_left[rows[i]], il);
         }
         return VP_OK;
     });

@@ -9,8 +9,9 @@
 
 LLAMA_API void vp_set_error(const std::string & message);
 
-// leave a message and return the status
-LLAMA_API int32_t vp_fail(enum vp_status status, const std::string & message);
+// leave a message and return the status; where there is no memory for the message, there is none
+LLAMA_API int32_t vp_fail(enum vp_status status, const char * message) noexcept;
+LLAMA_API int32_t vp_fail(enum vp_status status, const std::string & message) noexcept;
 
 // an exception with a status of its own
 struct vp_error : std::runtime_error {
