@@ -4,7 +4,8 @@
 //! contradict each other, or one that it needs is missing, ggml aborts the process, or reads where nothing is. So all
 //! that the graph of `clip_graph_llava` relies on is checked here, before llama.cpp sees the file.
 
-use super::{GgmlType, Gguf, GgufError, Problem, ProjectorShape, TensorInfo};
+use super::tensors::Tensors;
+use super::{GgmlType, Gguf, GgufError, Problem, ProjectorShape};
 
 /// Checks every tensor that the graph uses; projectors of other kinds pass.
 ///
@@ -118,9 +119,8 @@ fn n_features(shape: &ProjectorShape) -> u64 {
 
 fn check_mlp(tensors: &Tensors, shape: &ProjectorShape) -> Result<(), GgufError> {
     let n_hidden = tensors.biased_linear("mm.0", n_features(shape))?;
-    if tensors.gguf.tensor("mm.2.weight").is_some() {
-        tensors.biased_linear("mm.2", n_hidden)?;
-    }
+    // the graph does without the second matrix, but clip_n_mmproj_embd() does not
+    tensors.biased_linear("mm.2", n_hidden)?;
     Ok(())
 }
 
@@ -155,111 +155,4 @@ fn check_ldpv2(tensors: &Tensors, shape: &ProjectorShape) -> Result<(), GgufErro
     let n_out = tensors.biased_linear("mm.model.mlp.2", n_hidden)?;
     tensors.depthwise("mm.model.peg.0.weight", n_out)?;
     tensors.vector("mm.model.peg.0.bias", n_out)
-}
-
-struct Tensors<'a> {
-    gguf: &'a Gguf,
-}
-
-impl Tensors<'_> {
-    fn need(&self, name: &str) -> Result<&TensorInfo, GgufError> {
-        let missing = || {
-            self.gguf.error(Problem::MissingTensor {
-                tensor: name.to_owned(),
-            })
-        };
-        self.gguf.tensor(name).ok_or_else(missing)
-    }
-
-    fn wrong_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> GgufError {
-        self.gguf.error(Problem::TensorShape {
-            tensor: tensor.name.clone(),
-            found: dims(&tensor.dims),
-            expected: dims(expected),
-        })
-    }
-
-    /// Trailing dimensions of 1 don't count.
-    fn has_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<(), GgufError> {
-        let n = tensor.dims.len().max(expected.len());
-        let same = (0..n).all(|i| tensor.dims.get(i).unwrap_or(&1) == expected.get(i).unwrap_or(&1));
-        if same {
-            Ok(())
-        } else {
-            Err(self.wrong_shape(tensor, expected))
-        }
-    }
-
-    fn has_type(&self, tensor: &TensorInfo, expected: &[GgmlType]) -> Result<(), GgufError> {
-        if expected.contains(&tensor.ty) {
-            return Ok(());
-        }
-        let names: Vec<_> = expected.iter().map(|ty| ty.name()).collect();
-        Err(self.gguf.error(Problem::TensorType {
-            tensor: tensor.name.clone(),
-            found: tensor.ty.name(),
-            expected: names.join(" or "),
-        }))
-    }
-
-    fn has_width(&self, name: &str, width: u64, expected: u64) -> Result<(), GgufError> {
-        if width == expected {
-            return Ok(());
-        }
-        let tensor = self.need(name)?;
-        Err(self.wrong_shape(tensor, &[tensor.dims[0], expected]))
-    }
-
-    /// What is added or multiplied element by element has to be F32.
-    fn vector(&self, name: &str, len: u64) -> Result<(), GgufError> {
-        let tensor = self.need(name)?;
-        self.has_shape(tensor, &[len])?;
-        self.has_type(tensor, &[GgmlType::F32])
-    }
-
-    fn vector_if_any(&self, name: &str, len: u64) -> Result<(), GgufError> {
-        if self.gguf.tensor(name).is_some() {
-            self.vector(name, len)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn norm(&self, name: &str, len: u64) -> Result<(), GgufError> {
-        self.vector(&format!("{name}.weight"), len)?;
-        self.vector(&format!("{name}.bias"), len)
-    }
-
-    fn norm_if_any(&self, name: &str, len: u64) -> Result<(), GgufError> {
-        self.vector_if_any(&format!("{name}.weight"), len)?;
-        self.vector_if_any(&format!("{name}.bias"), len)
-    }
-
-    /// A matrix from `n_in` to `n_out` (to any, if `None`) with or without a bias; returns what it maps to.
-    fn linear(&self, name: &str, n_in: u64, n_out: Option<u64>) -> Result<u64, GgufError> {
-        let weight = self.need(&format!("{name}.weight"))?;
-        let n_out = n_out.unwrap_or_else(|| weight.dims.get(1).copied().unwrap_or(1));
-        self.has_shape(weight, &[n_in, n_out])?;
-        self.vector_if_any(&format!("{name}.bias"), n_out)?;
-        Ok(n_out)
-    }
-
-    fn biased_linear(&self, name: &str, n_in: u64) -> Result<u64, GgufError> {
-        self.need(&format!("{name}.bias"))?;
-        self.linear(name, n_in, None)
-    }
-
-    /// A convolution of 3x3 over each channel by itself. The converter leaves out the dimension of 1.
-    fn depthwise(&self, name: &str, n_channels: u64) -> Result<(), GgufError> {
-        let tensor = self.need(name)?;
-        if self.has_shape(tensor, &[3, 3, n_channels]).is_err() {
-            self.has_shape(tensor, &[3, 3, 1, n_channels])?;
-        }
-        self.has_type(tensor, &[GgmlType::F32, GgmlType::F16])
-    }
-}
-
-fn dims(dims: &[u64]) -> String {
-    let dims: Vec<_> = dims.iter().map(u64::to_string).collect();
-    dims.join(" x ")
 }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod encode;
+mod encoders;
 mod error;
 mod file_type;
 mod ggml_type;
@@ -16,6 +17,7 @@ mod llava;
 mod read;
 mod shape;
 mod sniff;
+mod tensors;
 mod value;
 mod write;
 

@@ -4,7 +4,7 @@ mod projector;
 
 use std::path::Path;
 
-use super::{Gguf, GgufError, Problem, TensorInfo, Value, llava};
+use super::{Gguf, GgufError, Problem, TensorInfo, Value, encoders, llava};
 pub use projector::ProjectorShape;
 
 /// `llama-hparams.h: LLAMA_MAX_LAYERS`
@@ -66,6 +66,9 @@ impl LlmShape {
         let n_head = per_layer(gguf, &key("attention.head_count"), n_layer)?;
         let n_head = n_head.ok_or_else(|| missing(gguf, key("attention.head_count")))?;
         let n_head_kv = per_layer(gguf, &key("attention.head_count_kv"), n_layer)?;
+        for norm in ["attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"] {
+            not_negative(gguf, &key(norm))?;
+        }
         let head_dim = n_head
             .iter()
             .max()
@@ -151,7 +154,8 @@ pub fn later_parts(first: &Gguf) -> Result<Vec<Gguf>, GgufError> {
     }
 }
 
-/// Opens an image projector: reads its header and checks it; for LLaVA's kinds, every tensor's shape too.
+/// Opens an image projector: reads its header and checks it; for LLaVA's kinds every tensor's shape too, for others that are
+/// known what llama.cpp would find out too late.
 ///
 /// # Errors
 /// As [`Gguf::open`] and [`ProjectorShape::from_gguf`]; [`Problem::MissingTensor`], [`Problem::TensorShape`] and
@@ -163,6 +167,7 @@ pub fn open_projector(path: impl AsRef<Path>) -> Result<(Gguf, ProjectorShape), 
     }
     let shape = ProjectorShape::from_gguf(&gguf)?;
     llava::check(&gguf, &shape)?;
+    encoders::check(&gguf, &shape)?;
     Ok((gguf, shape))
 }
 
@@ -309,4 +314,16 @@ fn n_params(gguf: &Gguf) -> u64 {
     gguf.tensors()
         .iter()
         .fold(0, |n, tensor| n.saturating_add(tensor.n_elements()))
+}
+
+/// What is added under a root: ggml asserts that it is not negative.
+fn not_negative(gguf: &Gguf, key: &str) -> Result<(), GgufError> {
+    match gguf.opt_f32(key)? {
+        Some(number) if !(0.0..f32::INFINITY).contains(&number) => Err(gguf.error(Problem::OutOfRange {
+            key: key.to_owned(),
+            found: number.to_string(),
+            expected: "a number that is not negative".to_owned(),
+        })),
+        _ => Ok(()),
+    }
 }

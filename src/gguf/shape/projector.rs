@@ -1,6 +1,8 @@
 //! What is to be known of an image projector.
 
-use super::{MAX_LAYERS, arch_of_model, missing, n_params, positive, refuse_later_part, within};
+use super::{
+    MAX_LAYERS, arch_of_model, missing, n_params, not_negative, positive, refuse_later_part, within,
+};
 use crate::gguf::{Array, Gguf, GgufError, Problem};
 
 /// Larger than any encoder's input, small enough that squares of it fit 32 bits.
@@ -67,6 +69,7 @@ impl ProjectorShape {
         let image_size = positive(gguf, "clip.vision.image_size", MAX_IMAGE_SIZE)?;
         let patch_size = positive(gguf, "clip.vision.patch_size", image_size)?;
         let projector_type = projector_type(gguf)?;
+        not_negative(gguf, "clip.vision.attention.layer_norm_epsilon")?;
         Ok(ProjectorShape {
             name: gguf.opt_str("general.name")?.map(str::to_owned),
             file_type: gguf.opt_u32("general.file_type")?,
@@ -125,9 +128,7 @@ fn n_embd_out(gguf: &Gguf, projector_type: &str) -> Option<u64> {
     let dim = |tensor: &str, i: usize| gguf.tensor(tensor)?.dims.get(i).copied();
     match projector_type {
         // the Yi variant of LLaVA's projector has a norm behind each of its layers
-        "mlp" => dim("mm.3.bias", 0)
-            .or_else(|| dim("mm.2.weight", 1))
-            .or_else(|| dim("mm.0.weight", 1)),
+        "mlp" => dim("mm.3.bias", 0).or_else(|| dim("mm.2.weight", 1)),
         "ldp" => dim("mm.model.mb_block.1.block.2.1.bias", 0),
         "ldpv2" => dim("mm.model.peg.0.bias", 0),
         "adapter" => dim("adapter.linear.dense_4h_to_h.weight", 1),
