@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use super::error::Error;
 
@@ -49,12 +50,41 @@ pub fn write_json_lines(what: &'static str, path: &Path, values: &[impl Serializ
     write(what, path, &lines)
 }
 
-/// Writes text to a file; `what` says in the error what it is.
+/// Writes text to a file; `what` says in the error what it is. A file that was there stays as it was if that fails.
 ///
 /// # Errors
 /// [`Error::Write`]
 pub fn write(what: &'static str, path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|source| cannot_write(what, path, source))
+    let written = match whole_or_not_at_all(path) {
+        Some(file) => file.and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.persist(path)?;
+            Ok(())
+        }),
+        None => fs::write(path, text),
+    };
+    written.map_err(|source| cannot_write(what, path, source))
+}
+
+/// A new file beside `path` that can take its place; `None` where it must not (a device, a pipe, a link), or where the
+/// folder takes no other files.
+fn whole_or_not_at_all(path: &Path) -> Option<io::Result<NamedTempFile>> {
+    let before = fs::symlink_metadata(path).ok();
+    if before.as_ref().is_some_and(|before| !before.is_file()) {
+        return None;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut new = tempfile::Builder::new();
+    if let Some(before) = &before {
+        new.permissions(before.permissions());
+    } else {
+        #[cfg(unix)]
+        new.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+    }
+    match new.tempfile_in(folder.unwrap_or(Path::new("."))) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+        file => Some(file),
+    }
 }
 
 /// Fails for a file that cannot be written, which is worth knowing before minutes of work.

@@ -427,6 +427,32 @@ fn ctrl_c_loses_no_answer_and_a_second_run_goes_on() {
     );
 }
 
+/// The one that comes second goes away with an error, or finds all answers there.
+#[test]
+fn two_processes_on_one_store_lose_nothing() {
+    use std::process::{Command, Stdio};
+
+    let folder = Folder::new();
+    let (questions, store) = (many_questions(&folder, 20), folder.path("answers.jsonl"));
+    let begin = || {
+        Command::new(assert_cmd::cargo::cargo_bin!("visipruner"))
+            .args(eval_with(&questions, &["--out", text(&store)]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts")
+    };
+    let ended = [begin(), begin()].map(|child| child.wait_with_output().expect("ends"));
+    let n_good = ended.iter().filter(|output| output.status.success()).count();
+    assert!(n_good > 0);
+    for output in ended.iter().filter(|output| !output.status.success()) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("answers.jsonl"), "{said}");
+    }
+    assert_eq!(answers(&store).len(), 40);
+}
+
 /// The demo's questions again and again, as a file of our own lines.
 fn many_questions(folder: &Folder, n: usize) -> String {
     let scenes = json(Path::new(QUESTIONS));

@@ -7,6 +7,8 @@ mod answers;
 mod bench;
 #[cfg(feature = "native")]
 mod calibrate;
+#[cfg(all(target_os = "linux", feature = "native"))]
+mod changed_file;
 #[cfg(feature = "native")]
 mod chat;
 #[path = "../common/mod.rs"]
@@ -14,6 +16,8 @@ mod common;
 mod errors;
 #[cfg(feature = "native")]
 mod eval;
+#[cfg(all(target_os = "linux", feature = "native"))]
+mod full_disk;
 mod hub;
 #[cfg(feature = "native")]
 mod inspect;

@@ -195,4 +195,37 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
     }
+
+    /// Every byte of a saved conversation another one, and every beginning of it.
+    #[test]
+    fn damaged_conversations_are_read_or_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("c.json");
+        let mut conversation = Conversation {
+            system: Some("Be brief.".to_owned()),
+            ..Conversation::default()
+        };
+        conversation.answered("what?".to_owned(), "é".to_owned(), vec![5, 6]);
+        save(&path, &conversation).unwrap();
+        let good = std::fs::read(&path).expect("reads");
+        let try_to_read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("writes");
+            load(&path, Background::WHITE).map_err(|error| error.to_string())
+        };
+        let mut n_refused = 0;
+        for at in 0..good.len() {
+            for byte in [0, b'"', b'{', b'9', b'\\', 0xff, good[at] ^ 1] {
+                let mut bytes = good.clone();
+                bytes[at] = byte;
+                if let Err(error) = try_to_read(&bytes) {
+                    assert!(error.contains("c.json"), "{error}");
+                    n_refused += 1;
+                }
+            }
+            try_to_read(&good[..at])
+                .map(drop)
+                .expect_err("half a conversation");
+        }
+        assert!(n_refused > good.len(), "{n_refused}");
+    }
 }
