@@ -57,5 +57,15 @@ mod ffi;
 mod rng;
 
 // the integration tests' support code names this crate as users do
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 extern crate self as visipruner;
+
+/// What the fuzz targets in `fuzz/` cannot reach from outside.
+#[cfg(all(fuzzing, feature = "native"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Makes the calls to the engine that some bytes stand for.
+    pub fn calls(data: &[u8]) {
+        crate::ffi::tests::random::drive(data);
+    }
+}

@@ -48,5 +48,5 @@ pub(crate) use quantize::{QuantizeParams, quantize};
 pub(crate) use sampler::{Sampler, SamplerParams};
 pub(crate) use status::{Error, Status};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod tests;

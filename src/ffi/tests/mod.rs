@@ -7,6 +7,7 @@ mod cuts;
 #[cfg(feature = "lab")]
 mod inspect;
 mod probe;
+pub(crate) mod random;
 mod refusals;
 mod rows;
 mod sequences;
