@@ -3,7 +3,8 @@
 CARGO ?= cargo
 
 .PHONY: help setup demo test test-vulkan vulkan-sdk lint fmt bench stock bench-stock bench-7b bench-questions \
-	release models-check fixtures page-check serve-clients serve-llama-server serve-bad serve-soak serve-bench
+	release models-check fixtures page-check serve-clients serve-llama-server serve-bad serve-soak serve-bench \
+	asan tsan miri fuzz damaged faults
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -23,6 +24,12 @@ help:
 	@echo 'make serve-bad          bad requests: none ends it, none hangs'
 	@echo 'make serve-soak N=10000 mixed requests from several clients: each is answered as it is alone'
 	@echo 'make serve-bench MODEL=... MMPROJ=...   time to the first token over HTTP, and of which the engine'
+	@echo 'make asan    the engine under the sanitizers of addresses and undefined behaviour, and whether it leaks'
+	@echo 'make tsan    the server and what is stopped under the sanitizer of threads'
+	@echo 'make miri    the pure-Rust part under miri, which a nightly compiler has'
+	@echo 'make fuzz TARGET=... SECONDS=3600       lets cargo-fuzz look for inputs that break a promise, see fuzz/'
+	@echo 'make damaged N=1000     so many damaged projectors of each kind: none ends the process'
+	@echo 'make faults             every allocation of a small run fails once'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -165,3 +172,26 @@ serve-soak: $(SERVE)/venv/installed
 
 serve-bench: $(SERVE)/venv/installed
 	$(SERVE)/venv/bin/python tests/serve/first_token.py --model $(MODEL) --mmproj $(MMPROJ) $(FLAGS)
+
+# What looks for errors of memory, see CONTRIBUTING.md. FLAGS go to the tests.
+asan tsan: setup
+	build/sanitize.sh $@ $(FLAGS)
+
+# Whatever needs neither llama.cpp nor files: miri knows no foreign code, and its file system is slow.
+MIRIFLAGS ?= -Zmiri-disable-isolation
+
+miri:
+	MIRIFLAGS='$(MIRIFLAGS)' $(CARGO) +nightly miri test --no-default-features --lib -- policy:: gguf:: report:: prefill:: $(FLAGS)
+
+TARGET  ?=
+SECONDS ?= 3600
+
+fuzz:
+	fuzz/run.sh '$(TARGET)' '$(SECONDS)' $(FLAGS)
+
+damaged: N = 1000
+damaged: setup
+	VISIPRUNER_DAMAGED=$(N) $(CARGO) test --test damaged -- --nocapture $(FLAGS)
+
+faults: setup
+	VISIPRUNER_ALLOCATIONS=1000000 $(CARGO) test --test allocation -- --nocapture $(FLAGS)

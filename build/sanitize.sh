@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Builds llama.cpp, our C++ and tests under sanitizers, and runs them: build/sanitize.sh asan|tsan [ARGUMENT OF TESTS...]
+# What upstream does and cannot be set right here stands in build/sanitizers/*.txt, each line with its reason.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+kind=${1:?asan or tsan?}
+shift
+
+lists=$PWD/build/sanitizers
+host=$(rustc -vV | sed -n 's/^host: //p')
+# shellcheck source=build/sanitizers/native.sh
+source "$lists/native.sh"
+export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$PWD/target/sanitize/$kind
+
+case $kind in
+asan)
+    export RUSTFLAGS='-Clink-arg=-lasan -Clink-arg=-lubsan'
+    export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+    export LSAN_OPTIONS="suppressions=$lists/leaks.txt:print_suppressions=0"
+    export UBSAN_OPTIONS="print_stacktrace=1:suppressions=$lists/undefined.txt"
+    # Rust's main program does not begin with the runtime: it is loaded first, for tests, not for the compiler
+    preload=$("${CC:-cc}" -print-file-name=libasan.so)
+    export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=env LD_PRELOAD=$preload"
+    tests=(--lib --test engine --test leaks --test oracle_prefill --test shipped_model)
+    ;;
+tsan)
+    # Rust, too, is instrumented, with the runtime that comes with its compiler; its standard library is not
+    export RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
+    flags='-fsanitize=thread -fno-omit-frame-pointer'
+    export VISIPRUNER_NATIVE_DIR=$CARGO_TARGET_DIR/native
+    # OpenMP's runtime is not instrumented; ggml's own threads are
+    export VISIPRUNER_CMAKE_ARGS="-DGGML_OPENMP=OFF '-DCMAKE_C_FLAGS=$flags' '-DCMAKE_CXX_FLAGS=$flags' $fast"
+    export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:suppressions=$lists/threads.txt${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+    # what has threads of its own: the server, its clients that go away, and requests that are stopped
+    set -- server:: serve:: stopping:: "$@"
+    tests=(--lib --test engine --test cli)
+    ;;
+*)
+    echo "asan or tsan, not $kind" >&2
+    exit 1
+    ;;
+esac
+
+exec "${CARGO:-cargo}" test --target "$host" "${tests[@]}" -- "$@"
