@@ -112,7 +112,7 @@ pub(crate) fn drive(data: &[u8]) {
 
 fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    Arc::clone(MODEL.get_or_init(|| load(Arch::Llama)))
+    Arc::clone(MODEL.get_or_init(|| load(Arch::Llama).model))
 }
 
 /// llama.cpp's own memory, a cut before every layer, or two cuts.
