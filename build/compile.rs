@@ -102,7 +102,11 @@ fn record_options(options: &[(String, String)], path: &Path) -> Result<(), Strin
 
 /// Compiles through ccache if it is there, with paths relative to our folder, so that other checkouts hit too.
 fn use_ccache(config: &mut cmake::Config, native: &NativeDir) {
-    const LAUNCHERS: [&str; 2] = ["CMAKE_C_COMPILER_LAUNCHER", "CMAKE_CXX_COMPILER_LAUNCHER"];
+    const LAUNCHERS: [&str; 3] = [
+        "CMAKE_C_COMPILER_LAUNCHER",
+        "CMAKE_CXX_COMPILER_LAUNCHER",
+        "CMAKE_CUDA_COMPILER_LAUNCHER",
+    ];
     if LAUNCHERS.iter().any(|name| std::env::var_os(name).is_some()) || !runs("ccache") {
         return;
     }

@@ -32,8 +32,8 @@ pub fn libraries(settings: &Settings, native: &NativeDir, build: &Path) -> Resul
             "cargo::rustc-link-lib={}={name}",
             if library.shared { "dylib" } else { "static" }
         );
-        if library.shared && settings.target_os != "windows" {
-            println!("cargo::rustc-link-arg=-Wl,-rpath,{}", library.dir.display());
+        if library.shared {
+            run_time_path(&library.dir, settings);
         }
     }
 
@@ -138,16 +138,14 @@ fn backend_libraries(backend: &str, settings: &Settings, cache: &CMakeCache) {
             .into_iter()
             .for_each(framework),
         "ggml-cuda" => {
-            for library in [
-                "CUDA_cudart_LIBRARY",
-                "CUDA_cublas_LIBRARY",
-                "CUDA_cuda_driver_LIBRARY",
-            ] {
+            // the driver (libcuda) is not among them: src/ffi/cpp/vp-cuda-driver.cpp looks it up
+            for library in ["CUDA_cudart_LIBRARY", "CUDA_cublas_LIBRARY"] {
                 if let Some(dir) = cache.get(library).and_then(|path| Path::new(path).parent()) {
                     println!("cargo::rustc-link-search=native={}", dir.display());
+                    run_time_path(dir, settings);
                 }
             }
-            for library in ["cudart", "cublas", "cublasLt", "cuda"] {
+            for library in ["cudart", "cublas", "cublasLt"] {
                 println!("cargo::rustc-link-lib=dylib={library}");
             }
         }
@@ -174,6 +172,13 @@ fn backend_libraries(backend: &str, settings: &Settings, cache: &CMakeCache) {
             }
         }
         _ => {}
+    }
+}
+
+/// Lets the program find shared libraries where they were linked from.
+fn run_time_path(dir: &Path, settings: &Settings) {
+    if settings.target_os != "windows" {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", dir.display());
     }
 }
 

@@ -33,3 +33,13 @@ set_source_files_properties(${VISIPRUNER_SOURCES} PROPERTIES SKIP_UNITY_BUILD_IN
 
 # vp-abort.cpp throws through ggml's C; Microsoft's compiler has no such thing
 target_compile_options(ggml-base PRIVATE $<$<AND:$<COMPILE_LANGUAGE:C>,$<NOT:$<C_COMPILER_ID:MSVC>>>:-fexceptions>)
+
+# the driver is looked up at run time; a toolkit without a stub of it is enough to compile with
+if (TARGET ggml-cuda)
+    target_sources(ggml-cuda PRIVATE ${CMAKE_CURRENT_LIST_DIR}/vp-cuda-driver.cpp)
+    foreach (property LINK_LIBRARIES INTERFACE_LINK_LIBRARIES)
+        get_target_property(libraries ggml-cuda ${property})
+        list(FILTER libraries EXCLUDE REGEX "CUDA::cuda_driver")
+        set_target_properties(ggml-cuda PROPERTIES ${property} "${libraries}")
+    endforeach()
+endif()
