@@ -5,7 +5,7 @@ use std::path::Path;
 
 use visipruner::engine::{
     Event, LogLevel, Model, ModelOptions, Outcome, Projector, ProjectorOptions, Request, Session, StopReason,
-    set_log,
+    missing_gpu, set_log,
 };
 use visipruner::policy::Skipped;
 use visipruner::report::{RunReport, summary};
@@ -35,6 +35,7 @@ impl Loaded {
         terminal: &mut Terminal,
         interrupt: &Interrupt,
     ) -> Result<Self, Error> {
+        warn_without_gpu(options, terminal);
         let mut progress = |what: &'static str, fraction: f32| {
             terminal.progress(what, fraction);
             if interrupt.is_pressed() {
@@ -53,6 +54,14 @@ impl Loaded {
             .transpose()?;
         terminal.clear();
         Ok(Self { model, projector })
+    }
+}
+
+/// Says so if layers would go to a GPU and there is none.
+pub fn warn_without_gpu(options: &ModelOptions, terminal: &mut Terminal) {
+    let is_on_cpu = options.n_gpu_layers == 0 || options.devices.as_ref().is_some_and(Vec::is_empty);
+    if let Some(message) = missing_gpu().filter(|_| !is_on_cpu) {
+        terminal.warn(message);
     }
 }
 

@@ -4,14 +4,15 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use visipruner::engine::{Device, devices};
+use visipruner::engine::{Device, devices, missing_gpu};
 #[cfg(feature = "rpc")]
 use visipruner::engine::{RpcServerOptions, add_rpc_server, serve_rpc};
 
-use super::args::DevicesArgs;
+use super::args::{DevicesArgs, OutputArgs};
 #[cfg(feature = "rpc")]
 use super::args::{RpcArgs, RpcServerArgs};
 use super::error::Error;
+use super::terminal::Terminal;
 use super::{output, units};
 
 /// Lists devices.
@@ -21,6 +22,9 @@ use super::{output, units};
 pub fn run(args: &DevicesArgs) -> Result<(), Error> {
     #[cfg(feature = "rpc")]
     add(&args.rpc)?;
+    if let Some(message) = missing_gpu() {
+        Terminal::new(&OutputArgs::default()).warn(message);
+    }
     let all = devices();
     if args.json {
         let rows: Vec<Row> = all.iter().map(Row::from).collect();

@@ -83,6 +83,35 @@ pub fn devices() -> Vec<Device> {
     ffi::Device::all().into_iter().map(Device::from).collect()
 }
 
+/// The backends for GPUs that this build was asked for.
+const GPU_BACKENDS: [(&str, bool); 3] = [
+    ("CUDA", cfg!(feature = "cuda")),
+    ("Metal", cfg!(any(feature = "metal", target_os = "macos"))),
+    ("Vulkan", cfg!(feature = "vulkan")),
+];
+
+/// What to say where this build has a backend for GPUs, and there is none, here or of another machine: models are then
+/// computed on the CPU. `None` where there is one, and for builds for the CPU alone.
+pub fn missing_gpu() -> Option<String> {
+    let built_for: Vec<&str> = GPU_BACKENDS
+        .iter()
+        .filter_map(|&(name, is_built)| is_built.then_some(name))
+        .collect();
+    let is_found =
+        |device: &ffi::Device| matches!(device.kind(), ffi::DeviceKind::Gpu | ffi::DeviceKind::Remote);
+    (!built_for.is_empty() && !ffi::Device::all().iter().any(is_found))
+        .then(|| without_gpu(&built_for.join(" or "), ffi::start_complaints()))
+}
+
+/// `no CUDA device was found (CUDA driver version is insufficient ...): the CPU computes everything`
+fn without_gpu(built_for: &str, complaints: &str) -> String {
+    let reason = match complaints {
+        "" => String::new(),
+        complaints => format!(" ({complaints})"),
+    };
+    format!("no {built_for} device was found{reason}: the CPU computes everything")
+}
+
 /// The device of this name that is not the CPU.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ pub use cache::{Cache, Decoder};
 #[cfg(feature = "native")]
 pub use constraint::Constraint;
 #[cfg(feature = "native")]
-pub use devices::{Device, DeviceKind, devices};
+pub use devices::{Device, DeviceKind, devices, missing_gpu};
 #[cfg(all(feature = "native", feature = "lab"))]
 pub use inspect::Inspector;
 #[cfg(feature = "native")]

@@ -19,6 +19,11 @@ pub(super) fn reading_registry() -> RwLockReadGuard<'static, ()> {
     REGISTRY.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the backends complained about when they were initialised: `failed to initialize CUDA: ...`.
+pub(crate) fn start_complaints() -> &'static str {
+    log::install()
+}
+
 /// What a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeviceKind {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Once, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::sys;
 
@@ -35,17 +35,19 @@ thread_local! {
 
 /// Sets who hears the log, `None` for nobody. Lines come without their end.
 pub(crate) fn set_log(handler: Option<Handler>) {
-    install();
     *HANDLER.write().unwrap_or_else(PoisonError::into_inner) = handler;
+    install();
 }
 
 /// Redirects every log of the library to this module and initialises its backends. Later calls do nothing.
-pub(super) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+///
+/// Returns what the backends complained about when they were initialised.
+pub(super) fn install() -> &'static str {
+    static COMPLAINTS: OnceLock<String> = OnceLock::new();
+    COMPLAINTS.get_or_init(|| {
         // SAFETY: the callbacks are functions that live forever and take no user data. The loggers are plain globals
         // (llama-impl.cpp:55, mtmd.cpp mtmd_log_set), so they must be set before any other thread is inside the
-        // library: every constructor of this module's handles calls install() first, and Once makes them wait.
+        // library: every constructor of this module's handles calls install() first, and OnceLock makes them wait.
         unsafe {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());
             sys::mtmd_log_set(Some(on_log), std::ptr::null_mut());
@@ -53,7 +55,8 @@ pub(super) fn install() {
             sys::llama_backend_init();
             sys::ggml_backend_load_all();
         }
-    });
+        complaints()
+    })
 }
 
 /// Forgets this thread's complaints.

@@ -34,7 +34,7 @@ mod sys {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
-pub(crate) use backend::{Device, DeviceKind};
+pub(crate) use backend::{Device, DeviceKind, start_complaints};
 #[cfg(feature = "rpc")]
 pub(crate) use backend::{RPC_VERSION, add_rpc_server, start_rpc_server};
 pub(crate) use context::{

@@ -189,6 +189,43 @@ fn a_model_without_thresholds_runs_dense_with_a_hint() {
     );
 }
 
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+#[test]
+fn without_a_gpu_a_build_for_one_says_so_and_answers_on_the_cpu() {
+    let ask = |more: &[&str]| {
+        let output = Command::new(assert_cmd::cargo::cargo_bin!("visipruner"))
+            .args(run_with(&[&["--image", PICTURE, "-p", QUESTION], more].concat()))
+            .env("CUDA_VISIBLE_DEVICES", "-1")
+            .envs(["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|name| (name, "/dev/null")))
+            .output()
+            .expect("starts");
+        let stderr = String::from_utf8(output.stderr).expect("is text");
+        assert_eq!(
+            (output.status.code(), output.stdout.as_slice()),
+            (Some(0), b"yellow\n".as_slice()),
+            "{stderr}"
+        );
+        stderr
+    };
+    let is_warning = |line: &&str| line.starts_with("warning: ");
+    let stderr = ask(&[]);
+    let warnings: Vec<_> = stderr.lines().filter(is_warning).collect();
+    let [warning] = warnings.as_slice() else {
+        panic!("not one warning: {stderr}");
+    };
+    assert!(
+        warning.starts_with("warning: no ") && warning.ends_with(": the CPU computes everything"),
+        "{warning}"
+    );
+    if cfg!(feature = "cuda") {
+        assert!(warning.contains("failed to initialize CUDA"), "{warning}");
+    }
+    for on_cpu in [["--n-gpu-layers", "0"], ["--device", "none"]] {
+        let stderr = ask(&on_cpu);
+        assert_eq!(stderr.lines().find(is_warning), None, "{on_cpu:?}");
+    }
+}
+
 #[test]
 fn a_prompt_without_pictures_is_answered_too() {
     let report = report(&["-p", "How many objects are there?"]);

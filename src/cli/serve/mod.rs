@@ -12,7 +12,7 @@ use axum_server::Handle;
 use visipruner::engine::SessionOptions;
 use visipruner::server::{ModelSpec, Server, ServerOptions};
 
-use super::answer::show_log;
+use super::answer::{show_log, warn_without_gpu};
 use super::args::{EachArgs, ServeArgs, ServedArgs};
 use super::error::Error;
 use super::files::{self, Files};
@@ -35,6 +35,9 @@ pub fn run(args: ServeArgs) -> Result<(), Error> {
     let mut terminal = Terminal::new(&args.output);
     show_log(args.output.verbose);
     let specs = specs(&args, &mut terminal)?;
+    if let Some(first) = specs.first() {
+        warn_without_gpu(&first.model_options, &mut terminal);
+    }
     let options = server_options(&args)?;
     let address = SocketAddr::new(args.server.host, args.server.port);
     let listening = |source| Error::Listen { address, source };
