@@ -27,7 +27,10 @@ fn same(a: &PolicyConfig, b: &PolicyConfig) -> bool {
     format!("{a:?}") == format!("{b:?}")
 }
 
-#[allow(clippy::single_range_in_vec_init, reason = "a list of image spans, of which there is one")]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of image spans, of which there is one"
+)]
 fn at_work(config: &PolicyConfig) {
     let layouts = [
         (0, vec![]),
