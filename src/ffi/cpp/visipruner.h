@@ -143,7 +143,7 @@ struct vp_rows {
     int32_t             n_rows;
     const llama_token * token; // [n_rows], -1 for a row that comes as an embedding
     const float       * embd;  // [rows with token == -1][n_embd_inp]
-    const llama_pos   * pos;   // [n_rows][n_pos_per_embd], see vp_n_pos_per_embd()
+    const llama_pos   * pos;   // [n_rows][n_pos_per_embd], from 0 on, below INT32_MAX; see vp_n_pos_per_embd()
 };
 
 // adds rows, a copy of which is taken; they are due at layer 0

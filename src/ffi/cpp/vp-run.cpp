@@ -111,6 +111,9 @@ void check_range(planned_call & call) {
     check(range.both_ways_until < 0 || (uint32_t) range.n_rows <= ctx.lctx->n_ubatch(),
         format("%d rows that see each other both ways must fit in one ubatch of %u", range.n_rows, ctx.lctx->n_ubatch()));
     check(vp_are_rows(range.rows, range.n_rows, seq.n_rows()), format("rows must ascend and be below %d", seq.n_rows()));
+    for (int32_t row = range.rows[0] + 1; !ctx.kv && row < seq.n_rows(); ++row) {
+        check(seq.il_next(row) == 0, format("row %d has run, and llama.cpp's own memory takes row %d no more", row, range.rows[0]));
+    }
     check(seq.n_branches == 0, "a sequence with branches is run by them");
     int32_t n_replayed = 0;
     for (int32_t i = 0; i < range.n_rows; ++i) {
@@ -466,12 +469,13 @@ int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * 
                     call.seq.probes[probe.first] = by_row(call, probe.first, probe.second);
                 }
             }
+            if (range->can_rewind) {
+                keep_stations(call);
+            }
         } catch (...) {
+            vp_forget_stations(*ctx, call.seq);
             undo(*ctx, from);
             throw;
-        }
-        if (range->can_rewind) {
-            keep_stations(call);
         }
         advance(call);
         return VP_OK;
@@ -514,6 +518,7 @@ int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32
             check(std::find(seqs.begin(), seqs.end(), &s) == seqs.end(), "a sequence decodes one token at a time");
             check(tokens[i].token >= 0 && tokens[i].token < n_vocab, format("token %d, the vocabulary has %d tokens", tokens[i].token, n_vocab));
             check((uint32_t) s.n_rows() < ctx->lctx->n_ctx_seq(), format("the sequence has %d tokens and the context no room for more", s.n_rows()));
+            check(vp_is_pos(tokens[i].pos), format("a token has position %d", tokens[i].pos));
             seqs.push_back(&s);
             vp_forget_stations(*ctx, s);
             description.rows.push_back(s.n_rows());

@@ -274,6 +274,9 @@ int32_t vp_seq_add(struct vp_context * ctx, vp_seq seq, const struct vp_rows * i
             n_embd_rows += inp->token[i] == -1;
         }
         check(n_embd_rows == 0 || inp->embd, "rows without a token need embeddings");
+        for (int64_t i = 0; i < inp->n_rows*n_pos; ++i) {
+            check(vp_is_pos(inp->pos[i]), format("row %d has position %d", (int) (i/n_pos), inp->pos[i]));
+        }
 
         const auto embd = std::make_shared<const std::vector<float>>(inp->embd, inp->embd + n_embd_rows*n_embd);
 

@@ -108,6 +108,9 @@ struct vp_context {
     const vp_sequence_ptr & get(vp_seq seq) const;
 };
 
+// llama.cpp takes a negative position for none, and no range of positions holds the greatest one
+inline bool vp_is_pos(llama_pos pos) { return pos >= 0 && pos < INT32_MAX; }
+
 // an ascending list of rows below n_rows
 bool vp_are_rows(const int32_t * rows, int32_t n, int32_t n_rows);
 

@@ -101,8 +101,15 @@ fn said_of(name: &str, kind: Kind) -> String {
         [] if child.status.code().is_none() && !complained.contains("panicked") => {
             format!("{NO_MODEL}the process was killed")
         }
+        [] if complained.contains("the context could not be created: ") && is_assert(&complained) => {
+            format!("{NO_MODEL}llama.cpp asserts something of it")
+        }
         _ => format!("{FAILED}{kind:?}, {said:?}, {complained}"),
     }
+}
+
+fn is_assert(said: &str) -> bool {
+    said.contains("GGML_ASSERT") || said.contains(": invalid case")
 }
 
 #[test]
