@@ -11,7 +11,7 @@ help:
 	@echo 'make demo    build, and let the model that ships answer questions about a picture, dense and pruned'
 	@echo 'make test    all tests, with a comparison against an unpatched llama.cpp, and other programs against visipruner serve'
 	@echo 'make test-vulkan        exactness on a Vulkan device, which may be software (lavapipe)'
-	@echo 'make lint    rustfmt, clippy, documentation, patches'
+	@echo 'make lint    rustfmt, clippy, documentation and its links, patches'
 	@echo 'make fmt     format the sources'
 	@echo 'make bench   benchmarks'
 	@echo 'make bench-7b           dense and pruned on the shape of LLaVA-1.5-7B, see docs/performance.md'
@@ -79,6 +79,7 @@ lint: setup
 	for features in '' hub lab native server cli; do \
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features "$$features" || exit 1; \
 	done
+	build/links.py
 	patches/tool.sh check
 
 fmt:
