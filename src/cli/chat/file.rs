@@ -222,9 +222,11 @@ mod tests {
                     n_refused += 1;
                 }
             }
-            try_to_read(&good[..at])
-                .map(drop)
-                .expect_err("half a conversation");
+            if at < good.trim_ascii_end().len() {
+                try_to_read(&good[..at])
+                    .map(drop)
+                    .expect_err("half a conversation");
+            }
         }
         assert!(n_refused > good.len(), "{n_refused}");
     }
