@@ -17,6 +17,7 @@ features=()
 case $target in
 templates | http | calls)
     # llama.cpp and our C++ are looked at, too
+    features=(--features native)
     # shellcheck source=build/sanitizers/native.sh
     source build/sanitizers/native.sh
     # ggml keeps its backends and devices to the end
