@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -176,8 +177,11 @@ pub fn quantize(
     };
     // the system's own reason why a file cannot be written; llama.cpp has none
     File::create(part.part()).map_err(write_failed)?;
-    write(input, part.part(), options, progress)?;
-    // llama.cpp does not notice a full disk
+    write(input, part.part(), options, progress).map_err(|error| match error {
+        Error::Quantize { .. } => takes_no_more(part.part()).map_or(error, write_failed),
+        _ => error,
+    })?;
+    // llama.cpp does not notice a disk that gets full while it closes the file
     let after = Gguf::open(part.part()).map_err(|error| {
         failed(format!(
             "what came out is damaged ({}): is the disk full?",
@@ -186,6 +190,12 @@ pub fn quantize(
     })?;
     let path = part.name().map_err(write_failed)?;
     Ok(Quantized::of(path, &parts, &after, options.ty))
+}
+
+/// Why a file takes no more bytes, if it does not.
+fn takes_no_more(path: &Path) -> Option<io::Error> {
+    let mut file = File::options().append(true).open(path).ok()?;
+    file.write_all(&[0; 4096]).err()
 }
 
 /// The tensors of all parts.
