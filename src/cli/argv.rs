@@ -94,6 +94,17 @@ pub fn show_in_help(help: &str) -> String {
         })
 }
 
+/// A man page with the multi-letter flags before the long ones, where no flag of one letter stands.
+pub fn show_in_man_page(page: &str) -> String {
+    let in_roff = |flag: &str| format!("\\fB{}\\fR", flag.replace('-', "\\-"));
+    MULTI_LETTER_FLAGS
+        .iter()
+        .fold(page.to_owned(), |page, (short, long)| {
+            let [short, long] = [in_roff(short), in_roff(long)];
+            page.replace(&format!("\n{long}"), &format!("\n{short}, {long}"))
+        })
+}
+
 fn expand_one(arg: OsString) -> OsString {
     let Some(text) = arg.to_str() else {
         return arg;
@@ -159,6 +170,16 @@ mod tests {
                 "  -b, --batch-size <N>\n      --flash-attn <X>  see --cache-type-k\n      \u{1b}[1m--cache-type-k"
             ),
             "  -b, --batch-size <N>\n -fa, --flash-attn <X>  see --cache-type-k\n\u{1b}[1m-ctk, --cache-type-k"
+        );
+    }
+
+    #[test]
+    fn man_pages_show_them() {
+        assert_eq!(
+            show_in_man_page(
+                "\n\\fB\\-\\-flash\\-attn\\fR \\fI<X>\\fR\n\\fB\\-b\\fR, \\fB\\-\\-flash\\-attn\\fR"
+            ),
+            "\n\\fB\\-fa\\fR, \\fB\\-\\-flash\\-attn\\fR \\fI<X>\\fR\n\\fB\\-b\\fR, \\fB\\-\\-flash\\-attn\\fR"
         );
     }
 

@@ -27,6 +27,7 @@ pub mod error;
 #[cfg(feature = "native")]
 mod eval;
 mod files;
+mod generate;
 mod image;
 mod info;
 #[cfg(feature = "native")]
@@ -104,6 +105,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
         #[cfg(feature = "server")]
         Command::Serve(args) => serve::run(*args),
         Command::Synth(args) => synth::run(&args),
+        Command::Generate(args) => generate::run(&args),
     }
 }
 

@@ -147,6 +147,24 @@ pub enum Command {
     /// Write a model of true shape with random weights, to measure speed without a download
     #[command(after_help = synth::EXAMPLES, args_override_self = true)]
     Synth(SynthArgs),
+    /// Write completions for a shell, or man pages, as packages of this program do
+    #[command(subcommand, hide = true)]
+    Generate(GenerateArgs),
+}
+
+/// `visipruner generate`
+#[derive(Debug, Subcommand)]
+pub enum GenerateArgs {
+    /// Print the script that completes what is typed in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each subcommand
+    Man {
+        /// Where they go: a folder that is there
+        folder: PathBuf,
+    },
 }
 
 /// `visipruner run`
