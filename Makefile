@@ -4,7 +4,7 @@ CARGO ?= cargo
 
 .PHONY: help setup demo test test-vulkan vulkan-sdk lint fmt bench stock bench-stock bench-7b bench-questions \
 	release models-check fixtures page-check serve-clients serve-llama-server serve-bad serve-soak serve-bench \
-	asan tsan miri fuzz damaged faults
+	asan tsan miri fuzz damaged faults package-check dist
 
 help:
 	@echo 'make setup   install what the build needs (cmake, libclang), or say the command that does'
@@ -30,6 +30,8 @@ help:
 	@echo 'make fuzz TARGET=... SECONDS=3600       lets cargo-fuzz look for inputs that break a promise, see fuzz/'
 	@echo 'make damaged N=1000     so many damaged projectors of each kind: none ends the process'
 	@echo 'make faults             every allocation of a small run fails once'
+	@echo 'make package-check      the crate as it is published: built by others, installed, documented, without network'
+	@echo 'make dist    an archive for Linux on any x86-64 processor, in target/dist'
 	@echo 'make bench-stock MODEL=... MMPROJ=...   this program and stock llama.cpp, side by side'
 
 setup:
@@ -196,3 +198,10 @@ damaged: setup
 
 faults: setup
 	VISIPRUNER_ALLOCATIONS=1000000 $(CARGO) test --test allocation -- --nocapture $(FLAGS)
+
+# What is published. FLAGS go to `cargo package`: --allow-dirty.
+package-check: setup
+	tests/package.sh $(FLAGS)
+
+dist: setup
+	build/release.sh

@@ -175,10 +175,17 @@ fn backend_libraries(backend: &str, settings: &Settings, cache: &CMakeCache) {
     }
 }
 
-/// Lets the program find shared libraries where they were linked from.
+/// Lets the program find shared libraries where they were linked from, or, in a program that travels with them, beside it:
+/// there the libraries find each other by the same definition of cmake's.
 fn run_time_path(dir: &Path, settings: &Settings) {
-    if settings.target_os != "windows" {
-        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", dir.display());
+    if settings.target_os == "windows" {
+        return;
+    }
+    let beside = settings.cmake_define("CMAKE_BUILD_RPATH_USE_ORIGIN") == Some("ON");
+    match settings.target_os.as_str() {
+        "macos" if beside => println!("cargo::rustc-link-arg=-Wl,-rpath,@loader_path"),
+        _ if beside => println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN"),
+        _ => println!("cargo::rustc-link-arg=-Wl,-rpath,{}", dir.display()),
     }
 }
 

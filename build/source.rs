@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::native::patch::Placement;
-use crate::native::settings::Settings;
+use crate::native::settings::{Settings, read_text};
+use crate::native::stage::write_if_changed;
 
 /// The package that carries llama.cpp's source, at the version pinned in Cargo.toml (see `vendor/README.md`).
 const PACKAGE: &str = "llama-cpp-sys-2";
@@ -58,11 +59,74 @@ fn watched(source: Source) -> Result<Source, String> {
     Ok(source)
 }
 
-/// Asks `cargo metadata` where the pinned package was unpacked; goes to the network only if it has to.
+/// Beside this package, where cargo unpacks what it downloads and vendors, else where `cargo metadata` says.
 fn in_registry(settings: &Settings) -> Result<PathBuf, String> {
-    let metadata = cargo_metadata(settings, &["--locked", "--offline"])
-        .or_else(|_| cargo_metadata(settings, &["--locked"]))
-        .or_else(|_| cargo_metadata(settings, &[]))
+    let version = pinned_version(settings)?;
+    let package = match beside(settings, &version) {
+        Some(package) => package,
+        None => by_metadata(settings, &version)?,
+    };
+    Ok(package.join("llama.cpp"))
+}
+
+fn pinned_version(settings: &Settings) -> Result<String, String> {
+    let path = settings.manifest_dir.join("vendor").join("upstream.toml");
+    read_text(&path)?
+        .lines()
+        .find_map(|line| quoted(line, "version"))
+        .ok_or_else(|| format!("{} names no version", path.display()))
+}
+
+/// The value of a line `key = "value"`.
+fn quoted(line: &str, key: &str) -> Option<String> {
+    let value = line.strip_prefix(key)?.trim_start().strip_prefix('=')?.trim();
+    Some(value.trim_matches('"').to_owned())
+}
+
+/// The folder of the pinned package in cargo's registry, or in a vendored one, if it is from there that we are built.
+/// A vendored one holds what a program depends on, and not all that our own lock names.
+fn beside(settings: &Settings, version: &str) -> Option<PathBuf> {
+    let dir = &settings.manifest_dir;
+    let marks = [".cargo-ok", ".cargo-checksum.json"];
+    if !marks.iter().any(|mark| dir.join(mark).is_file()) {
+        return None;
+    }
+    let siblings = [format!("{PACKAGE}-{version}"), PACKAGE.to_owned()];
+    siblings
+        .iter()
+        .map(|name| dir.with_file_name(name))
+        .find(|package| is_version(package, version))
+}
+
+fn is_version(package: &Path, version: &str) -> bool {
+    let manifest = read_text(&package.join("Cargo.toml")).unwrap_or_default();
+    manifest
+        .lines()
+        .find_map(|line| quoted(line, "version"))
+        .as_deref()
+        == Some(version)
+}
+
+/// Asks `cargo metadata` where a package that depends on nothing else finds the pinned one; goes to the network only if it has
+/// to. It stands in `OUT_DIR`, where cargo's settings are those of the program that is built.
+fn by_metadata(settings: &Settings, version: &str) -> Result<PathBuf, String> {
+    let dir = settings.out_dir.join("llama-cpp-source");
+    let manifest = format!(
+        "[package]\nname = \"llama-cpp-source\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\
+         [lib]\npath = \"lib.rs\"\n\
+         [workspace]\n\
+         [target.'cfg(any())'.dependencies]\n{PACKAGE} = \"={version}\"\n"
+    );
+    let lock = read_text(&settings.manifest_dir.join("Cargo.lock"))?;
+    for (name, text) in [
+        ("Cargo.toml", manifest),
+        ("lib.rs", String::new()),
+        ("Cargo.lock", lock),
+    ] {
+        write_if_changed(&dir.join(name), text.as_bytes())?;
+    }
+    let metadata = cargo_metadata(settings, &dir, &["--offline"])
+        .or_else(|_| cargo_metadata(settings, &dir, &[]))
         .map_err(|reason| {
             format!(
                 "cannot find llama.cpp's source in package {PACKAGE}: {reason}; \
@@ -70,14 +134,14 @@ fn in_registry(settings: &Settings) -> Result<PathBuf, String> {
                 Settings::llama_cpp_variable()
             )
         })?;
-    package_dir(&metadata).map(|dir| dir.join("llama.cpp"))
+    package_dir(&metadata)
 }
 
-fn cargo_metadata(settings: &Settings, flags: &[&str]) -> Result<serde_json::Value, String> {
+fn cargo_metadata(settings: &Settings, dir: &Path, flags: &[&str]) -> Result<serde_json::Value, String> {
     let output = Command::new(&settings.cargo)
-        .args(["metadata", "--format-version", "1", "--manifest-path"])
-        .arg(settings.manifest_dir.join("Cargo.toml"))
+        .args(["metadata", "--format-version", "1"])
         .args(flags)
+        .current_dir(dir)
         .output()
         .map_err(|e| format!("cannot run {}: {e}", settings.cargo.display()))?;
     if !output.status.success() {
