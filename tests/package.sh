@@ -31,7 +31,14 @@ version=${package##*-}
 
 vendor() { # of the package in this folder, for it
     mkdir -p .cargo
-    cargo vendor --quiet --locked vendor-registry >.cargo/config.toml
+    cargo vendor --quiet --locked vendor-registry
+    cat >.cargo/config.toml <<'END'
+[source.crates-io]
+replace-with = "vendored"
+
+[source.vendored]
+directory = "vendor-registry"
+END
 }
 
 # from here on nothing is downloaded, nor found where it was downloaded before
