@@ -18,6 +18,7 @@ mod errors;
 mod eval;
 #[cfg(all(target_os = "linux", feature = "native"))]
 mod full_disk;
+mod generate;
 mod hub;
 #[cfg(feature = "native")]
 mod inspect;
