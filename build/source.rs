@@ -71,6 +71,7 @@ fn in_registry(settings: &Settings) -> Result<PathBuf, String> {
 
 fn pinned_version(settings: &Settings) -> Result<String, String> {
     let path = settings.manifest_dir.join("vendor").join("upstream.toml");
+    println!("cargo::rerun-if-changed={}", path.display());
     read_text(&path)?
         .lines()
         .find_map(|line| quoted(line, "version"))
