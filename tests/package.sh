@@ -44,7 +44,7 @@ END
 # from here on nothing is downloaded, nor found where it was downloaded before
 offline() {
     env RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CARGO_HOME="$work/home" CARGO_NET_OFFLINE=true \
-        CARGO_TARGET_DIR="$target" CARGO_PROFILE_DEV_DEBUG=false CARGO_INCREMENTAL=0 "$@"
+        CARGO_TARGET_DIR="$PWD/target" CARGO_PROFILE_DEV_DEBUG=false CARGO_INCREMENTAL=0 "$@"
 }
 
 say "a program that depends on it by path"
@@ -91,10 +91,9 @@ cargo update --quiet --workspace
 vendor
 flags=()
 [[ $profile == debug ]] || flags=(--profile "$profile")
-target=$work/target
 answer() {
     offline cargo build --quiet --frozen "${flags[@]}"
-    [[ -n $("$target/$profile/program" "$package/models" 2>/dev/null) ]] || fail "the program answers nothing"
+    [[ -n $("target/$profile/program" "$package/models" 2>/dev/null) ]] || fail "the program answers nothing"
 }
 answer
 
@@ -120,6 +119,6 @@ features=$(cargo metadata --no-deps --format-version 1 | python3 -c '
 import json, sys
 print(",".join(json.load(sys.stdin)["packages"][0]["metadata"]["docs"]["rs"]["features"]))')
 DOCS_RS=1 RUSTDOCFLAGS='-D warnings' offline cargo doc --quiet --no-deps --lib --locked --no-default-features --features "$features"
-[[ -f $target/doc/visipruner/engine/struct.Session.html ]] || fail "the documentation lacks engine::Session"
+[[ -f target/doc/visipruner/engine/struct.Session.html ]] || fail "the documentation lacks engine::Session"
 
 say "all is well"
