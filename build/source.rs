@@ -109,7 +109,7 @@ fn is_version(package: &Path, version: &str) -> bool {
 }
 
 /// Asks `cargo metadata` where a package that depends on nothing else finds the pinned one; goes to the network only if it has
-/// to. It stands in `OUT_DIR`, where cargo's settings are those of the program that is built.
+/// to. It stands in `OUT_DIR`: cargo's settings there are mostly those of the program that is built, else those here may be.
 fn by_metadata(settings: &Settings, version: &str) -> Result<PathBuf, String> {
     let dir = settings.out_dir.join("llama-cpp-source");
     let manifest = format!(
@@ -126,8 +126,10 @@ fn by_metadata(settings: &Settings, version: &str) -> Result<PathBuf, String> {
     ] {
         write_if_changed(&dir.join(name), text.as_bytes())?;
     }
-    let metadata = cargo_metadata(settings, &dir, &["--offline"])
-        .or_else(|_| cargo_metadata(settings, &dir, &[]))
+    let ask = |from: &Path, flags: &[&str]| cargo_metadata(settings, &dir.join("Cargo.toml"), from, flags);
+    let metadata = ask(&dir, &["--offline"])
+        .or_else(|_| ask(&settings.manifest_dir, &["--offline"]))
+        .or_else(|_| ask(&dir, &[]))
         .map_err(|reason| {
             format!(
                 "cannot find llama.cpp's source in package {PACKAGE}: {reason}; \
@@ -138,11 +140,17 @@ fn by_metadata(settings: &Settings, version: &str) -> Result<PathBuf, String> {
     package_dir(&metadata)
 }
 
-fn cargo_metadata(settings: &Settings, dir: &Path, flags: &[&str]) -> Result<serde_json::Value, String> {
+fn cargo_metadata(
+    settings: &Settings,
+    manifest: &Path,
+    from: &Path,
+    flags: &[&str],
+) -> Result<serde_json::Value, String> {
     let output = Command::new(&settings.cargo)
-        .args(["metadata", "--format-version", "1"])
+        .args(["metadata", "--format-version", "1", "--manifest-path"])
+        .arg(manifest)
         .args(flags)
-        .current_dir(dir)
+        .current_dir(from)
         .output()
         .map_err(|e| format!("cannot run {}: {e}", settings.cargo.display()))?;
     if !output.status.success() {
