@@ -52,9 +52,9 @@ fn every_subcommand_that_help_shows_has_a_page() {
 
 #[test]
 fn a_folder_that_is_not_there_is_an_error() {
-    let folder = Folder::new();
+    let nowhere = Folder::new().path("nowhere");
     assert_error(
-        &["generate", "man", &folder.path("nowhere")],
+        &["generate", "man", nowhere.to_str().expect("text")],
         &["man page", "nowhere"],
     );
 }
