@@ -235,7 +235,7 @@ impl Cache {
 
     /// Takes the context away, and says how many sequences the next one is for: 0 or too many, and there is none. Returns how
     /// many there were.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "server"))]
     pub(crate) fn lose_context(&mut self, n_seq_max: u32) -> u32 {
         self.store.clear();
         self.context = None;

@@ -17,6 +17,8 @@ pub(super) struct AtWork {
     pub(super) slots: Arc<Slots>,
     pub(super) answers: Arc<Answers>,
     pub(super) metrics: Arc<Metrics>,
+    /// Whether a part of the model is gone with another machine: it has to be loaded anew.
+    pub(super) has_lost_a_device: bool,
 }
 
 /// An answer in the making, and who hears it.
@@ -31,11 +33,11 @@ pub(super) struct Answering {
 }
 
 impl AtWork {
-    /// Answers requests until nobody can send any more.
+    /// Answers requests until nobody can send any more, or nothing can be computed.
     pub(super) fn run(mut self) {
         let n_slots = self.slots.all().len();
         let mut answering: Vec<Answering> = Vec::new();
-        loop {
+        while !self.has_lost_a_device {
             let job = if answering.is_empty() {
                 match self.inbox.recv() {
                     Ok(job) => Some(job),
@@ -98,6 +100,7 @@ impl AtWork {
             }
             Err(error) => {
                 metrics.failed.inc();
+                self.has_lost_a_device |= matches!(error, Error::DeviceLost { .. });
                 self.slots.leave(job.number);
                 let _ = send(&job, Update::Failed(error));
             }
@@ -125,6 +128,7 @@ impl AtWork {
                 }
                 Some(error) => {
                     self.metrics.failed.inc();
+                    self.has_lost_a_device |= matches!(error, Error::DeviceLost { .. });
                     Update::Failed(error)
                 }
             };
@@ -180,9 +184,16 @@ fn go_on(decoder: &mut Decoder<'_>, answering: &mut [Answering]) {
 /// What failed is a call for all of them: none can go on.
 fn fail_all(answering: &mut [Answering], error: &Error) {
     for answering in answering {
-        answering.failed = Some(Error::Compute {
-            what: "the answer",
-            reason: error.to_string(),
+        let what = "the answer";
+        answering.failed = Some(match error {
+            Error::DeviceLost { reason, .. } => Error::DeviceLost {
+                what,
+                reason: reason.clone(),
+            },
+            _ => Error::Compute {
+                what,
+                reason: error.to_string(),
+            },
         });
     }
 }

@@ -167,6 +167,7 @@ impl Worker {
             slots: Arc::clone(&slots),
             answers: Arc::clone(&answers),
             metrics: Arc::clone(&metrics),
+            has_lost_a_device: false,
         };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
@@ -189,7 +190,8 @@ impl Worker {
         })
     }
 
-    /// Whether its engine is there; it goes only with an error of the program.
+    /// Whether its engine is there; it goes with another machine that held a part of the model, else only with an error of the
+    /// program.
     pub(crate) fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }

@@ -24,6 +24,7 @@ fn at_work(model: &Model) -> AtWork {
         slots: Arc::new(Slots::new(2)),
         answers: Arc::default(),
         metrics: Arc::new(Metrics::new()),
+        has_lost_a_device: false,
     }
 }
 
