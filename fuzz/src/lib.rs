@@ -7,7 +7,7 @@ pub mod policies;
 pub mod questions;
 pub mod split;
 
-#[cfg(feature = "native")]
+#[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "native")]
 pub mod templates;
