@@ -77,7 +77,6 @@ fn find_libraries(dir: &Path, found: &mut BTreeMap<String, Library>) -> Result<(
             }
         } else if let Some((name, shared)) = library_name(&path)
             && (!shared || !found.contains_key(&name))
-            && (name != "ggml-rpc" || cfg!(feature = "rpc"))
         {
             let dir = dir.to_path_buf();
             found.insert(name, Library { dir, shared });
