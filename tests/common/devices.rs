@@ -11,6 +11,9 @@ const NEEDED: &str = "VISIPRUNER_TEST_DEVICES";
 /// the number of rows and add in an order of their own, and where it has half precision they round to it.
 pub const LOGITS: f32 = 0.05;
 
+/// The same of attention weights: half precision rounds each of them by up to a 2,000th.
+pub const WEIGHTS: f32 = 5e-3;
+
 /// A kind of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
@@ -68,6 +71,15 @@ impl Device {
         let largest = differences.fold(0.0, f32::max);
         assert!(is_same, "{self:?}, {what}: {largest}");
         largest
+    }
+
+    /// How far attention weights, which sum up to 1, and their sums may be apart that differ on the CPU by what is given at most.
+    pub fn weights(self, on_cpu: f32) -> f32 {
+        if self == Self::Cpu {
+            on_cpu
+        } else {
+            on_cpu.max(WEIGHTS)
+        }
     }
 
     /// How far logits may be apart that differ on the CPU by what is given at most.

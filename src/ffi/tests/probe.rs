@@ -37,7 +37,8 @@ pub(super) fn contributions_add_up(model: &Loaded, setup: Setup, arch: &str) {
             .unwrap();
         let sum: f64 = dot.iter().map(|&x| f64::from(x)).sum();
         let relative = (sum / f64::from(output_norm2) - 1.0).abs();
-        assert!(relative < 2e-3, "{arch} {setup:?} layer {il}: {relative}");
+        let tolerance = f64::from(model.device.weights(2e-3));
+        assert!(relative < tolerance, "{arch} {setup:?} layer {il}: {relative}");
         // |o.c| <= ||o|| ||c||
         for (dot, norm2) in dot.iter().zip(&norm2) {
             assert!(
@@ -111,7 +112,7 @@ fn the_attention_of_rows_is_a_distribution_each_and_adds_up(device: Device) {
                     let weight = attention_of(&[query]);
                     let total: f32 = weight.iter().sum();
                     assert!(
-                        (total - 1.0).abs() < 2e-3,
+                        (total - 1.0).abs() < device.weights(2e-3),
                         "{arch:?} {setup:?} layer {il} row {query}: {total}"
                     );
                     assert!(weight.iter().all(|&weight| weight >= 0.0));
@@ -124,7 +125,11 @@ fn the_attention_of_rows_is_a_distribution_each_and_adds_up(device: Device) {
                         .for_each(|(sum, weight)| *sum += weight);
                 }
                 let difference = max_difference(&attention_of(&queries), &sum);
-                assert!(difference < 1e-5, "{arch:?} {setup:?} layer {il}: {difference}");
+                let tolerance = device.weights(1e-5);
+                assert!(
+                    difference < tolerance,
+                    "{arch:?} {setup:?} layer {il}: {difference}"
+                );
             }
         }
     }
