@@ -16,6 +16,7 @@ use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::process::{ARGUMENTS, complaint};
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use visipruner::engine::{
     Error, IMAGE_MARKERS, Image, Model, ModelOptions, Part, Projector, ProjectorOptions, Prompt, Request,
@@ -164,7 +165,7 @@ fn a_run_without_memory_is_an_error() {
         let last = *points
             .last()
             .unwrap_or_else(|| panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)));
-        died.push(format!("{last}: {}", complaint(&output)));
+        died.push(format!("{last}: {}", complaint(&output, 6)));
         next = last + step;
     }
     eprintln!(
@@ -177,27 +178,10 @@ fn a_run_without_memory_is_an_error() {
 
 fn try_points(folder: &Path, first: usize, step: usize) -> Output {
     Command::new(std::env::current_exe().expect("this program"))
-        .args([
-            "--exact",
-            "in_a_process_of_its_own",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(ARGUMENTS)
         .env(TASK, format!("{first} {step} {}", folder.display()))
         .output()
         .expect("it starts")
-}
-
-/// How a process ended, and its last words.
-fn complaint(output: &Output) -> String {
-    let words = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
-    format!(
-        "{}: {}",
-        output.status,
-        lines[lines.len().saturating_sub(6)..].join(" | ")
-    )
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod common;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::process::Command;
 
+use common::process::ARGUMENTS;
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use tempfile::TempDir;
 use visipruner::engine::{
@@ -104,13 +105,7 @@ fn ask(
 #[test]
 fn a_hundred_of_everything_leave_nothing() {
     let status = Command::new(std::env::current_exe().expect("this program"))
-        .args([
-            "--exact",
-            "in_a_process_of_its_own",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(ARGUMENTS)
         .env(COUNTED.0, COUNTED.1)
         .status()
         .expect("it starts");

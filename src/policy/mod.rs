@@ -290,9 +290,10 @@ pub fn begin(
 /// A policy at work on one prompt.
 ///
 /// The engine calls [`start`](Self::start) at most once, for pictures that have not entered the model yet, then
-/// [`begin`](Self::begin), then [`plan`](Self::plan) with layers that never descend (it may ask for a layer again), runs the
-/// layer, and calls [`decide`](Self::decide) once if the plan said `decides`. What a policy does not define leaves the model
-/// as it is.
+/// [`begin`](Self::begin), then for each layer [`plan`](Self::plan), runs it, and calls [`decide`](Self::decide) once if the plan
+/// said `decides`. Plans are asked for as often as the engine likes, also ahead of decisions that are still to come: layers
+/// of the same plan may be run together, and those that a decision or another plan has overtaken are run again. What a policy
+/// does not define leaves the model as it is.
 pub trait StagePolicy: Send {
     /// The embeddings that [`start`](Self::start) and [`begin`](Self::begin) look at.
     fn needs_embeddings(&self) -> Needs {

@@ -19,12 +19,7 @@ fn with_little_room(n_blocks: u32, args: &[&str], stdin: &str) -> Ran {
         .args(args)
         .output()
         .expect("a shell runs");
-    let text = |bytes| String::from_utf8(bytes).expect("is text");
-    Ran {
-        code: output.status.code(),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    }
+    Ran::from(output)
 }
 
 /// What `args` writes to a file of this name, which was there before or not.

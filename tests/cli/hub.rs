@@ -76,12 +76,7 @@ impl Setup {
             .write_stdin(stdin)
             .output()
             .expect("starts");
-        let text = |bytes| String::from_utf8(bytes).expect("is text");
-        Ran {
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        Ran::from(output)
     }
 
     #[track_caller]

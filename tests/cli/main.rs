@@ -54,6 +54,17 @@ struct Ran {
     stderr: String,
 }
 
+impl From<std::process::Output> for Ran {
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("is text");
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
 fn visipruner<S: AsRef<str>>(args: &[S]) -> Ran {
     with_stdin(args, &[])
 }
@@ -67,11 +78,10 @@ fn with_stdin<S: AsRef<str>>(args: &[S], stdin: &[u8]) -> Ran {
         .write_stdin(stdin)
         .output()
         .expect("starts");
-    let text = |bytes| String::from_utf8(bytes).expect("is text");
+    let ran = Ran::from(output);
     Ran {
-        code: output.status.code(),
-        stdout: text(output.stdout),
-        stderr: without_gpu_warning(text(output.stderr)),
+        stderr: without_gpu_warning(ran.stderr),
+        ..ran
     }
 }
 

@@ -10,6 +10,8 @@ pub mod devices;
 pub mod dropping;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod policies;
+pub mod process;
 pub mod random_model;
 pub mod reference;
 pub mod rng;

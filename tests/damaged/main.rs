@@ -13,6 +13,7 @@ use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::process::{ARGUMENTS, complaint};
 use mutate::Original;
 use serde_json::Value;
 use visipruner::engine::{Error, Image, Model, ModelOptions, Projector, ProjectorOptions};
@@ -70,8 +71,8 @@ fn no_damaged_projector_ends_the_process() {
                 .next_back();
             let last: usize = last
                 .and_then(|line| line.split(' ').next()?.parse().ok())
-                .unwrap_or_else(|| panic!("{family}: {}\n{said}", complaint(&output)));
-            eprintln!("{family} {last}: {}", complaint(&output));
+                .unwrap_or_else(|| panic!("{family}: {}\n{said}", complaint(&output, 3)));
+            eprintln!("{family} {last}: {}", complaint(&output, 3));
             died.push(format!("{family} {last}"));
             next = last + 1;
         }
@@ -103,27 +104,10 @@ fn try_files(family: &str, first: usize, end: usize) -> Output {
     Command::new("prlimit")
         .args(LIMITS)
         .arg(std::env::current_exe().expect("this program"))
-        .args([
-            "--exact",
-            "in_a_process_of_its_own",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(ARGUMENTS)
         .env(TASK, format!("{family} {first} {end}"))
         .output()
         .expect("prlimit (package util-linux) starts")
-}
-
-/// How a process ended, and its last words.
-fn complaint(output: &Output) -> String {
-    let words = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
-    format!(
-        "{}: {}",
-        output.status,
-        lines[lines.len().saturating_sub(3)..].join(" | ")
-    )
 }
 
 const N_OUTCOMES: usize = 3;

@@ -1,14 +1,8 @@
 //! Policies that act before layer 0 run on every model: in llama.cpp's own memory where layers cannot be run in ranges.
 
+use super::common::policies::policy;
 use super::*;
 use visipruner::engine::{AnyPolicy, Cuts};
-use visipruner::policy::PolicyOverrides;
-
-fn policy(toml: &str) -> PolicyConfig {
-    PolicyOverrides::from_toml(toml)
-        .and_then(|fields| fields.apply(&PolicyConfig::Off))
-        .expect("a policy")
-}
 
 fn exact(options: SessionOptions) -> SessionOptions {
     SessionOptions {

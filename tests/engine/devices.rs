@@ -1,7 +1,7 @@
 //! The model that ships on every kind of device: each policy decides and answers as it does on the CPU, however the model is
 //! computed there; and the report says what was computed elsewhere than on the device of its layer.
 
-use super::remembering::policies;
+use super::common::policies::policies;
 use super::*;
 use visipruner::engine::{AnyPolicy, Cuts};
 use visipruner::policy::PolicyOverrides;
@@ -190,7 +190,10 @@ fn what_is_computed_elsewhere_is_told(device: Device) {
         half.iter().all(|fallback| names.contains(&fallback.device)),
         "{half:?}"
     );
-    assert!(!half.is_empty(), "the hidden rows lie with the first layer");
+    assert!(
+        !half.is_empty(),
+        "large products of the CPU's layers are lent to the device"
+    );
     let writes = Fallback {
         op: "SET_ROWS".to_owned(),
         device: "CPU".to_owned(),

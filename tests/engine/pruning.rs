@@ -1,6 +1,8 @@
 //! What a policy does to rows and cells.
 
+use super::common::policies::{PROBING, SEARCHING, SEARCHING_IN_STAGES, policy};
 use super::*;
+use visipruner::report::LayerReport;
 
 #[test]
 fn a_policy_that_keeps_everything_changes_nothing() {
@@ -167,52 +169,55 @@ fn caches_are_as_small_as_what_they_hold() {
 }
 
 /// Layers that are run ahead of decisions are run once more where these drop rows: the answer is the same to the bit, whatever
-/// had been asked about the picture before.
+/// had been asked about the picture before, in fewer calls.
 #[test]
 fn layers_run_ahead_change_no_answer() {
-    const SEARCHING: [&str; 3] = [
-        "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = 0.99\ntokens_threshold = 0.1\n\
-         tokens_threshold_unit = 'relative'",
-        "policy = 'visipruner'\nstages = ['shallow', 'middle', 'deep']\nshallow_mid_layer = 2\nlayer_threshold = 0.99\n\
-         tokens_threshold = 0.1\ntokens_threshold_unit = 'relative'",
-        "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = -1",
-    ];
     for arch in [Arch::Llama, Arch::Gemma3, Arch::Qwen2Vl] {
         let mut pair = Pair::of_kind(arch);
-        for toml in SEARCHING {
-            let policy = visipruner::policy::PolicyOverrides::from_toml(toml)
-                .and_then(|fields| fields.apply(&PolicyConfig::Off))
-                .expect("a policy");
-            let mut answers = |probe_stride: u32, n_batch: u32| {
-                let mut session = pair.session(SessionOptions {
+        for toml in [SEARCHING, SEARCHING_IN_STAGES, PROBING] {
+            for n_batch in [2048, 24] {
+                let options = |probe_stride: u32| SessionOptions {
                     probe_stride: Some(probe_stride),
                     n_batch,
                     n_ubatch: n_batch.min(512),
-                    ..with_policy(policy.clone())
-                });
-                ["It is", "Where is it? It is"].map(|text| {
-                    let request = Request {
-                        prompt: marked(&format!("Look at this: <image> {text}")),
-                        ..question()
-                    };
-                    let outcome = session
-                        .generate(Some(&mut pair.projector), &request, ignore)
-                        .expect("an answer");
-                    let bits: Vec<u32> = (outcome.report.logits.iter().flatten())
-                        .map(|x| x.to_bits())
-                        .collect();
-                    (outcome.tokens, bits, outcome.report.layers, outcome.report.kept)
-                })
-            };
-            for n_batch in [2048, 24] {
-                let one_by_one = answers(1, n_batch);
+                    ..with_policy(policy(toml))
+                };
+                let (one_by_one, n_calls) = two_answers(&mut pair, options(1));
                 for stride in [2, 3, 8] {
+                    let what = format!("{arch:?}, {toml}, stride {stride}, batches of {n_batch}");
+                    let (ahead, n_calls_ahead) = two_answers(&mut pair, options(stride));
+                    assert!(ahead == one_by_one, "{what}");
                     assert!(
-                        answers(stride, n_batch) == one_by_one,
-                        "{arch:?}, {toml}, stride {stride}, batches of {n_batch}"
+                        n_calls_ahead < n_calls || toml != PROBING,
+                        "{what}: {n_calls_ahead} calls instead of {n_calls}"
                     );
                 }
             }
         }
     }
+}
+
+type Answered = (Vec<i32>, Vec<u32>, Vec<LayerReport>, Option<Vec<u32>>);
+
+/// Two questions about a picture, and the calls of the engine that read their prompts.
+fn two_answers(pair: &mut Pair, options: SessionOptions) -> ([Answered; 2], usize) {
+    let mut session = pair.session(options);
+    let mut n_calls = 0;
+    let answers = ["It is", "Where is it? It is"].map(|text| {
+        let request = Request {
+            prompt: marked(&format!("Look at this: <image> {text}")),
+            ..question()
+        };
+        let count = |event: Event<'_>| {
+            n_calls += usize::from(matches!(event, Event::Prefill(_)));
+            Continue(())
+        };
+        let outcome = session
+            .generate(Some(&mut pair.projector), &request, count)
+            .expect("an answer");
+        let logits = outcome.report.logits.iter().flatten();
+        let bits = logits.map(|x| x.to_bits()).collect();
+        (outcome.tokens, bits, outcome.report.layers, outcome.report.kept)
+    });
+    (answers, n_calls)
 }

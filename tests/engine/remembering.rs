@@ -1,43 +1,12 @@
 //! What a session remembers changes what a request costs, and nothing else: in whatever order questions, pictures, turns
 //! and policies come, each answer is the one that a session gives that remembers nothing.
 
+use super::common::policies::{policies, policy};
 use super::*;
 use visipruner::engine::{AnyPolicy, Cache, Cuts, EncodedPrompt, Exchange, Generation};
-use visipruner::policy::PolicyOverrides;
 
 /// How far logits of about 2 differ that were computed in other batches, at most.
 const ROUNDING: f32 = 2e-3;
-
-fn policy(toml: &str) -> PolicyConfig {
-    PolicyOverrides::from_toml(toml)
-        .and_then(|fields| fields.apply(&PolicyConfig::Off))
-        .expect("a policy")
-}
-
-/// Every kind of policy, for a model of eight layers.
-pub(super) fn policies() -> Vec<PolicyConfig> {
-    [
-        "policy = 'off'",
-        "policy = 'fixed'\nfusion_layer = 3\nkeep = 5\nexit_from = 6",
-        "policy = 'fixed'\nfusion_layer = 5\nkeep = 3\nexit_from = 7\nevict_shallow_kv = true\nshallow_mid_layer = 2",
-        "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = 0.99\ntokens_threshold = 0.1\n\
-         tokens_threshold_unit = 'relative'",
-        "policy = 'visipruner'\nstages = ['shallow', 'middle', 'deep']\nshallow_mid_layer = 2\nlayer_threshold = 0.99\n\
-         tokens_threshold = 0.1\ntokens_threshold_unit = 'relative'",
-        "policy = 'visipruner'\nstages = ['shallow', 'middle']\nshallow_mid_layer = 3\nlayer_threshold = 0.99\n\
-         shallow_mask = 'skip'\nvisual_self_attention = 'remove'\nlayer0 = 'half'\ntokens_threshold = 0.1\n\
-         tokens_threshold_unit = 'relative'",
-        "policy = 'fastv'\nrank_layers = [1]\nkeep = ['50%']",
-        "policy = 'pyramiddrop'\nrank_layers = [1, 3, 5]\nkeep = [12, 6, 2]",
-        "policy = 'sparsevlm'\nrank_layers = [2, 4]\nkeep = [9, 4]",
-        "policy = 'vtw'\nexit_from = 4",
-        "policy = 'divprune'\nbudget = 7",
-        "policy = 'uniform+fixed'\nbudget = '50%'\nfusion_layer = 2\nkeep = 3\nexit_from = 5",
-        "policy = 'dense_staged'",
-    ]
-    .map(policy)
-    .to_vec()
-}
 
 /// A conversation: what was asked and answered, and what is asked.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use std::ops::ControlFlow::Continue;
 use std::path::Path;
 use std::process::Command;
 
+use common::policies::policies;
 use common::random_model::{Arch, RandomLlm, RandomProjector};
 use server::Server;
 use tempfile::TempDir;
@@ -18,34 +19,7 @@ use visipruner::engine::{
     Error, FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions, Outcome, Part, Projector,
     ProjectorOptions, Prompt, Request, Session, SessionOptions, add_rpc_server,
 };
-use visipruner::policy::{PolicyConfig, PolicyOverrides};
-
-/// Every kind of policy, for a model of eight layers: cuts on either machine and between both.
-const POLICIES: &[&str] = &[
-    "policy = 'off'",
-    "policy = 'dense_staged'",
-    "policy = 'fixed'\nfusion_layer = 3\nkeep = 5\nexit_from = 6",
-    "policy = 'fixed'\nfusion_layer = 5\nkeep = 3\nexit_from = 7\nevict_shallow_kv = true\nshallow_mid_layer = 2",
-    "policy = 'visipruner'\nshallow_mid_layer = 1\nlayer_threshold = 0.99\ntokens_threshold = 0.1\n\
-     tokens_threshold_unit = 'relative'",
-    "policy = 'visipruner'\nstages = ['shallow', 'middle', 'deep']\nshallow_mid_layer = 2\nlayer_threshold = 0.99\n\
-     tokens_threshold = 0.1\ntokens_threshold_unit = 'relative'",
-    "policy = 'visipruner'\nstages = ['shallow', 'middle']\nshallow_mid_layer = 3\nlayer_threshold = 0.99\n\
-     shallow_mask = 'skip'\nvisual_self_attention = 'remove'\nlayer0 = 'half'\ntokens_threshold = 0.1\n\
-     tokens_threshold_unit = 'relative'",
-    "policy = 'fastv'\nrank_layers = [1]\nkeep = ['50%']",
-    "policy = 'pyramiddrop'\nrank_layers = [1, 3, 5]\nkeep = [12, 6, 2]",
-    "policy = 'sparsevlm'\nrank_layers = [2, 4]\nkeep = [9, 4]",
-    "policy = 'vtw'\nexit_from = 4",
-    "policy = 'divprune'\nbudget = 7",
-    "policy = 'uniform+fixed'\nbudget = '50%'\nfusion_layer = 2\nkeep = 3\nexit_from = 5",
-];
-
-fn policy(toml: &str) -> PolicyConfig {
-    PolicyOverrides::from_toml(toml)
-        .and_then(|fields| fields.apply(&PolicyConfig::Off))
-        .expect("a policy")
-}
+use visipruner::policy::PolicyConfig;
 
 /// The devices of a server, by name.
 fn add(endpoint: &str) -> Vec<String> {
@@ -165,15 +139,18 @@ fn two_servers_compute_what_one_process_computes() {
             },
         ),
     ];
-    for toml in POLICIES {
-        let policy = policy(toml);
+    for policy in policies() {
         for (what, options) in &settings {
             let mut ours = session(&here, &policy, options.clone());
             let mut theirs = session(&there, &policy, options.clone());
             for question in ["first", "second"] {
                 let ours = ask(&mut ours, &mut projector).expect("an answer");
                 let theirs = ask(&mut theirs, &mut projector_there).expect("an answer of the servers");
-                assert_equal(&ours, &theirs, &format!("{toml}, {what}, {question} question"));
+                assert_equal(
+                    &ours,
+                    &theirs,
+                    &format!("{policy:?}, {what}, {question} question"),
+                );
             }
         }
     }
@@ -184,7 +161,7 @@ fn a_server_that_goes_away_ends_the_request_and_not_the_process() {
     let files = Files::new();
     let mut servers = [Server::start(), Server::start()];
     let devices: Vec<String> = servers.iter().flat_map(|server| add(&server.endpoint)).collect();
-    let policy = policy(POLICIES[2]);
+    let policy = policies().swap_remove(1);
 
     let here = load(&files.path("model.gguf"), &[]).expect("the model loads");
     let mut projector = load_projector(&files.path("mmproj.gguf"), &here);
