@@ -59,13 +59,14 @@ vulkan-sdk: setup
 endif
 
 # Tests of one body for every device, on Vulkan: a device of any kind, software too. In a folder of its own, so that the
-# builds with and without the feature leave each other alone. They share lavapipe's threads: one test at a time.
+# builds with and without the feature leave each other alone. Two at a time: a device is opened while another test
+# wants it, too.
 test-vulkan: export GGML_VK_VISIBLE_DEVICES ?= 0
 
 test-vulkan: vulkan-sdk
 	VISIPRUNER_TEST_DEVICES=Vulkan \
 		$(CARGO) test --no-default-features --features lab,vulkan --target-dir target/vulkan --lib --test engine -- \
-		--test-threads=1 on_vulkan
+		--test-threads=2 on_vulkan
 
 # The unpatched library and target/stock/stock-eval, which runs a model on it.
 stock:

@@ -1,7 +1,7 @@
 //! Where tensors are computed.
 
 use std::ffi::CString;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 #[cfg(feature = "rpc")]
 use std::{ffi::CStr, ptr};
 
@@ -97,6 +97,15 @@ impl Device {
         // SAFETY: the device is one of the registry's; both pointers are valid for the call.
         unsafe { sys::ggml_backend_dev_memory(self.0, &raw mut free, &raw mut total) };
         (free as u64, total as u64)
+    }
+
+    /// Makes it ready to be used. ggml's Vulkan opens a device when it is first used, and another thread that uses it meanwhile
+    /// finds it half open: so devices are opened one after the other, before anything is loaded onto them.
+    pub(super) fn open(self) {
+        static OPENING: Mutex<()> = Mutex::new(());
+        let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the device is one of the registry's; its buffer type lives as long.
+        unsafe { sys::ggml_backend_dev_buffer_type(self.0) };
     }
 
     pub(super) fn as_ptr(self) -> sys::ggml_backend_dev_t {

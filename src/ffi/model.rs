@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::backend::{Device, reading_registry};
+use super::backend::{Device, DeviceKind, reading_registry};
 use super::callback::Progress;
 use super::status::{Error, Status, VpStatus, call, text};
 use super::{log, sys};
@@ -68,6 +68,7 @@ impl Model {
     ) -> Result<Self, Error> {
         log::install();
         let mut progress = Progress::new(progress);
+        open(params.devices.as_deref());
         // SAFETY: no preconditions.
         let mut c_params = unsafe { sys::llama_model_default_params() };
         c_params.n_gpu_layers = params.n_gpu_layers;
@@ -382,6 +383,14 @@ pub(crate) fn c_path(path: &std::path::Path) -> Option<CString> {
 }
 
 /// A list of devices as `llama_model_params` takes it.
+/// Opens the devices that a model is split over; `None`: all that llama.cpp takes.
+fn open(devices: Option<&[Device]>) {
+    let is_taken = |device: &Device| matches!(device.kind(), DeviceKind::Gpu | DeviceKind::Remote);
+    let all = || Device::all().into_iter().filter(is_taken).collect();
+    let devices = devices.map_or_else(all, <[Device]>::to_vec);
+    devices.into_iter().for_each(Device::open);
+}
+
 /// Shares, 0 for what is not said.
 fn of_length(shares: &[f32], n: usize) -> Vec<f32> {
     let mut shares = shares.to_vec();

@@ -167,6 +167,9 @@ impl Projector {
         // SAFETY: no preconditions.
         let mut c_params = unsafe { sys::mtmd_context_params_default() };
         let device = params.device.or_else(Self::usual_device);
+        if params.use_gpu {
+            device.iter().for_each(|device| device.open());
+        }
         c_params.use_gpu = params.use_gpu && device.is_some();
         c_params.device = device.map_or(std::ptr::null_mut(), Device::as_ptr);
         c_params.n_threads = params.n_threads;
