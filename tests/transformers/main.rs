@@ -4,13 +4,14 @@
 use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use visipruner::engine::{
     EncodedPrompt, FlashAttention, IMAGE_MARKERS, Image, KvType, Model, ModelOptions, Part, Projector,
     ProjectorOptions, Prompt, Request, Sampling, Session, SessionOptions, encode,
 };
-use visipruner::policy::PolicyConfig;
 use visipruner::policy::config::VisiPrunerConfig;
+use visipruner::policy::{PolicyConfig, PolicyOverrides};
+use visipruner::report::RunReport;
 
 /// What F16 comes to, in standard deviations of the logits.
 const TOLERANCE: f32 = 5e-3;
@@ -78,21 +79,49 @@ impl Family {
     }
 
     fn check_logits(&self, session: &mut Session, asked: &(Request, EncodedPrompt), file: &str) {
-        let (request, encoded) = asked;
-        let outcome = session
-            .generate_encoded(encoded, request, |_| Continue(()))
-            .expect("an answer");
-        let ours = outcome.report.logits.expect("logits");
+        let ours = answer(session, asked).logits.expect("logits");
         let expected = read_npy(&self.folder.join(file));
-        assert_eq!(ours.len(), expected.len());
-        let most = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-        let most = most.fold(0.0, f32::max) / deviation(&expected);
-        assert!(
-            most <= TOLERANCE,
-            "{} {file}: off by {most:.1e}",
-            self.folder.display()
-        );
+        assert_close(&ours, &expected, &format!("{} {file}", self.folder.display()));
     }
+
+    /// What policies drop, and what the model makes of the rest: transformers masks what is dropped here.
+    fn check_dropping(&mut self) {
+        let expected = read_npy(&self.folder.join("dropping.logits.npy"));
+        let entries = self.meta["dropping"].as_array().expect("policies").clone();
+        assert_eq!(entries.len(), 6);
+        let n_vocab = expected.len() / entries.len();
+        for (entry, expected) in entries.iter().zip(expected.chunks(n_vocab)) {
+            let what = format!("{} {entry}", self.folder.display());
+            let fields: PolicyOverrides = serde_json::from_value(entry["policy"].clone()).expect("fields");
+            let policy = fields.apply(&PolicyConfig::Off).expect("a policy");
+            let prompt = entry["prompt"].as_str().expect("a name");
+            let asked = self.encode(prompt, &names(&entry["pictures"]));
+            let report = answer(&mut session(&self.model, policy), &asked);
+            let drops = report.drops.iter();
+            let drops: Vec<Value> = drops
+                .map(|drop| json!({"layer": drop.layer, "kept": drop.kept}))
+                .collect();
+            assert_eq!(Value::from(drops), entry["drops"], "{what}");
+            assert_close(&report.logits.expect("logits"), expected, &what);
+        }
+    }
+}
+
+fn answer(session: &mut Session, (request, encoded): &(Request, EncodedPrompt)) -> RunReport {
+    let outcome = session.generate_encoded(encoded, request, |_| Continue(()));
+    outcome.expect("an answer").report
+}
+
+fn assert_close(ours: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    let most = ours.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let most = most.fold(0.0, f32::max) / deviation(expected);
+    assert!(most <= TOLERANCE, "{what}: off by {most:.1e}");
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let list = list.as_array().expect("names").iter();
+    list.map(|name| name.as_str().expect("a name")).collect()
 }
 
 /// As stock llama.cpp runs the model, and cut before every layer but the first without anything being dropped.
@@ -102,17 +131,19 @@ fn sessions(model: &Model) -> [Session; 2] {
         layer_threshold: -1.0,
         ..VisiPrunerConfig::default()
     };
-    [PolicyConfig::Off, PolicyConfig::VisiPruner(cut_everywhere)].map(|policy| {
-        let options = SessionOptions {
-            policy,
-            n_threads: Some(1),
-            flash_attn: FlashAttention::Off,
-            type_k: KvType::F32,
-            type_v: KvType::F32,
-            ..SessionOptions::default()
-        };
-        Session::new(model, options).expect("a session")
-    })
+    [PolicyConfig::Off, PolicyConfig::VisiPruner(cut_everywhere)].map(|policy| session(model, policy))
+}
+
+fn session(model: &Model, policy: PolicyConfig) -> Session {
+    let options = SessionOptions {
+        policy,
+        n_threads: Some(1),
+        flash_attn: FlashAttention::Off,
+        type_k: KvType::F32,
+        type_v: KvType::F32,
+        ..SessionOptions::default()
+    };
+    Session::new(model, options).expect("a session")
 }
 
 fn check(family: &str) {
@@ -132,18 +163,13 @@ fn check(family: &str) {
             family.check_logits(session, &asked, &format!("{name}.logits.npy"));
         }
     }
-    let three: Vec<String> = family.meta["three"]["pictures"]
-        .as_array()
-        .expect("names")
-        .iter()
-        .map(|name| name.as_str().expect("a name").to_owned())
-        .collect();
-    let names: Vec<&str> = three.iter().map(String::as_str).collect();
-    let asked = family.encode("prompt_three", &names);
-    family.check_tokens(&asked.1, &family.meta["three"], "three pictures");
+    let three = family.meta["three"].clone();
+    let asked = family.encode("prompt_three", &names(&three["pictures"]));
+    family.check_tokens(&asked.1, &three, "three pictures");
     for session in &mut sessions {
         family.check_logits(session, &asked, "three.logits.npy");
     }
+    family.check_dropping();
 }
 
 /// Each vision row points where transformers' points.

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 import converters
+import dropping
 import sizes
 import templates
 from families import FAMILIES
@@ -50,15 +51,17 @@ def write_fixture(family):
         "prompt_three": family.prompt_three,
         "pictures": {name: write_picture(family, folder, name) for name in family.pictures},
         "three": write_three(family, folder),
+        "dropping": write_dropping(family, folder),
     }
     (folder / "meta.json").write_text(as_text(meta) + "\n")
 
 
 def as_text(meta):
-    """JSON with a line for each entry, and for each picture of the list of pictures."""
+    """JSON with a line for each entry, for each picture and for each policy."""
     pictures = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in meta["pictures"].items())
-    entries = [f" {json.dumps(key)}: " + (f"{{\n{pictures}\n }}" if key == "pictures" else json.dumps(value))
-               for key, value in meta.items()]
+    policies = ",\n".join("  " + json.dumps(entry) for entry in meta["dropping"])
+    in_lines = {"pictures": f"{{\n{pictures}\n }}", "dropping": f"[\n{policies}\n ]"}
+    entries = [f" {json.dumps(key)}: {in_lines.get(key) or json.dumps(value)}" for key, value in meta.items()]
     return "{\n" + ",\n".join(entries) + "\n}"
 
 
@@ -80,6 +83,19 @@ def write_three(family, folder):
     answer = family.answer(family.prompt_three, [picture(name) for name in names])
     np.save(folder / "three.logits.npy", answer.logits.astype("<f4"))
     return {"pictures": names, "n_rows": [len(rows) for rows in answer.vision], "token_ids": answer.token_ids}
+
+
+def write_dropping(family, folder):
+    """Policies on the last picture and on three, with the logits of each in one file."""
+    entries, logits = [], []
+    for prompt, pictures in (("prompt", family.pictures[-1:]), ("prompt_three", THREE)):
+        for name in ("uniform+fastv", "fixed", "vtw"):
+            images = [picture(name) for name in pictures]
+            fields, drops, of_policy = dropping.of_policy(family, getattr(family, prompt), images, name)
+            entries.append({"prompt": prompt, "pictures": pictures, "policy": fields, "drops": drops})
+            logits.append(of_policy)
+    np.save(folder / "dropping.logits.npy", np.stack(logits).astype("<f4"))
+    return entries
 
 
 def main():
