@@ -31,12 +31,13 @@ enum vp_status {
 // what went wrong in the last failed call of this thread, "" if nothing did
 LLAMA_API const char * vp_last_error(void);
 
-// An assertion of ggml that fails while models, contexts and projectors are made, or text is tokenized, is an error like
-// any other. Elsewhere it ends the process: handler hears why, as ggml_abort_callback_t does.
+// An assertion of ggml that fails while models, contexts, projectors or graphs are made, or text is tokenized, is an error
+// like any other. Elsewhere it ends the process: handler hears why, as ggml_abort_callback_t does.
 typedef void (*vp_abort_handler)(const char * message);
 LLAMA_API void vp_set_abort_handler(vp_abort_handler handler);
 
-// from now on, until the call that this thread is in returns, assertions end the process: to be called by a cb_eval
+// from now on, until the call that this thread is in returns, assertions end the process: called before a graph is
+// computed, by llama_context::graph_compute(), and by the cb_eval of mtmd, which has no such place
 LLAMA_API void vp_computing(void);
 
 //

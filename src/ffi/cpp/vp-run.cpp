@@ -5,6 +5,7 @@
 
 #include "vp-seq.h"
 
+#include "vp-abort.h"
 #include "vp-hooks.h"
 #include "vp-status.h"
 #include "vp-upstream.h"
@@ -233,13 +234,13 @@ struct call_scope {
 };
 
 // as upstream's decode() says it, with a message
-int32_t explain(int32_t ret, const vp_context & ctx, int32_t n_rows) {
+int32_t explain(int32_t ret, const vp_context & ctx, int32_t n_rows, const std::string & why) {
     switch (ret) {
         case 1:  return vp_fail(VP_NO_SLOT, format("the KV cache of %u cells has no room for %d more tokens", ctx.lctx->n_ctx_seq(), n_rows));
         case 2:  return vp_fail(VP_ABORTED, "stopped by the caller");
         case -1: return vp_fail(VP_BAD_ARGUMENT, "llama.cpp refused the batch");
         case -2: return vp_fail(VP_ALLOC_FAILED, "there is no memory for the computation");
-        default: return vp_fail(VP_COMPUTE_FAILED, "the computation failed");
+        default: return vp_fail(VP_COMPUTE_FAILED, "the computation failed" + (why.empty() ? "" : ": " + why));
     }
 }
 
@@ -274,13 +275,14 @@ void undo(vp_context & ctx, const std::vector<beginning> & from) {
 // decodes a batch in a call_scope; what a failure has stored is forgotten
 int32_t decode(vp_context & ctx, const llama_batch_ext & batch, const std::vector<beginning> & from) {
     int32_t ret;
+    std::string why;
     try {
         ret = ctx.lctx->decode(batch);
         ctx.lctx->synchronize();
     } catch (const std::bad_alloc &) {
         ret = -2;
     } catch (const std::exception & err) {
-        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
+        why = err.what();
         ret = -3;
     }
     try {
@@ -297,7 +299,7 @@ int32_t decode(vp_context & ctx, const llama_batch_ext & batch, const std::vecto
     if (ctx.kv || !was_refused) {
         undo(ctx, from);
     }
-    return explain(ret, ctx, batch.tokens.size());
+    return explain(ret, ctx, batch.tokens.size(), why);
 }
 
 // room for the rows of a call, in the groups that are active
@@ -414,6 +416,7 @@ void advance(planned_call & call) {
 
 int32_t vp_seq_run(struct vp_context * ctx, vp_seq seq, const struct vp_range * range) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        vp_catch_asserts catch_asserts;
         planned_call call = { *ctx, *ctx->get(seq), *range };
         check_range(call);
 
@@ -503,6 +506,7 @@ int32_t vp_seq_rewind(struct vp_context * ctx, vp_seq seq, int32_t il) {
 
 int32_t vp_decode(struct vp_context * ctx, const struct vp_token * tokens, int32_t n_tokens, int32_t n_spare) {
     return vp_guard(VP_COMPUTE_FAILED, [&]() -> int32_t {
+        vp_catch_asserts catch_asserts;
         check(n_tokens > 0 && tokens && (uint32_t) n_tokens <= ctx->lctx->n_batch(),
             format("a batch of %d tokens; the context takes 1 to %u", n_tokens, ctx->lctx->n_batch()));
         const int32_t n_vocab = ctx->lctx->get_model().vocab.n_tokens();

@@ -7,6 +7,7 @@ use super::super::{Error, Model, sys};
 use crate::ffi::status::call;
 
 /// The value of a key.
+#[derive(Clone)]
 pub enum Value {
     U32(u32),
     F32(f32),
@@ -92,55 +93,170 @@ fn keys(arch: &str, kind: Kind) -> Vec<(&'static str, Value)> {
 fn keys_of(arch: &str) -> Vec<(&'static str, Value)> {
     let is_sliding = || Bools((0..N_LAYER).map(|il| il % 2 == 0).collect());
     let n_head_kv = || U32s((0..N_LAYER as u32).map(|il| il % 2 * N_HEAD_KV).collect());
+    let sections = || ("rope.dimension_sections", U32s(vec![6, 5, 5, 0]));
     match arch {
-        "gemma4" => vec![
-            ("attention.sliding_window_pattern", is_sliding()),
-            ("embedding_length_per_layer_input", U32(0)),
-        ],
+        "apertus" => ["xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"]
+            .map(|key| (key, F32(0.5)))
+            .into(),
+        "bert" | "nomic-bert" | "nomic-bert-moe" | "jina-bert-v2" | "jina-bert-v3" => {
+            vec![("tokenizer.ggml.token_type_count", U32(2))]
+        }
+        // some ids are those of pictures
+        "chameleon" => vec![("vocab_size", U32(8448))],
         "deepseek2-ocr" | "olmoe" | "dots1" => vec![("attention.head_count_kv", U32(N_HEAD))],
         "deepseek2" | "mistral4" | "minicpm3" | "plm" => vec![
             ("attention.head_count_kv", U32(N_HEAD)),
             ("rope.dimension_count", U32(N_EMBD_HEAD / 2)),
         ],
-        "t5" | "t5encoder" => vec![("attention.relative_buckets_count", U32(32))],
-        "rwkv6" | "rwkv6qwen2" | "rwkv7" | "arwkv7" => vec![
-            ("time_mix_extra_dim", U32(32)),
-            ("time_decay_extra_dim", U32(32)),
-            ("attention.decay_lora_rank", U32(32)),
-            ("attention.iclr_lora_rank", U32(32)),
-            ("attention.value_residual_mix_lora_rank", U32(32)),
-            ("attention.gate_lora_rank", U32(32)),
+        "dflash" => vec![
+            ("target_layers", I32s(vec![1, 2, 3])),
+            ("attention.sliding_window_pattern", is_sliding()),
         ],
-        "minimax-01" => vec![("residual_scale", F32(1.0))],
-        "granite_swa" | "mimo2" | "step35" | "spark2_5" | "maple" => {
-            vec![("attention.sliding_window_pattern", is_sliding())]
-        }
+        "eagle3" => vec![
+            ("target_layers", I32s(vec![1, 2, 3])),
+            ("target_hidden_size", U32(N_EMBD)),
+        ],
+        "gemma4" => vec![
+            ("attention.sliding_window_pattern", is_sliding()),
+            ("embedding_length_per_layer_input", U32(0)),
+        ],
         "granite" => vec![
             ("deepstack_mapping", I32s(vec![0, 1, 2, -1])),
             ("embedding_scale", F32(3.0)),
         ],
+        "graniteswitch" => vec![
+            ("adapters.count", U32(1)),
+            ("adapters.lora_rank", U32(4)),
+            ("adapters.token_ids_activate", I32s(vec![5])),
+            ("adapters.token_ids_substitute", I32s(vec![6])),
+        ],
+        "gemma4-assistant" => vec![
+            ("attention.sliding_window_pattern", is_sliding()),
+            ("embedding_length_out", U32(2 * N_EMBD)),
+        ],
+        "granite_swa" | "mimo2" | "step35" | "spark2_5" => {
+            vec![("attention.sliding_window_pattern", is_sliding())]
+        }
+        "hrm_text" => vec![
+            ("hrm.layers_per_stack", U32(1)),
+            ("hrm.h_cycles", U32(2)),
+            ("hrm.l_cycles", U32(1)),
+        ],
+        "hy_v4" => {
+            let mut keys = [latent(), indexer(), hyper_connection(4)].concat();
+            keys.extend([
+                ("hyper_connection.magnitude", F32(1.0)),
+                ("attention.indexer.types", U32s(vec![1; N_LAYER])),
+            ]);
+            keys
+        }
+        "kimi-k3" | "bailingmoe3" => {
+            let mut keys = [latent(), linear_attention()].concat();
+            keys.extend([
+                ("attn_res.block_size", U32(2)),
+                ("activation.situ_beta", F32(1.0)),
+                ("activation.situ_linear_beta", F32(1.0)),
+            ]);
+            keys
+        }
         "lfm2" | "lfm2moe" | "jamba" | "granitehybrid" => {
             vec![("attention.head_count_kv", n_head_kv())]
         }
-        "plamo2" => vec![
-            ("attention.head_count_kv", n_head_kv()),
-            ("ssm.group_count", U32(0)),
+        "maple" => vec![
+            ("attention.sliding_window_pattern", is_sliding()),
+            ("swiglu_clamp_exp", F32(7.0)),
         ],
+        "minimax-01" => vec![("residual_scale", F32(1.0))],
+        "minimax-m3" => {
+            let mut keys = indexer();
+            keys.extend([
+                ("attention.indexer.block_size", U32(8)),
+                ("attention.indexer.local_blocks", U32(1)),
+            ]);
+            keys
+        }
         // a state, attention, or a feed-forward network in each layer
         "nemotron_h" | "nemotron_h_moe" => vec![
             ("attention.head_count_kv", U32s(vec![0, N_HEAD_KV, 0, 0])),
             ("feed_forward_length", U32s(vec![0, 0, N_FF, 0])),
         ],
-        "qwen2vl" | "qwen3vl" | "qwen3vlmoe" | "paddleocr" | "hunyuan_vl" | "glm4" | "glm4moe" | "qwen35"
-        | "qwen35moe" | "qwen3next" | "clef" | "qwen4exp" | "qwen3tts" => {
-            let mut keys = vec![("rope.dimension_sections", U32s(vec![6, 5, 5, 0]))];
-            if arch.starts_with("qwen3vl") {
-                keys.push(("n_deepstack_layers", U32(2)));
-            }
+        "plamo2" => vec![
+            ("attention.head_count_kv", n_head_kv()),
+            ("ssm.group_count", U32(0)),
+        ],
+        "qwen2vl" | "paddleocr" | "hunyuan_vl" | "glm4" | "glm4moe" | "qwen35" | "qwen35moe"
+        | "qwen3next" => {
+            vec![sections()]
+        }
+        "qwen3vl" | "qwen3vlmoe" => vec![sections(), ("n_deepstack_layers", U32(2))],
+        // it speaks the last 3,072 of its tokens
+        "qwen3tts" => vec![sections(), ("vocab_size", U32(3072 + N_VOCAB))],
+        "qwen4exp" => {
+            let mut keys = [indexer(), hyper_connection(2)].concat();
+            keys.extend([sections(), ("hyper_connection.low_rank", U32(16))]);
             keys
         }
+        "rwkv7" => rwkv(2),
+        "arwkv7" => rwkv(1),
+        "t5" | "t5encoder" => vec![("attention.relative_buckets_count", U32(32))],
         _ => Vec::new(),
     }
+}
+
+/// MLA: one vector in memory for keys and values of all heads.
+fn latent() -> Vec<(&'static str, Value)> {
+    const N_LORA: u32 = 64;
+    const N_ROT: u32 = N_EMBD_HEAD / 2;
+    vec![
+        ("attention.head_count_kv", U32(1)),
+        ("attention.key_length", U32(N_LORA + N_ROT)),
+        ("attention.value_length", U32(N_LORA)),
+        ("attention.key_length_mla", U32(N_EMBD_HEAD)),
+        ("attention.value_length_mla", U32(N_EMBD_HEAD)),
+        ("rope.dimension_count", U32(N_ROT)),
+    ]
+}
+
+/// A small attention of its own that says which rows the other one looks at.
+fn indexer() -> Vec<(&'static str, Value)> {
+    vec![
+        ("attention.indexer.head_count", U32(2)),
+        ("attention.indexer.key_length", U32(N_EMBD_HEAD)),
+        ("attention.indexer.top_k", U32(8)),
+    ]
+}
+
+/// Layers that pass on several tensors.
+fn hyper_connection(n: u32) -> Vec<(&'static str, Value)> {
+    vec![
+        ("hyper_connection.count", U32(n)),
+        ("hyper_connection.sinkhorn_iterations", U32(2)),
+        ("hyper_connection.epsilon", F32(1e-6)),
+    ]
+}
+
+/// Kimi's delta attention, a state, in every other layer.
+fn linear_attention() -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "attention.head_count_kv",
+            U32s((0..N_LAYER as u32).map(|il| il % 2).collect()),
+        ),
+        ("kda.head_dim", U32(N_EMBD_HEAD)),
+        ("kda.gate_lower_bound", F32(-5.0)),
+    ]
+}
+
+fn rwkv(token_shift_count: u32) -> Vec<(&'static str, Value)> {
+    vec![
+        ("token_shift_count", U32(token_shift_count)),
+        ("time_mix_extra_dim", U32(32)),
+        ("time_decay_extra_dim", U32(32)),
+        ("attention.decay_lora_rank", U32(32)),
+        ("attention.iclr_lora_rank", U32(32)),
+        ("attention.value_residual_mix_lora_rank", U32(32)),
+        ("attention.gate_lora_rank", U32(32)),
+    ]
 }
 
 /// A model with random weights, whose last layer adds nothing if it `ends_idly`.
@@ -159,7 +275,12 @@ pub fn random_model(arch: &str, kind: Kind, ends_idly: bool) -> Result<Model, Er
     set_str("general.architecture", arch);
     set_str("tokenizer.ggml.model", "no_vocab");
     for (key, value) in keys(arch, kind) {
-        let key = c_string(&format!("{arch}.{key}"));
+        let is_of_all = key.starts_with("tokenizer.") || key.starts_with("xielu.");
+        let key = c_string(&if is_of_all {
+            key.to_owned()
+        } else {
+            format!("{arch}.{key}")
+        });
         let key = key.as_ptr();
         // SAFETY: the metadata is alive, the key ends with NUL, arrays are as long as is said.
         unsafe {
