@@ -28,7 +28,7 @@ help:
 	@echo 'make tsan    the server and what is stopped under the sanitizer of threads'
 	@echo 'make miri    the pure-Rust part under miri, which a nightly compiler has'
 	@echo 'make fuzz TARGET=... SECONDS=3600       lets cargo-fuzz look for inputs that break a promise, see fuzz/'
-	@echo 'make damaged N=1000     so many damaged projectors of each kind: none ends the process'
+	@echo 'make damaged N=1000     so many damaged projectors and models of each kind: none ends the process'
 	@echo 'make faults             every allocation of a small run fails once'
 	@echo 'make package-check      the crate as it is published: built by others, installed, documented, without network'
 	@echo 'make dist    an archive for Linux on any x86-64 processor, in target/dist'

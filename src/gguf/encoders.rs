@@ -148,8 +148,7 @@ fn check_bias(tensors: &Tensors, bias: &TensorInfo) -> Result<(), GgufError> {
 
 /// What is added or multiplied element by element is F32; what is turned over is no block of quantized numbers.
 fn check_type(tensors: &Tensors, tensor: &TensorInfo) -> Result<(), GgufError> {
-    let is_vector = tensor.dims.iter().skip(1).all(|&n| n == 1);
-    let is_added = is_vector || tensor.name == "v.position_embd.weight";
+    let is_added = tensor.is_vector() || tensor.name == "v.position_embd.weight";
     if is_added {
         tensors.has_type(tensor, &[GgmlType::F32])
     } else if tensor.name == "mm.input_projection.weight" {

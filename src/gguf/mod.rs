@@ -13,6 +13,7 @@ mod encoders;
 mod error;
 mod file_type;
 mod ggml_type;
+mod language;
 mod llava;
 mod read;
 mod shape;
@@ -55,6 +56,10 @@ impl TensorInfo {
     /// The number of elements.
     pub fn n_elements(&self) -> u64 {
         self.dims.iter().product()
+    }
+
+    fn is_vector(&self) -> bool {
+        self.dims.iter().skip(1).all(|&n| n == 1)
     }
 }
 

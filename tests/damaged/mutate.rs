@@ -9,6 +9,14 @@ use crate::common::rng::Rng;
 pub struct Original {
     gguf: Gguf,
     bytes: Vec<u8>,
+    what: What,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Projector,
+    Model,
 }
 
 type Tensor = (String, Vec<usize>, GgmlType);
@@ -16,8 +24,8 @@ type Tensor = (String, Vec<usize>, GgmlType);
 /// Most elements that a changed tensor has.
 const MAX_ELEMENTS: usize = 1 << 20;
 
-/// Kinds of projectors, some of which an original is not.
-const KINDS: [&str; 10] = [
+/// What texts become: kinds of projectors, architectures, tokenizers, of which the original is at most one.
+const WORDS: [&str; 24] = [
     "mlp",
     "ldp",
     "ldpv2",
@@ -27,16 +35,39 @@ const KINDS: [&str; 10] = [
     "pixtral",
     "qwen2vl_merger",
     "internvl",
+    "llama",
+    "qwen2",
+    "qwen3moe",
+    "qwen35moe",
+    "gemma2",
+    "deepseek2",
+    "mamba",
+    "bert",
+    "t5",
+    "gpt2",
+    "rwkv",
+    "no_vocab",
+    "default",
     "no such",
+    "",
 ];
 
 const TYPES: [GgmlType; 4] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0];
 
 impl Original {
-    pub fn read(path: &Path) -> Self {
+    pub fn read(what: What, path: &Path) -> Self {
         Self {
             gguf: Gguf::open(path).expect("a GGUF"),
             bytes: std::fs::read(path).expect("reads"),
+            what,
+        }
+    }
+
+    /// Whether a key says what is computed.
+    fn matters(&self, key: &str) -> bool {
+        match self.what {
+            What::Projector => key.starts_with("clip."),
+            What::Model => key == "general.architecture" || !key.starts_with("general."),
         }
     }
 
@@ -88,7 +119,7 @@ impl Original {
             .collect();
         for _ in 0..1 + rng.below(2) {
             if rng.below(5) < 2 {
-                change_entry(&mut entries, rng);
+                self.change_entry(&mut entries, rng);
             } else {
                 change_tensor(&mut tensors, rng);
             }
@@ -103,27 +134,27 @@ impl Original {
         let written = writer.write_file(path, |tensor| vec![0.01; tensor.n_elements()]);
         written.expect("writes");
     }
-}
 
-fn change_entry(entries: &mut Vec<(String, Value)>, rng: &mut Rng) {
-    let ours: Vec<usize> = (0..entries.len())
-        .filter(|&i| entries[i].0.starts_with("clip."))
-        .collect();
-    let i = ours[rng.below(ours.len())];
-    if rng.below(5) == 0 {
-        entries.remove(i);
-        return;
+    fn change_entry(&self, entries: &mut Vec<(String, Value)>, rng: &mut Rng) {
+        let ours: Vec<usize> = (0..entries.len())
+            .filter(|&i| self.matters(&entries[i].0))
+            .collect();
+        let i = ours[rng.below(ours.len())];
+        if rng.below(5) == 0 {
+            entries.remove(i);
+            return;
+        }
+        let value = &mut entries[i].1;
+        *value = match &*value {
+            Value::U32(n) => Value::U32(other_number(u64::from(*n), rng) as u32),
+            Value::I32(n) => Value::I32(other_number(*n as u64, rng) as i32),
+            Value::F32(x) => Value::F32([0.0, -1.0, f32::NAN, f32::INFINITY, x * 1e-30, 1e30][rng.below(6)]),
+            Value::Bool(b) => Value::Bool(!b),
+            Value::String(_) => Value::String(WORDS[rng.below(WORDS.len())].to_owned()),
+            Value::Array(array) => other_array(array, rng),
+            other => other.clone(),
+        };
     }
-    let value = &mut entries[i].1;
-    *value = match &*value {
-        Value::U32(n) => Value::U32(other_number(u64::from(*n), rng) as u32),
-        Value::I32(n) => Value::I32(other_number(*n as u64, rng) as i32),
-        Value::F32(x) => Value::F32([0.0, -1.0, f32::NAN, f32::INFINITY, x * 1e-30, 1e30][rng.below(6)]),
-        Value::Bool(b) => Value::Bool(!b),
-        Value::String(_) => Value::String(KINDS[rng.below(KINDS.len())].to_owned()),
-        Value::Array(array) => other_array(array, rng),
-        other => other.clone(),
-    };
 }
 
 fn other_number(n: u64, rng: &mut Rng) -> u64 {
@@ -156,7 +187,18 @@ fn other_array(array: &Array, rng: &mut Rng) -> Value {
         }
         return numbers.into();
     }
-    vec![0.5f32; rng.below(5)].into()
+    match array {
+        Array::String(texts) => {
+            let mut texts = texts.clone();
+            match rng.below(3) {
+                0 => _ = texts.pop(),
+                1 => texts.push(WORDS[rng.below(WORDS.len())].to_owned()),
+                _ => texts.truncate(rng.below(texts.len() + 1)),
+            }
+            texts.into()
+        }
+        _ => vec![0.5f32; rng.below(5)].into(),
+    }
 }
 
 fn change_tensor(tensors: &mut Vec<Tensor>, rng: &mut Rng) {

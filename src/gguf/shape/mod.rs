@@ -4,7 +4,7 @@ mod projector;
 
 use std::path::Path;
 
-use super::{Gguf, GgufError, Problem, TensorInfo, Value, encoders, llava};
+use super::{Gguf, GgufError, Problem, TensorInfo, Value, encoders, language, llava};
 pub use projector::ProjectorShape;
 
 /// `llama-hparams.h: LLAMA_MAX_LAYERS`
@@ -127,19 +127,22 @@ impl Split {
     }
 }
 
-/// Opens a language model: reads its header, checks it, and where it is split into several files, checks that
-/// the others are there and complete.
+/// Opens a language model: reads its header, checks it and what llama.cpp would find out too late; where it is split into
+/// several files, checks that the others are there and complete.
 ///
 /// # Errors
-/// As [`Gguf::open`] and [`LlmShape::from_gguf`]; [`Problem::PartName`] and [`Problem::Part`] for split
-/// models.
+/// As [`Gguf::open`] and [`LlmShape::from_gguf`]; [`Problem::TensorType`] where a tensor has a type that does not work
+/// in its place; [`Problem::PartName`] and [`Problem::Part`] for split models.
 pub fn open_llm(path: impl AsRef<Path>) -> Result<(Gguf, LlmShape), GgufError> {
     let gguf = Gguf::open(path)?;
     let mut shape = LlmShape::from_gguf(&gguf)?;
-    for part in later_parts(&gguf)? {
-        shape.n_params = shape.n_params.saturating_add(n_params(&part));
+    let later = later_parts(&gguf)?;
+    for part in &later {
+        shape.n_params = shape.n_params.saturating_add(n_params(part));
         shape.file_bytes = shape.file_bytes.saturating_add(part.file_bytes());
     }
+    let parts: Vec<&Gguf> = std::iter::once(&gguf).chain(&later).collect();
+    language::check(&parts, &shape)?;
     Ok((gguf, shape))
 }
 

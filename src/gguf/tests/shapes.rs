@@ -61,6 +61,62 @@ fn what_is_not_a_language_model() {
     assert!(message(|w| w.set("split.count", 3u16).set("split.no", 3u16)).contains("expected 0 to 2"));
 }
 
+/// Where llama.cpp would divide by 0, or assert while it computes.
+#[test]
+fn what_llama_cpp_finds_out_too_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let open = |arch: &str, change: &dyn Fn(&mut GgufWriter)| {
+        let mut writer = GgufWriter::new();
+        for (key, value) in parse(&sample()).unwrap().metadata() {
+            writer.set(key.replace("llama.", &format!("{arch}.")), value.clone());
+        }
+        writer.set("general.architecture", arch);
+        change(&mut writer);
+        writer
+            .write_file(&path, |tensor| elements(tensor.n_elements()))
+            .unwrap();
+        open_llm(&path).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let of_type = |name: &'static str, dims: &'static [usize], ty| {
+        open("llama", &|w| {
+            w.tensor(name, dims, ty);
+        })
+    };
+    for (name, dims) in [
+        ("blk.0.attn_q.bias", &[64][..]),
+        ("blk.0.attn_q_norm.weight", &[16, 4]),
+    ] {
+        assert_eq!(of_type(name, dims, GgmlType::F32), Ok(()));
+        let error = of_type(name, dims, GgmlType::F16).unwrap_err();
+        assert!(error.contains(&format!("'{name}' is f16, only f32")), "{error}");
+    }
+    assert_eq!(of_type("blk.0.attn_q.weight", &[64, 64], GgmlType::F16), Ok(()));
+
+    let experts = |key: &'static str, n: u32| {
+        open("qwen35moe", &|w| {
+            w.set("qwen35moe.rope.dimension_sections", vec![4, 4, 4, 0]);
+            w.set(key, n);
+        })
+    };
+    assert_eq!(experts("qwen35moe.expert_used_count", 2), Ok(()));
+    assert_eq!(experts("qwen35moe.expert_feed_forward_length", 64), Ok(()));
+    let error = experts("qwen35moe.expert_used_count", 0).unwrap_err();
+    assert!(error.contains("no 'qwen35moe.expert_used_count'"), "{error}");
+
+    let sections = |arch: &str, sections: &[i32]| {
+        open(arch, &|w| {
+            w.set(format!("{arch}.rope.dimension_sections"), sections.to_vec());
+        })
+    };
+    assert_eq!(sections("qwen2vl", &[4, 6, 6, 0]), Ok(()));
+    assert_eq!(sections("glm4", &[0, 0, 0, 0]), Ok(()));
+    for wrong in [&[4, 6, 7, 0][..], &[0, 0, 0, 4], &[4, -1, 4, 0], &[]] {
+        let error = sections("qwen2vl", wrong).unwrap_err();
+        assert!(error.contains("add up to 1 to 16"), "{wrong:?}: {error}");
+    }
+}
+
 #[test]
 fn parts_of_a_split_model_are_looked_for() {
     let folder = tempfile::tempdir().unwrap();

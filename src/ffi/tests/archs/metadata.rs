@@ -193,7 +193,11 @@ fn keys_of(arch: &str) -> Vec<(&'static str, Value)> {
         "qwen3tts" => vec![sections(), ("vocab_size", U32(3072 + N_VOCAB))],
         "qwen4exp" => {
             let mut keys = [indexer(), hyper_connection(2)].concat();
-            keys.extend([sections(), ("hyper_connection.low_rank", U32(16))]);
+            keys.extend([
+                sections(),
+                ("hyper_connection.low_rank", U32(16)),
+                ("expert_feed_forward_length", U32(64)),
+            ]);
             keys
         }
         "rwkv7" => rwkv(2),
