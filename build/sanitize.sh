@@ -8,6 +8,7 @@ kind=${1:?asan or tsan?}
 shift
 
 lists=$PWD/build/sanitizers
+cargo_flags=()
 host=$(rustc -vV | sed -n 's/^host: //p')
 # shellcheck source=build/sanitizers/native.sh
 source "$lists/native.sh"
@@ -25,8 +26,14 @@ asan)
     tests=(--lib --test engine --test leaks --test oracle_prefill --test shipped_model)
     ;;
 tsan)
-    # Rust, too, is instrumented, with the runtime that comes with its compiler; its standard library is not
-    export RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
+    # all of Rust is instrumented, its standard library too: what that synchronizes would be taken for races. The runtime is
+    # clang's, for Rust and C++ alike
+    command -v clang++ >/dev/null || { echo 'clang is missing (Debian: clang libclang-rt-dev)' >&2 && exit 1; }
+    [[ -d $(rustc --print sysroot)/lib/rustlib/src/rust/library ]] ||
+        { echo 'the source of the standard library is missing: rustup component add rust-src' >&2 && exit 1; }
+    export CC=clang CXX=clang++ RUSTC_BOOTSTRAP=1
+    export RUSTFLAGS='-Zsanitizer=thread -Zexternal-clangrt -Clinker=clang -Clink-arg=-fsanitize=thread'
+    cargo_flags=(-Zbuild-std)
     flags='-fsanitize=thread -fno-omit-frame-pointer'
     export VISIPRUNER_NATIVE_DIR=$CARGO_TARGET_DIR/native
     # OpenMP's runtime is not instrumented; ggml's own threads are
@@ -42,4 +49,4 @@ tsan)
     ;;
 esac
 
-exec "${CARGO:-cargo}" test --target "$host" "${tests[@]}" -- "$@"
+exec "${CARGO:-cargo}" test "${cargo_flags[@]}" --target "$host" "${tests[@]}" -- "$@"
