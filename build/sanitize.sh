@@ -17,7 +17,7 @@ export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$PWD/target/sanitize/$kind
 case $kind in
 asan)
     export RUSTFLAGS='-Clink-arg=-lasan -Clink-arg=-lubsan'
-    export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+    export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
     export LSAN_OPTIONS="suppressions=$lists/leaks.txt:print_suppressions=0"
     export UBSAN_OPTIONS="print_stacktrace=1:suppressions=$lists/undefined.txt"
     # Rust's main program does not begin with the runtime: it is loaded first, for tests, not for the compiler
