@@ -184,10 +184,11 @@ fn keys_of(arch: &str) -> Vec<(&'static str, Value)> {
             ("attention.head_count_kv", n_head_kv()),
             ("ssm.group_count", U32(0)),
         ],
-        "qwen2vl" | "paddleocr" | "hunyuan_vl" | "glm4" | "glm4moe" | "qwen35" | "qwen35moe"
-        | "qwen3next" => {
+        "qwen2vl" | "paddleocr" | "hunyuan_vl" | "glm4" | "glm4moe" | "qwen35" | "qwen3next" => {
             vec![sections()]
         }
+        // without the width of experts llama.cpp divides by their number, which may be 0
+        "qwen35moe" => vec![sections(), ("expert_feed_forward_length", U32(64))],
         "qwen3vl" | "qwen3vlmoe" => vec![sections(), ("n_deepstack_layers", U32(2))],
         // it speaks the last 3,072 of its tokens
         "qwen3tts" => vec![sections(), ("vocab_size", U32(3072 + N_VOCAB))],
