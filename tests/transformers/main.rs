@@ -114,6 +114,8 @@ fn answer(session: &mut Session, (request, encoded): &(Request, EncodedPrompt)) 
 
 fn assert_close(ours: &[f32], expected: &[f32], what: &str) {
     assert_eq!(ours.len(), expected.len(), "{what}");
+    // the maximum passes over what is no number
+    assert!(ours.iter().all(|logit| logit.is_finite()), "{what}");
     let most = ours.iter().zip(expected).map(|(a, b)| (a - b).abs());
     let most = most.fold(0.0, f32::max) / deviation(expected);
     assert!(most <= TOLERANCE, "{what}: off by {most:.1e}");

@@ -130,10 +130,6 @@ fn keys_of(arch: &str) -> Vec<(&'static str, Value)> {
             ("adapters.token_ids_activate", I32s(vec![5])),
             ("adapters.token_ids_substitute", I32s(vec![6])),
         ],
-        "gemma4-assistant" => vec![
-            ("attention.sliding_window_pattern", is_sliding()),
-            ("embedding_length_out", U32(2 * N_EMBD)),
-        ],
         "granite_swa" | "mimo2" | "step35" | "spark2_5" => {
             vec![("attention.sliding_window_pattern", is_sliding())]
         }
