@@ -19,7 +19,6 @@ asan)
     export RUSTFLAGS='-Clink-arg=-lasan -Clink-arg=-lubsan'
     export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
     export LSAN_OPTIONS="suppressions=$lists/leaks.txt:print_suppressions=0"
-    export UBSAN_OPTIONS="print_stacktrace=1:suppressions=$lists/undefined.txt"
     # Rust's main program does not begin with the runtime: it is loaded first, for tests, not for the compiler
     preload=$("${CC:-cc}" -print-file-name=libasan.so)
     export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$host")_RUNNER=env LD_PRELOAD=$preload"
@@ -27,12 +26,10 @@ asan)
     ;;
 tsan)
     # all of Rust is instrumented, its standard library too: what that synchronizes would be taken for races. The runtime is
-    # clang's, for Rust and C++ alike
-    command -v clang++ >/dev/null || { echo 'clang is missing (Debian: clang libclang-rt-dev)' >&2 && exit 1; }
+    # the one that comes with Rust, for C++ too
     [[ -d $(rustc --print sysroot)/lib/rustlib/src/rust/library ]] ||
         { echo 'the source of the standard library is missing: rustup component add rust-src' >&2 && exit 1; }
-    export CC=clang CXX=clang++ RUSTC_BOOTSTRAP=1
-    export RUSTFLAGS='-Zsanitizer=thread -Zexternal-clangrt -Clinker=clang -Clink-arg=-fsanitize=thread'
+    export RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Zsanitizer=thread'
     cargo_flags=(-Zbuild-std)
     flags='-fsanitize=thread -fno-omit-frame-pointer'
     export VISIPRUNER_NATIVE_DIR=$CARGO_TARGET_DIR/native
