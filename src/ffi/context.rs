@@ -627,7 +627,7 @@ impl Context {
         Ok(l1)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     /// What rows between two ranges take into the next one: `[rows][n_embd]`.
     pub(crate) fn hidden(&mut self, sequence: &Sequence, rows: &[i32]) -> Result<Vec<f32>, Error> {
         let mut hidden = vec![f32::NAN; rows.len() * self.model.n_embd()];

@@ -103,7 +103,7 @@ impl Model {
     }
 
     /// One that llama.cpp has made in another way.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn from_raw(ptr: NonNull<sys::llama_model>) -> Self {
         Self {
             ptr,

@@ -1,5 +1,10 @@
 //! The staged engine against itself, for architectures that differ in what their layers do (`archs` has all others).
 
+#![cfg_attr(
+    not(test),
+    allow(unused, reason = "a fuzz target drives the engine by `random` alone")
+)]
+
 mod archs;
 #[path = "../../../tests/common/mod.rs"]
 pub(crate) mod common;
