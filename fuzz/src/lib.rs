@@ -13,3 +13,5 @@ pub mod http;
 pub mod templates;
 
 mod folder;
+#[cfg(all(fuzzing, feature = "native"))]
+mod vptr;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow::Continue;
 use std::sync::OnceLock;
 
-use visipruner::engine::{Exchange, IMAGE_MARKERS, Model, ModelOptions, Part, Prompt, Request};
+use visipruner::engine::{Error, Exchange, IMAGE_MARKERS, Image, Model, ModelOptions, Part, Prompt, Request};
 
 use super::folder;
 
@@ -22,12 +22,18 @@ pub fn check(data: &[u8]) {
     for prompt in conversations() {
         let n_markers = prompt.n_markers();
         let mut request = Request::new(prompt);
+        request.images = (0..n_markers).map(|_| pixel()).collect();
         request.chat_template = Some(template.to_owned());
-        // a template may drop or double a picture only with an error
-        if let Ok(text) = model().prompt_text(None, &request) {
-            assert_eq!(text.matches(IMAGE_MARKERS[0]).count(), n_markers, "{text:?}");
+        match model().prompt_text(None, &request) {
+            // a template may drop or double a picture only with an error
+            Ok(text) => assert_eq!(text.matches(IMAGE_MARKERS[0]).count(), n_markers, "{text:?}"),
+            Err(error) => assert!(matches!(error, Error::Template { .. }), "{error}"),
         }
     }
+}
+
+fn pixel() -> Image {
+    Image::from_rgb8(1, 1, vec![0; 3]).expect("a picture")
 }
 
 fn conversations() -> [Prompt; 3] {
