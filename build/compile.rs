@@ -79,7 +79,22 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
         options.retain(|(present, _)| present != name);
         options.push((name.clone(), value.clone()));
     }
+    if settings.target.starts_with("x86_64") && !settings.target.contains("msvc") {
+        leave_amx_out(&mut options);
+    }
     options
+}
+
+/// With ggml's kernels for AMX some models end the process (SIGSEGV; seen with small ones of F16 and other types), and a prompt
+/// that is read in other pieces comes out otherwise.
+fn leave_amx_out(options: &mut Vec<(String, String)>) {
+    const FLAG: &str = "-U__AMX_INT8__";
+    for name in ["CMAKE_C_FLAGS", "CMAKE_CXX_FLAGS"] {
+        match options.iter_mut().find(|(present, _)| present == name) {
+            Some((_, flags)) => *flags = format!("{flags} {FLAG}"),
+            None => options.push((name.to_owned(), FLAG.to_owned())),
+        }
+    }
 }
 
 /// The headers that Vulkan's backend is compiled with, as far as they are not for cmake to find.
