@@ -78,7 +78,7 @@ lint: setup
 	for features in '' hub lab native native,lab server native,cli; do \
 		$(CARGO) clippy --all-targets --no-default-features --features "$$features" -- -D warnings || exit 1; \
 	done
-	$(CARGO) rustc --lib --profile check -- --cfg fuzzing -D warnings
+	$(CARGO) rustc --lib --profile check -- --cfg fuzzing -D warnings # what fuzz/ is compiled with
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	for features in '' hub lab native server cli; do \
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --no-default-features --features "$$features" || exit 1; \

@@ -85,14 +85,15 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
     options
 }
 
-/// With ggml's kernels for AMX some models end the process (SIGSEGV; seen with small ones of F16 and other types), and a prompt
-/// that is read in other pieces comes out otherwise.
+/// With ggml's kernels for AMX some small models end the process (SIGSEGV), and a prompt that is read in other pieces comes out
+/// otherwise. ggml has them where the compiler defines this macro.
 fn leave_amx_out(options: &mut Vec<(String, String)>) {
     const FLAG: &str = "-U__AMX_INT8__";
-    for name in ["CMAKE_C_FLAGS", "CMAKE_CXX_FLAGS"] {
+    // those of the profile, so that whatever else decides on the rest still does
+    for name in ["CMAKE_C_FLAGS_RELEASE", "CMAKE_CXX_FLAGS_RELEASE"] {
         match options.iter_mut().find(|(present, _)| present == name) {
             Some((_, flags)) => *flags = format!("{flags} {FLAG}"),
-            None => options.push((name.to_owned(), FLAG.to_owned())),
+            None => options.push((name.to_owned(), format!("-O3 -DNDEBUG {FLAG}"))), // cmake's own
         }
     }
 }
